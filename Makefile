@@ -1,0 +1,25 @@
+# Everything here works on a bare Debian or Ubuntu machine: setup installs what is missing and is instant when nothing is.
+.PHONY: help setup demo test bench lint clean
+python := .venv/bin/python
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install PostgreSQL, PostGIS, pgvector and .venv (TORCH=cuda for the CUDA build of torch)
+	@bash scripts/install-postgres.sh && bash scripts/install-python.sh
+
+demo: setup ## train on a small city and ask it questions in SQL
+	@bash demo/demo.sh
+
+test: setup ## run the tests (ARGS="-k name" picks some)
+	@$(python) -m pytest $(ARGS)
+
+bench: setup ## run the benchmarks (ARGS="name" picks some)
+	@$(python) -m benchmarks $(ARGS)
+
+lint: setup ## check style and types
+	@$(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m mypy
+
+clean: ## remove the environment, the demo's output and all caches
+	rm -rf .venv demo/out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,474 @@
+"""The command line: parse, call one function, print. Errors of ours become one sentence and exit status 1."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from callipper_db import models as model_versions
+from callipper_db import schema, search
+from callipper_db.config import Settings
+from callipper_db.console import reporter
+from callipper_db.errors import CallipperError, MissingExtra
+from callipper_db.server import EmbeddedServer
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Turns our errors into sentences, and Ctrl-C into a quiet end."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except CallipperError as error:
+            raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            sys.exit(141)  # the reader, `head` for one, has seen enough
+
+
+def with_dsn(command: F) -> F:
+    """Add --dsn; the command receives a DSN, of the embedded server when none was given."""
+
+    @click.option(
+        "--dsn", metavar="DSN", help="Database to use (default: CALLIPPER_DSN, else the embedded server, which is started)."
+    )
+    @wraps(command)
+    def wrapper(dsn: str | None, *args: Any, **kwargs: Any) -> Any:
+        return command(*args, dsn=resolve_dsn(dsn), **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def resolve_dsn(dsn: str | None) -> str:
+    """The DSN given, the environment's, or the embedded server's, which is started and brought up to date."""
+    settings = Settings.from_environment()
+    if dsn or settings.dsn:
+        return dsn or settings.dsn or ""
+    server = EmbeddedServer.from_settings(settings)
+    if not server.status().running:
+        click.echo("Starting the embedded PostgreSQL ...", err=True)
+    server.start()
+    try:
+        schema.ensure_current(server.dsn())
+    except schema.NotInitialised:
+        schema.init(server.dsn())
+    return server.dsn()
+
+
+def training_side(extra: str = "train") -> Any:
+    """The module trainer.train, or a sentence that says how to install what it needs."""
+    try:
+        import trainer.train
+    except ModuleNotFoundError as error:
+        raise MissingExtra(feature="This command", module=error.name, extra=extra) from error
+    return trainer.train
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def print_table(columns: list[str], rows: list[list[object]]) -> None:
+    """A table on stdout, as wide as it needs to be when that is not a terminal."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    console.print(table)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="callipper-db")
+def main() -> None:
+    """Spatial-semantic search in PostGIS.
+
+    \b
+    callipper-db load pois.csv          POIs into the database
+    callipper-db train                  train, embed a grid, make the model active
+    callipper-db query 'quiet park'     ask
+
+    Without --dsn and CALLIPPER_DSN, an embedded PostgreSQL is used and started on demand.
+    """
+
+
+@main.command()
+@click.option("--sql", "print_sql", is_flag=True, help="Print what would run, and run nothing.")
+@click.option("--no-search-path", is_flag=True, help="Leave the database's search_path alone.")
+@with_dsn
+def init(dsn: str, print_sql: bool, no_search_path: bool) -> None:
+    """Create or update the schema callipper in a database.
+
+    Needs the extensions postgis and vector, or the right to create them. Doing it twice changes nothing.
+
+    \b
+    Examples:
+      callipper-db init --dsn postgresql://me@localhost/city
+      callipper-db init --sql > review.sql
+    """
+    if print_sql:
+        click.echo(schema.pending_sql(dsn), nl=False)
+        return
+    report = schema.init(dsn, search_path=not no_search_path)
+    changed = f"from revision {report.before} to" if report.before not in (None, report.after) else "at revision"
+    click.echo(f"The schema callipper is {changed} {report.after}.")
+    for note in report.notes:
+        click.echo(note)
+
+
+@main.command()
+@with_dsn
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor(dsn: str, as_json: bool) -> None:
+    """Check the server, the extensions, the schema and the Python packages, and say what to do about each.
+
+    Exits with 1 when something that is needed does not work.
+
+    \b
+    Example:
+      callipper-db doctor --dsn postgresql://me@localhost/city
+    """
+    from callipper_db.doctor import examine
+
+    findings = examine(dsn)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok' if finding.ok else 'NO' if finding.needed else '--'}  {finding.what}: {finding.says}")
+    if any(finding.needed and not finding.ok for finding in findings):
+        sys.exit(1)
+
+
+@main.command("dsn")
+def print_dsn() -> None:
+    """Print the DSN in use, for any client. Starts the embedded server when it is the one.
+
+    \b
+    Example:
+      psql "$(callipper-db dsn)"
+    """
+    click.echo(resolve_dsn(None))
+
+
+@main.command()
+@click.option("--source", default="callipper.poi", show_default=True, help="Table, view or query with the POIs.")
+@click.option("--text", help="SQL expression for a row's text (columns of the source as s.NAME).")
+@click.option("--template", help="Or a template: '[{name}, ]A place of {category}'; brackets go where a column is empty.")
+@click.option("--id", "identifier", help="Unique integer column of the source.")
+@click.option("--geometry", help="Geometry column of the source (default: the first).")
+@click.option("--srid", default="auto", show_default=True, help="Projected CRS in metres, or auto: the UTM zone.")
+@click.option("--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres a cell side.")
+@click.option("--grid", type=click.Choice(["square", "hexagon"]), default="square", show_default=True, help="Cell shape.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the POIs (default: 8, more for small sources).")
+@click.option("--batch-size", type=click.IntRange(2), default=1024, show_default=True, help="POIs a step, at most.")
+@click.option("--seed", type=int, default=42, show_default=True, help="The same seed and data give the same model.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@click.option("--text-encoder", help="Name on the Hugging Face hub or a folder (default: all-MiniLM-L6-v2).")
+@click.option("--index", type=click.Choice(["auto", "hnsw", "none"]), default="auto", show_default=True, help="HNSW on cells.")
+@click.option("--resume", is_flag=True, help="Go on after the last whole epoch of an interrupted run.")
+@click.option("--wait", is_flag=True, help="Wait when another training run is at work in the database.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line an epoch and one at the end.")
+@with_dsn
+def train(
+    dsn: str,
+    source: str,
+    text: str | None,
+    template: str | None,
+    identifier: str | None,
+    geometry: str | None,
+    srid: str,
+    grid_size: float,
+    grid: str,
+    epochs: int | None,
+    batch_size: int,
+    seed: int,
+    device: str,
+    text_encoder: str | None,
+    index: str,
+    resume: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Train a CaLLiPer model on POIs in the database and make it the active one.
+
+    The version that was active answers until the new one is whole.
+
+    \b
+    Examples:
+      callipper-db train
+      callipper-db train --srid 27700 --grid-size 50 --template 'A place of {category}'
+      callipper-db train --dsn postgresql://me@localhost/city \\
+          --source public.shops --text "s.name || ', ' || s.kind"
+    """
+    trainer_train = training_side()
+    from trainer.config import TrainConfig
+    from trainer.stream import Source
+
+    if srid != "auto" and not srid.isdecimal():
+        raise click.BadParameter("give an EPSG number such as 27700, or auto", param_hint="--srid")
+    if text and template:
+        raise click.UsageError("--text and --template exclude each other.")
+    schema.ensure_current(dsn)
+    settings = Settings.from_environment()
+    with reporter(as_json) as told:
+        summary = trainer_train.train(
+            dsn,
+            Source(source, text, template, identifier, geometry, None if srid == "auto" else int(srid)),
+            TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, device=device),
+            told,
+            text_encoder=text_encoder or settings.text_encoder,
+            checkpoint=settings.home / "checkpoints" / f"{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.pt",
+            resume=resume,
+            wait=wait,
+            grid_size_m=grid_size,
+            grid_kind=grid,
+            index=index,
+        )
+    if as_json:
+        print_json(asdict(summary))
+        return
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in summary.seconds.items())
+    click.echo(
+        f"Model version {summary.version} is active: {summary.rows:,} POIs, {summary.texts:,} texts, {summary.cells:,} cells,"
+        f" EPSG:{summary.srid}, validation loss {summary.validation_loss:.3f} (epoch {summary.best_epoch}). {spent}."
+    )
+
+
+@main.command()
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@with_dsn
+def remember(dsn: str, texts: tuple[str, ...]) -> None:
+    """Add texts to those that text_embed answers.
+
+    \b
+    Example:
+      callipper-db remember 'quiet residential street' 'somewhere to buy fresh fish'
+    """
+    trainer_train = training_side()
+    schema.ensure_current(dsn)
+    added = trainer_train.remember(dsn, list(texts))
+    click.echo(f"{added} of {len(texts)} texts were new to the active model.")
+
+
+@main.command()
+@click.argument("text")
+@click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many cells.")
+@click.option("--within", metavar="AREA", help="'west,south,east,north' in degrees, or a WKT geometry.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_dsn
+def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> None:
+    """The grid cells that fit a text best.
+
+    \b
+    Examples:
+      callipper-db query pub
+      callipper-db query 'fresh fish' -k 5 --within -0.2,51.4,0,51.6 --json
+    """
+    schema.ensure_current(dsn)
+    cells = search.nearest_cells(dsn, text, k, within)
+    if as_json:
+        print_json(cells)
+        return
+    rows: list[list[object]] = [
+        [rank, cell["cell_id"], f"{cell['similarity']:.3f}", f"{cell['lat']:.5f}, {cell['lon']:.5f}", "; ".join(cell["places"])]
+        for rank, cell in enumerate(cells, start=1)
+    ]
+    print_table(["", "cell", "similarity", "latitude, longitude", "POIs inside"], rows)
+
+
+@main.command("plot")
+@click.argument("text")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG file (default: TEXT.png).")
+@with_dsn
+def plot_command(dsn: str, text: str, output: Path | None) -> None:
+    """A PNG map of how well each cell fits a text, with the POIs on top.
+
+    \b
+    Example:
+      callipper-db plot 'places to eat' -o eat.png
+    """
+    try:
+        from callipper_db.plot import plot_similarity
+    except ModuleNotFoundError as error:
+        raise MissingExtra(feature="A map", module=error.name, extra="map") from error
+    schema.ensure_current(dsn)
+    path = output or Path(f"{text.replace('/', '-').replace(' ', '-')}.png")
+    plot_similarity(dsn, text, path)
+    click.echo(f"Wrote {path}.")
+
+
+@main.group()
+def models() -> None:
+    """Model versions: list, show, activate, drop."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_dsn
+def list_models(dsn: str, as_json: bool) -> None:
+    """List the versions, newest first.
+
+    \b
+    Example:
+      callipper-db models list
+    """
+    schema.ensure_current(dsn)
+    found = model_versions.list_models(dsn)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("There is no model yet. Train one with: callipper-db train")
+        return
+    rows: list[list[object]] = [
+        [
+            model["version"],
+            model["status"],
+            f"{model['created_at']:%Y-%m-%d %H:%M}",
+            model["provenance"].get("source"),
+            f"{model['provenance'].get('rows', 0):,}",
+            f"{model['metrics'].get('validation_loss', 0):.3f}",
+        ]
+        for model in found
+    ]
+    print_table(["version", "status", "created", "source", "POIs", "validation loss"], rows)
+
+
+@models.command("show")
+@click.argument("version", type=int, required=False)
+@with_dsn
+def show_model(dsn: str, version: int | None) -> None:
+    """All that is stored about a version (default: the active one), as JSON.
+
+    \b
+    Example:
+      callipper-db models show 3
+    """
+    schema.ensure_current(dsn)
+    click.echo(json.dumps(model_versions.show_model(dsn, version), default=str, indent=2, ensure_ascii=False))
+
+
+@models.command("activate")
+@click.argument("version", type=int)
+@with_dsn
+def activate_model(dsn: str, version: int) -> None:
+    """Make a version the one that answers.
+
+    \b
+    Example:
+      callipper-db models activate 2
+    """
+    schema.ensure_current(dsn)
+    model_versions.activate_model(dsn, version)
+    click.echo(f"Model version {version} is active.")
+
+
+@models.command("drop")
+@click.argument("version", type=int)
+@click.option("--force", is_flag=True, help="Drop it even if it is the active one.")
+@with_dsn
+def drop_model(dsn: str, version: int, force: bool) -> None:
+    """Remove a version with its embeddings.
+
+    \b
+    Example:
+      callipper-db models drop 1
+    """
+    schema.ensure_current(dsn)
+    model_versions.drop_model(dsn, version, force=force)
+    click.echo(f"Model version {version} is gone.")
+
+
+@main.group()
+def server() -> None:
+    """The embedded PostgreSQL: start, stop, status, psql, logs."""
+
+
+def embedded() -> EmbeddedServer:
+    """The embedded server of this environment."""
+    return EmbeddedServer.from_settings(Settings.from_environment())
+
+
+@server.command()
+def start() -> None:
+    """Start it; made at the first start.
+
+    \b
+    Example:
+      callipper-db server start
+    """
+    found = embedded()
+    found.start()
+    click.echo(f"Running: {found.dsn()}")
+
+
+@server.command()
+def stop() -> None:
+    """Stop it; sessions in it are ended.
+
+    \b
+    Example:
+      callipper-db server stop
+    """
+    embedded().stop()
+    click.echo("Stopped.")
+
+
+@server.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(as_json: bool) -> None:
+    """Whether it runs, where its data are, and its DSN. Exits with 3 when it does not run.
+
+    \b
+    Example:
+      callipper-db server status --json
+    """
+    found = embedded().status()
+    if as_json:
+        print_json(asdict(found))
+    else:
+        for name, value in asdict(found).items():
+            click.echo(f"{name.replace('_', ' '):<9} {'' if value is None else value}")
+    if not found.running:
+        sys.exit(3)
+
+
+@server.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def psql(arguments: tuple[str, ...]) -> None:
+    """Open psql on it; further arguments go to psql.
+
+    \b
+    Examples:
+      callipper-db server psql
+      callipper-db server psql -c "SELECT count(*) FROM poi"
+    """
+    dsn = resolve_dsn(None)
+    sys.exit(subprocess.run([embedded().psql_path, dsn, *arguments], check=False).returncode)
+
+
+@server.command()
+@click.option("-n", "lines", type=click.IntRange(1), default=50, show_default=True, help="How many lines.")
+def logs(lines: int) -> None:
+    """The last lines of its log.
+
+    \b
+    Example:
+      callipper-db server logs -n 100
+    """
+    for line in embedded().tail_log(lines):
+        click.echo(line)

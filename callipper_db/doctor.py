@@ -1,0 +1,90 @@
+"""What works here and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from callipper_db import db, schema
+from callipper_db.errors import CallipperError
+
+EXTRAS = {
+    "train": ("torch", "sentence_transformers", "safetensors"),
+    "geo": ("osmium", "pyarrow"),
+    "map": ("matplotlib",),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    says: str
+    needed: bool = True
+
+
+def examine(dsn: str) -> list[Finding]:
+    """Look at the server, its extensions, the schema, the active model and the Python packages."""
+    try:
+        with db.session(dsn) as connection:
+            findings = [*_server(connection), _schema(connection)]
+            if findings[-1].ok:
+                findings.append(_model(connection))
+    except CallipperError as error:
+        findings = [Finding("connection", False, str(error))]
+    return findings + [_extra(name, modules) for name, modules in EXTRAS.items()]
+
+
+def _server(connection: db.Connection) -> list[Finding]:
+    version = connection.info.server_version
+    major = version // 10000
+    findings = [
+        Finding(
+            "PostgreSQL",
+            major >= schema.MINIMUM_POSTGRES,
+            f"{major}.{version % 10000}, {schema.MINIMUM_POSTGRES} or newer is needed",
+        )
+    ]
+    installed = db.extension_schemas(connection)
+    for name, minimum in schema.MINIMUM.items():
+        found = schema.extension_version(connection, name)
+        needs = ".".join(map(str, minimum))
+        if found is None:
+            findings.append(Finding(name, False, f"not on the server; {schema.install_command(name, major)}"))
+            continue
+        where = f"in schema {installed[name]}" if name in installed else "available, not yet created: callipper-db init"
+        old = schema.version_tuple(found) < minimum
+        findings.append(Finding(name, not old, f"{found} {where}" + (f"; {needs} or newer is needed" if old else "")))
+    found = schema.extension_version(connection, "vector")
+    if found and schema.version_tuple(found) < schema.RECOMMENDED_VECTOR:
+        recommended = ".".join(map(str, schema.RECOMMENDED_VECTOR))
+        says = f"{found}; update to {recommended}: older ones can overflow a buffer in parallel HNSW builds (CVE-2026-3172)"
+        findings.append(Finding("vector, recommended version", False, says, needed=False))
+    return findings
+
+
+def _schema(connection: db.Connection) -> Finding:
+    found = schema.revision(connection)
+    if found is None:
+        return Finding("schema callipper", False, "not there; run: callipper-db init")
+    if not schema.is_current(connection):
+        return Finding("schema callipper", False, f"revision {found}, not this program's; run: callipper-db init")
+    return Finding("schema callipper", True, f"revision {found}, as this program makes it")
+
+
+def _model(connection: db.Connection) -> Finding:
+    row = connection.execute("SELECT callipper._active_version()").fetchone()
+    version = row[0] if row else None
+    if version is None:
+        return Finding("active model", False, "none yet; run: callipper-db load FILE, then callipper-db train", needed=False)
+    return Finding("active model", True, f"version {version}")
+
+
+def _extra(name: str, modules: tuple[str, ...]) -> Finding:
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        says = f"{', '.join(missing)} missing; pip install 'callipper-db[{name}]'"
+        return Finding(f"extra {name}", False, says, needed=False)
+    return Finding(f"extra {name}", True, "installed", needed=False)

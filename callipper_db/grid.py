@@ -1,0 +1,92 @@
+"""Grids over the area that has POIs, made by PostGIS: squares or hexagons in the model's projected CRS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from psycopg import sql
+
+from callipper_db.db import Connection
+from callipper_db.errors import BadExtent
+from callipper_db.store import Array, read_rows
+
+BLOCK = 10  # the covered area is made of blocks of this many cells a side
+MAX_CELLS = 20_000_000
+SHAPES = {"square": "ST_SquareGrid", "hexagon": "ST_HexagonGrid"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a grid that one model covers."""
+
+    grid_id: int
+    cell_id: Array  # (C,) int64
+    centre: Array  # (C, 2) float64, easting and northing in metres
+
+
+def ensure_grid(connection: Connection, easting_northing: Array, srid: int, size_m: float, kind: str = "square") -> Grid:
+    """The cells whose centre lies where POIs are: in blocks of 10 x 10 cells with at least one POI, or enclosed by such.
+
+    Cells are added to the grid (kind, size_m, srid) where missing, so that models with the same grid share them. For
+    hexagons, `size_m` is the length of a side.  easting_northing: (N, 2) float64 metres. Raises BadExtent.
+    """
+    block_m = BLOCK * size_m
+    blocks = np.unique(np.floor(easting_northing / block_m).astype(np.int64), axis=0)
+    if len(blocks) * BLOCK**2 > MAX_CELLS:
+        raise BadExtent(
+            reason=f"a grid of {size_m:g} m over these POIs has more than {MAX_CELLS:,} cells. Use a larger --grid-size."
+        )
+    row = connection.execute(
+        "INSERT INTO callipper.grid (kind, size_m, srid) VALUES (%s, %s, %s) ON CONFLICT (kind, size_m, srid)"
+        " DO UPDATE SET kind = excluded.kind RETURNING grid_id",
+        [kind, size_m, srid],
+    ).fetchone()
+    assert row is not None
+    grid_id = int(row[0])
+    _cover(connection, blocks, block_m, srid, size_m, kind)
+    connection.execute(
+        sql.SQL(
+            "INSERT INTO callipper.cell (grid_id, i, j, geom)"
+            " SELECT {grid_id}, i, j, ST_Transform(geom, 4326) FROM covered ORDER BY i, j ON CONFLICT (grid_id, i, j) DO NOTHING"
+        ).format(grid_id=sql.Literal(grid_id))
+    )
+    query = sql.SQL(
+        "SELECT cell_id, ST_X(ST_Centroid(v.geom)), ST_Y(ST_Centroid(v.geom)) FROM covered v"
+        " JOIN callipper.cell c ON c.grid_id = {} AND c.i = v.i AND c.j = v.j"
+    ).format(sql.Literal(grid_id))
+    cell_id, easting, northing = read_rows(connection, query, ["int8", "float8", "float8"])
+    connection.execute("DROP TABLE covered")
+    order = np.argsort(cell_id)
+    return Grid(grid_id, cell_id[order], np.column_stack([easting, northing])[order])
+
+
+def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, size_m: float, kind: str) -> None:
+    """Fill the temporary table `covered` (i, j, geom) with the cells of the blocks and of the holes between them."""
+    make_grid = SHAPES[kind]
+    connection.execute(
+        sql.SQL(
+            """
+            CREATE TEMPORARY TABLE covered ON COMMIT DROP AS
+            WITH block AS (
+                SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s) AS geom
+                FROM unnest(%(x)s::bigint[], %(y)s::bigint[]) AS b(x, y)
+            ), part AS (
+                -- The exterior ring alone: lakes and heaths inside a city are covered, though no POI lies in them.
+                SELECT ST_MakePolygon(ST_ExteriorRing((ST_Dump(ST_Union(geom))).geom)) AS geom FROM block
+            )
+            -- Parts can lie inside one another's filled holes, hence DISTINCT.
+            SELECT DISTINCT ON (g.i, g.j) g.i, g.j, g.geom
+            FROM part, LATERAL {make_grid}(%(size)s, part.geom) AS g
+            WHERE ST_Intersects(part.geom, ST_Centroid(g.geom))
+            """
+        ).format(make_grid=sql.SQL(make_grid)),  # type: ignore[arg-type]
+        {
+            "m": block_m,
+            "srid": srid,
+            "x": blocks[:, 0].tolist(),
+            "y": blocks[:, 1].tolist(),
+            "size": size_m,
+        },
+    )
+    connection.execute("ANALYZE covered")

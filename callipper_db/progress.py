@@ -1,0 +1,37 @@
+"""How long work tells of itself; cli.py decides what a person sees of it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Receives the progress of one job."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A stage begins; `total` units of work where that is known."""
+
+    def advance(self, units: int, **figures: float) -> None:
+        """So many units are done; figures such as loss=1.2 stand beside the bar."""
+
+    def epoch(self, figures: dict[str, Any]) -> None:
+        """An epoch of training has ended."""
+
+    def note(self, message: str) -> None:
+        """Something that the user should know."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Say nothing."""
+
+    def advance(self, units: int, **figures: float) -> None:
+        """Say nothing."""
+
+    def epoch(self, figures: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    def note(self, message: str) -> None:
+        """Say nothing."""

@@ -1,0 +1,284 @@
+"""init(): alembic to the newest revision, then every file of sql/ in order, in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg import sql
+from sqlalchemy import Connection as AlchemyConnection
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
+
+from callipper_db import db
+from callipper_db.errors import (
+    ExtensionMissing,
+    ExtensionTooOld,
+    NoRightToCreate,
+    NotInitialised,
+    PostgresTooOld,
+    SchemaNewer,
+)
+
+MINIMUM_POSTGRES = 15
+MINIMUM = {"postgis": (3, 3), "vector": (0, 7)}
+RECOMMENDED_VECTOR = (0, 8, 3)  # earlier ones overflow a buffer in parallel HNSW builds (CVE-2026-3172)
+PACKAGES = {"postgis": "postgresql-{}-postgis-3", "vector": "postgresql-{}-pgvector"}
+INIT_LOCK = 0x0CA1_0001  # advisory lock: one init at a time in a database
+
+
+@dataclass
+class InitReport:
+    """What init did: revisions before and after, and remarks for the person who ran it."""
+
+    before: str | None
+    after: str
+    notes: list[str] = field(default_factory=list)
+
+
+def init(dsn: str, *, search_path: bool = True) -> InitReport:
+    """Bring the schema `callipper` up to date; doing it twice changes nothing.
+
+    With `search_path`, appends `callipper` to the database's search_path so that `text_embed` needs no prefix.
+    Raises PostgresTooOld, ExtensionMissing, ExtensionTooOld, NoRightToCreate, SchemaNewer.
+    """
+    with db.session(dsn) as connection:
+        notices: list[str] = []
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+        alchemy = alchemy_connection(connection)
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [INIT_LOCK])
+        check_server(connection)
+        _create_extensions(connection)
+        _create_schema(connection)
+        before = revision(connection)
+        _check_known(before)
+        extensions = db.extension_schemas(connection)
+        _set_search_path(connection, extensions)
+        command.upgrade(alembic_config(alchemy), "head")
+        for statement in sql_statements(extensions):
+            connection.execute(statement)  # type: ignore[call-overload]
+        connection.execute(_digest_function())
+        report = InitReport(before, head())
+        if search_path:
+            report.notes += _append_search_path(connection)
+        report.notes += [notice for notice in notices if "already exists" not in notice and notice]
+        return report
+
+
+def pending_sql(dsn: str) -> str:
+    """The SQL that init would run in this database, as text."""
+    with db.session(dsn) as connection:
+        check_server(connection)
+        found = revision(connection)
+        _check_known(found)
+        extensions = {"postgis": "public", "vector": "public"} | db.extension_schemas(connection)
+    path = ", ".join(dict.fromkeys(["callipper", *extensions.values()]))
+    parts = [
+        *(f"CREATE EXTENSION IF NOT EXISTS {name};" for name in MINIMUM),
+        "CREATE SCHEMA IF NOT EXISTS callipper;",
+        f"SET search_path = {path};",
+        _offline_migrations(found),
+        *sql_statements(extensions),
+        _digest_function().as_string() + ";",
+    ]
+    return "\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def ensure_current(dsn: str) -> None:
+    """Raise NotInitialised unless the schema is the one that this program makes."""
+    with db.session(dsn) as connection:
+        if not is_current(connection):
+            _check_known(revision(connection))
+            raise NotInitialised
+
+
+def is_current(connection: db.Connection) -> bool:
+    """Whether the schema and its functions are the ones that this program makes."""
+    if connection.execute("SELECT to_regprocedure('callipper._sql_digest()')").fetchone() == (None,):
+        return False
+    return connection.execute("SELECT callipper._sql_digest()").fetchone() == (sql_digest(),)
+
+
+def revision(connection: db.Connection) -> str | None:
+    """The revision of the schema in the database, None when there is none."""
+    if connection.execute("SELECT to_regclass('callipper.alembic_version')").fetchone() == (None,):
+        return None
+    row = connection.execute("SELECT version_num FROM callipper.alembic_version").fetchone()
+    return str(row[0]) if row else None
+
+
+def head() -> str:
+    """The newest revision that this program knows."""
+    found = ScriptDirectory(str(_folder("migrations"))).get_current_head()
+    assert found is not None, "migrations/versions is empty"
+    return found
+
+
+def sql_digest() -> str:
+    """Names the state that init leaves behind: the newest revision and a hash over sql/."""
+    content = b"".join(path.read_bytes() for path in _sql_files())
+    return f"{head()}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def sql_statements(extensions: dict[str, str]) -> Iterator[str]:
+    """The files of sql/ in order, with `@extschema:NAME@` replaced by the schema that holds the extension."""
+    for path in _sql_files():
+        text = path.read_text(encoding="utf-8")
+        for name, schema in extensions.items():
+            text = text.replace(f"@extschema:{name}@", sql.Identifier(schema).as_string())
+        yield text
+
+
+def check_server(connection: db.Connection) -> None:
+    """Raise unless PostgreSQL and the two extensions are there, or can be created, and new enough."""
+    major = connection.info.server_version // 10000
+    if major < MINIMUM_POSTGRES:
+        raise PostgresTooOld(found=major, minimum=MINIMUM_POSTGRES)
+    for name, minimum in MINIMUM.items():
+        found = extension_version(connection, name)
+        if found is None:
+            raise ExtensionMissing(
+                server=connection.info.host or "the local socket", extension=name, command=install_command(name, major)
+            )
+        if version_tuple(found) < minimum:
+            raise ExtensionTooOld(extension=name, found=found, minimum=".".join(map(str, minimum)))
+
+
+def extension_version(connection: db.Connection, name: str) -> str | None:
+    """The version that is installed in this database, else the one that CREATE EXTENSION would bring, else None."""
+    row = connection.execute(
+        "SELECT coalesce(installed_version, default_version) FROM pg_catalog.pg_available_extensions WHERE name = %s", [name]
+    ).fetchone()
+    return str(row[0]) if row else None
+
+
+def install_command(extension: str, major: int) -> str:
+    """What to type on the server's machine to get an extension."""
+    return f"apt-get install {PACKAGES[extension].format(major)} (or scripts/install-postgres.sh, which builds it if need be)"
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """'0.8.3' as (0, 8, 3); what follows a digit group that is no number is dropped."""
+    digits = (part for part in version.replace("-", ".").split("."))
+    return tuple(int(part) for part in digits if part.isdecimal())
+
+
+def alembic_config(connection: AlchemyConnection | None = None) -> Config:
+    """Alembic's configuration, made here so that no ini file is needed."""
+    config = Config()
+    config.set_main_option("script_location", str(_folder("migrations")).replace("%", "%%"))
+    if connection is not None:
+        config.attributes["connection"] = connection
+    return config
+
+
+def alchemy_connection(connection: db.Connection) -> AlchemyConnection:
+    """The same connection with SQLAlchemy's face.
+
+    To be made before any work is done on it: SQLAlchemy looks at the server first and rolls back. After that the transaction
+    is ours alone, since a pool that does not reset leaves it as it is.
+    """
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
+    )
+    return engine.connect()
+
+
+def _offline_migrations(found: str | None) -> str:
+    if found == head():
+        return ""
+    output = io.StringIO()
+    config = alembic_config()
+    config.output_buffer = output
+    with redirect_stdout(output):
+        command.upgrade(config, f"{found}:head" if found else "head", sql=True)
+    return output.getvalue()
+
+
+def _create_extensions(connection: db.Connection) -> None:
+    for name in MINIMUM:
+        if name in db.extension_schemas(connection):
+            continue
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(name)))
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise _no_right(connection, f"create the extension {name}", f"CREATE EXTENSION {name};") from error
+
+
+def _create_schema(connection: db.Connection) -> None:
+    try:
+        with connection.transaction():
+            connection.execute("CREATE SCHEMA IF NOT EXISTS callipper")
+    except psycopg.errors.InsufficientPrivilege as error:
+        grant = f'GRANT CREATE ON DATABASE "{connection.info.dbname}" TO "{connection.info.user}";'
+        raise _no_right(connection, "create the schema callipper", grant) from error
+    row = connection.execute(
+        "SELECT nspowner::regrole::text, pg_has_role(nspowner, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = 'callipper'"
+    ).fetchone()
+    assert row is not None
+    owner, is_member = row
+    if not is_member:
+        raise _no_right(connection, "change the schema callipper", f"a connection as {owner}, who owns it")
+
+
+def _no_right(connection: db.Connection, action: str, remedy: str) -> NoRightToCreate:
+    return NoRightToCreate(role=connection.info.user, action=action, database=connection.info.dbname, remedy=remedy)
+
+
+def _check_known(found: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory(str(_folder("migrations"))).walk_revisions()}
+    if found is not None and found not in known:
+        raise SchemaNewer(found=found, known=head())
+
+
+def _set_search_path(connection: db.Connection, extensions: dict[str, str]) -> None:
+    names = sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(["callipper", *extensions.values()])))
+    connection.execute(sql.SQL("SET LOCAL search_path = {}").format(names))
+
+
+def _append_search_path(connection: db.Connection) -> list[str]:
+    """Append `callipper` to the database's own search_path; returns what to tell the user."""
+    row = connection.execute(
+        "SELECT split_part(setting, '=', 2) FROM pg_catalog.pg_db_role_setting s"
+        " JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, unnest(setconfig) AS setting"
+        " WHERE d.datname = current_database() AND s.setrole = 0 AND setting LIKE 'search_path=%'"
+    ).fetchone()
+    present = str(row[0]) if row else '"$user", public'
+    if "callipper" in [name.strip(' "') for name in present.split(",")]:
+        return []
+    statement = sql.SQL("ALTER DATABASE {} SET search_path = {}").format(
+        sql.Identifier(connection.info.dbname), sql.SQL(f"{present}, callipper")  # type: ignore[arg-type]
+    )
+    try:
+        with connection.transaction():
+            connection.execute(statement)
+    except psycopg.errors.InsufficientPrivilege:
+        return ["search_path was left alone (not the database's owner): write callipper.text_embed, or SET search_path."]
+    return ["callipper was appended to the database's search_path: new sessions can write text_embed without a prefix."]
+
+
+def _digest_function() -> sql.Composed:
+    return sql.SQL(
+        "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE"
+        " AS $$ SELECT {digest}::text $$;"
+        " COMMENT ON FUNCTION callipper._sql_digest() IS 'names the program version that init was run with'"
+    ).format(digest=sql.Literal(sql_digest()))
+
+
+def _sql_files() -> list[Path]:
+    return sorted(_folder("sql").glob("*.sql"))
+
+
+def _folder(name: str) -> Path:
+    """sql/ and migrations/: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name

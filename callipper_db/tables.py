@@ -1,0 +1,194 @@
+"""The schema `callipper` as SQLAlchemy tables: declarations for alembic and for readers, without behaviour."""
+
+from __future__ import annotations
+
+from geoalchemy2 import Geometry
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, REAL
+
+SCHEMA = "callipper"
+DIMENSIONS = 128  # of every embedding that users meet
+PARTITIONED = ("text_embedding", "cell_embedding", "point_embedding")  # one partition a model version
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    },
+)
+
+
+def _geometry(kind: str) -> Geometry:
+    return Geometry(kind, srid=4326, spatial_index=False)
+
+
+poi = Table(
+    "poi",
+    metadata,
+    Column("poi_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("source_id", Text, nullable=False),
+    Column("name", Text),
+    Column("category", Text),
+    Column("category_group", Text),
+    Column("description", Text, comment="the user's own text; where NULL the training template is used"),
+    Column("geom", _geometry("POINT"), nullable=False),
+    Column("attributes", JSONB, nullable=False, server_default=text("'{}'")),
+    UniqueConstraint("source", "source_id"),
+    Index("poi_geom_idx", "geom", postgresql_using="gist"),
+    comment="points of interest, one row per (source, source_id)",
+)
+
+text_encoder = Table(
+    "text_encoder",
+    metadata,
+    Column("text_encoder_id", Integer, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("revision", Text, nullable=False, comment="sha256 of the weights file"),
+    Column("dim", Integer, nullable=False),
+    Column("arch", JSONB, nullable=False, server_default=text("'{}'")),
+    UniqueConstraint("name", "revision"),
+    comment="frozen sentence encoders that models were trained with",
+)
+
+text_vector = Table(
+    "text_vector",
+    metadata,
+    Column("text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id), nullable=False),
+    Column("text_hash", BigInteger, Computed("hashtextextended(text, 0::bigint)", persisted=True), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("vec", VECTOR, nullable=False),
+    PrimaryKeyConstraint("text_encoder_id", "text_hash"),
+    comment="what the sentence encoder made of each distinct text, so that none is encoded twice",
+)
+
+model = Table(
+    "model",
+    metadata,
+    Column("version", Integer, Identity(always=True), primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("activated_at", DateTime(timezone=True)),
+    Column("srid", Integer, nullable=False, comment="projected CRS of the location encoder, metres"),
+    Column("origin_easting", Float(53), nullable=False),
+    Column("origin_northing", Float(53), nullable=False),
+    Column("extent", _geometry("POLYGON"), nullable=False, comment="bounding box of the training POIs"),
+    Column("grid_id", Integer, ForeignKey("callipper.grid.grid_id")),
+    Column("text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id), nullable=False),
+    Column("arch", JSONB, nullable=False, comment="the location encoder: features and layers, in order"),
+    Column("standardisation", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("metrics", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("provenance", JSONB, nullable=False, server_default=text("'{}'")),
+    CheckConstraint("status IN ('ready', 'active')", name="status"),
+    Index("model_one_active_idx", "status", unique=True, postgresql_where=text("status = 'active'")),
+    comment="model versions; immutable but for their status and metrics",
+)
+
+location_weight = Table(
+    "location_weight",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
+    Column("layer", Text, nullable=False),
+    Column("neuron", Integer, nullable=False),
+    Column("weight", VECTOR, nullable=False),
+    Column("bias", REAL, nullable=False),
+    PrimaryKeyConstraint("version", "layer", "neuron"),
+    comment="the location encoder, a row per neuron",
+)
+
+text_projection = Table(
+    "text_projection",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
+    Column("neuron", Integer, nullable=False),
+    Column("weight", VECTOR, nullable=False),
+    Column("bias", REAL, nullable=False),
+    PrimaryKeyConstraint("version", "neuron"),
+    comment="the linear map from the sentence encoder to the shared space, a row per dimension",
+)
+
+text_embedding = Table(
+    "text_embedding",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
+    Column("text_hash", BigInteger, Computed("hashtextextended(text, 0::bigint)", persisted=True), nullable=False),
+    Column("text", Text, nullable=False, comment="lower case, single spaces"),
+    Column("emb", VECTOR(DIMENSIONS), nullable=False),
+    PrimaryKeyConstraint("text_hash", "version"),
+    comment="texts that text_embed answers without the sentence encoder",
+    postgresql_partition_by="LIST (version)",
+)
+
+grid = Table(
+    "grid",
+    metadata,
+    Column("grid_id", Integer, Identity(always=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("size_m", Float(53), nullable=False),
+    Column("srid", Integer, nullable=False),
+    CheckConstraint("kind IN ('square', 'hexagon')", name="kind"),
+    CheckConstraint("size_m > 0", name="size_m"),
+    UniqueConstraint("kind", "size_m", "srid"),
+    comment="regular grids, anchored at the origin of their CRS; models that share one share its cells",
+)
+
+cell = Table(
+    "cell",
+    metadata,
+    Column("cell_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("grid_id", Integer, ForeignKey(grid.c.grid_id, ondelete="CASCADE"), nullable=False),
+    Column("i", Integer, nullable=False),
+    Column("j", Integer, nullable=False),
+    Column("geom", _geometry("POLYGON"), nullable=False),
+    UniqueConstraint("grid_id", "i", "j"),
+    Index("cell_geom_idx", "geom", postgresql_using="gist"),
+    comment="the cells of the grids",
+)
+
+cell_embedding = Table(
+    "cell_embedding",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
+    Column("cell_id", BigInteger, ForeignKey(cell.c.cell_id), nullable=False),
+    Column("emb", VECTOR(DIMENSIONS), nullable=False),
+    PrimaryKeyConstraint("cell_id", "version"),
+    comment="what a model makes of each cell, taken at its centre; unit length",
+    postgresql_partition_by="LIST (version)",
+)
+
+point_embedding = Table(
+    "point_embedding",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
+    Column("point_id", BigInteger, nullable=False, comment="poi.poi_id, or the id of the row in the user's own source"),
+    Column("text", Text, nullable=False, comment="what the model read"),
+    Column("geom", _geometry("POINT"), nullable=False),
+    Column("emb", VECTOR(DIMENSIONS), nullable=False),
+    PrimaryKeyConstraint("point_id", "version"),
+    Index("point_embedding_geom_idx", "geom", postgresql_using="gist"),
+    comment="what a model makes of each training POI's place; unit length",
+    postgresql_partition_by="LIST (version)",
+)

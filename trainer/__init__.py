@@ -1,0 +1,1 @@
+"""The torch side of callipper-db: training, embedding and publishing of CaLLiPer models."""

@@ -1,0 +1,47 @@
+"""What a training run can be told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+POI_TEMPLATE = "[{name}, ]A place of {category}[, a type of {category_group}]"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The model and its optimisation. The defaults are the paper's where it states them."""
+
+    # location encoder: Space2Vec grid encoding, then a residual network
+    frequencies: int = 32
+    wavelength_min_m: float = 100.0  # divisors of the metres, so a full period is 2 pi times as long
+    wavelength_max_m: float = 10_000.0
+    hidden: int = 256
+    blocks: int = 4
+    dropout: float = 0.1
+    # optimisation
+    epochs: int | None = None  # None: 8, or more where that makes fewer than `min_steps` steps
+    min_steps: int = 600
+    batch_size: int = 1024  # at most; small sources take an eighth of their POIs
+    learning_rate: float = 1e-3  # peak of the one-cycle schedule
+    weight_decay: float = 1e-4
+    initial_temperature: float = 0.07
+    logit_scale_max: float = 100.0
+    validation_share: float = 0.1
+    seed: int = 42
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON for provenance and checkpoints."""
+        return asdict(self)
+
+    def batch_for(self, count: int) -> int:
+        """Rows a batch for so many training POIs: at least 8 batches an epoch, so that small sources are shuffled too."""
+        return max(2, min(self.batch_size, count // 8))
+
+    def epochs_for(self, count: int) -> int:
+        """Epochs for so many training POIs."""
+        if self.epochs is not None:
+            return self.epochs
+        steps_per_epoch = max(1, count // self.batch_for(count))
+        return max(8, -(-self.min_steps // steps_per_epoch))

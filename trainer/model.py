@@ -1,0 +1,97 @@
+"""The CaLLiPer model (Wang et al. 2025): a location encoder aligned with a frozen sentence encoder.
+
+Shapes: B rows a batch, F frequencies, H hidden, D embedding dimensions (128), T dimensions of the sentence encoder (384).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from callipper_db.tables import DIMENSIONS
+from trainer.config import TrainConfig
+
+
+class GridEncoding(nn.Module):
+    """Space2Vec's "grid" encoding (Mai et al. 2020): sines and cosines of easting and northing at F wavelengths.
+
+    The metres are divided by geometrically spaced divisors. The angles are reduced to one turn in float64, since a float32
+    angle of a national grid's northing at the shortest wavelength would be off by 1e-3; all after that is float32.
+    """
+
+    divisors: Tensor
+
+    def __init__(self, frequencies: int, shortest_m: float, longest_m: float) -> None:
+        super().__init__()
+        ratio = math.log(longest_m / shortest_m) / max(frequencies - 1, 1)
+        steps = torch.arange(frequencies, dtype=torch.float64)
+        self.register_buffer("divisors", shortest_m * torch.exp(ratio * steps), persistent=False)
+
+    def forward(self, metres: Tensor) -> Tensor:
+        """(B, 2) float64 metres from the model's origin -> (B, 4F) float32: sin e, cos e, sin n, cos n."""
+        turns = metres.unsqueeze(2) / (2 * math.pi * self.divisors)  # (B, 2, F)
+        angles = ((turns - turns.floor()) * (2 * math.pi)).float()
+        return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
+class ResidualBlock(nn.Module):
+    """Two linear layers with ReLU, dropout between them, added to the input (Mac Aodha et al. 2019)."""
+
+    def __init__(self, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(hidden, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H) -> (B, H)."""
+        inner = self.dropout(functional.relu(self.first(x)))
+        return x + functional.relu(self.second(inner))
+
+
+class LocationEncoder(nn.Module):
+    """Position encoding and FCNet: metres from the origin -> a unit vector."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.encoding = GridEncoding(config.frequencies, config.wavelength_min_m, config.wavelength_max_m)
+        self.input = nn.Linear(4 * config.frequencies, config.hidden)
+        self.blocks = nn.ModuleList(ResidualBlock(config.hidden, config.dropout) for _ in range(config.blocks))
+        self.output = nn.Linear(config.hidden, DIMENSIONS)
+
+    def forward(self, metres: Tensor) -> Tensor:
+        """(B, 2) float64 metres from the model's origin -> (B, D) float32, unit length."""
+        x = functional.relu(self.input(self.encoding(metres)))
+        for block in self.blocks:
+            x = block(x)
+        return functional.normalize(self.output(x), dim=1)
+
+    def linear_layers(self) -> dict[str, nn.Linear]:
+        """The layers with weights by the names they have in the database, in order."""
+        layers: dict[str, nn.Linear] = {"input": self.input}
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, ResidualBlock)
+            layers |= {f"block{number}.first": block.first, f"block{number}.second": block.second}
+        return layers | {"output": self.output}
+
+
+class CaLLiPer(nn.Module):
+    """Both towers after their frozen parts, and the learned temperature."""
+
+    def __init__(self, config: TrainConfig, text_dim: int) -> None:
+        super().__init__()
+        self.location = LocationEncoder(config)
+        self.text_projection = nn.Linear(text_dim, DIMENSIONS)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
+        self.max_log_scale = math.log(config.logit_scale_max)
+
+    def embed_text(self, vectors: Tensor) -> Tensor:
+        """(B, T) vectors of the sentence encoder -> (B, D), unit length."""
+        return functional.normalize(self.text_projection(vectors), dim=1)
+
+    def scale(self) -> Tensor:
+        """The factor on the cosines, 1 / temperature, clamped as in CLIP."""
+        return self.logit_scale.clamp(max=self.max_log_scale).exp()
