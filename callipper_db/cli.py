@@ -20,7 +20,7 @@ from callipper_db import models as model_versions
 from callipper_db import schema, search
 from callipper_db.config import Settings
 from callipper_db.console import reporter
-from callipper_db.errors import CallipperError, MissingExtra
+from callipper_db.errors import CallipperError, MissingExtra, NotInitialised
 from callipper_db.server import EmbeddedServer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,7 +43,9 @@ def with_dsn(command: F) -> F:
     """Add --dsn; the command receives a DSN, of the embedded server when none was given."""
 
     @click.option(
-        "--dsn", metavar="DSN", help="Database to use (default: CALLIPPER_DSN, else the embedded server, which is started)."
+        "--dsn",
+        metavar="DSN",
+        help="Database to use (default: CALLIPPER_DSN, else the embedded server, which is started).",
     )
     @wraps(command)
     def wrapper(dsn: str | None, *args: Any, **kwargs: Any) -> Any:
@@ -63,7 +65,7 @@ def resolve_dsn(dsn: str | None) -> str:
     server.start()
     try:
         schema.ensure_current(server.dsn())
-    except schema.NotInitialised:
+    except NotInitialised:
         schema.init(server.dsn())
     return server.dsn()
 
@@ -120,7 +122,7 @@ def init(dsn: str, print_sql: bool, no_search_path: bool) -> None:
       callipper-db init --sql > review.sql
     """
     if print_sql:
-        click.echo(schema.pending_sql(dsn), nl=False)
+        click.echo(schema.pending_sql(dsn, search_path=not no_search_path), nl=False)
         return
     report = schema.init(dsn, search_path=not no_search_path)
     changed = f"from revision {report.before} to" if report.before not in (None, report.after) else "at revision"
@@ -167,18 +169,33 @@ def print_dsn() -> None:
 @main.command()
 @click.option("--source", default="callipper.poi", show_default=True, help="Table, view or query with the POIs.")
 @click.option("--text", help="SQL expression for a row's text (columns of the source as s.NAME).")
-@click.option("--template", help="Or a template: '[{name}, ]A place of {category}'; brackets go where a column is empty.")
+@click.option(
+    "--template", help="Or a template: '[{name}, ]A place of {category}'; brackets go where a column is empty."
+)
 @click.option("--id", "identifier", help="Unique integer column of the source.")
 @click.option("--geometry", help="Geometry column of the source (default: the first).")
 @click.option("--srid", default="auto", show_default=True, help="Projected CRS in metres, or auto: the UTM zone.")
-@click.option("--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres a cell side.")
-@click.option("--grid", type=click.Choice(["square", "hexagon"]), default="square", show_default=True, help="Cell shape.")
+@click.option(
+    "--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres a cell side."
+)
+@click.option(
+    "--grid", type=click.Choice(["square", "hexagon"]), default="square", show_default=True, help="Cell shape."
+)
+@click.option(
+    "--encoder",
+    type=click.Choice(["contextual", "coordinate"]),
+    default="contextual",
+    show_default=True,
+    help="Whether the model sees the POIs around a place, or its coordinates alone (the paper's model).",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the POIs (default: 8, more for small sources).")
 @click.option("--batch-size", type=click.IntRange(2), default=1024, show_default=True, help="POIs a step, at most.")
 @click.option("--seed", type=int, default=42, show_default=True, help="The same seed and data give the same model.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 @click.option("--text-encoder", help="Name on the Hugging Face hub or a folder (default: all-MiniLM-L6-v2).")
-@click.option("--index", type=click.Choice(["auto", "hnsw", "none"]), default="auto", show_default=True, help="HNSW on cells.")
+@click.option(
+    "--index", type=click.Choice(["auto", "hnsw", "none"]), default="auto", show_default=True, help="HNSW on cells."
+)
 @click.option("--resume", is_flag=True, help="Go on after the last whole epoch of an interrupted run.")
 @click.option("--wait", is_flag=True, help="Wait when another training run is at work in the database.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line an epoch and one at the end.")
@@ -193,6 +210,7 @@ def train(
     srid: str,
     grid_size: float,
     grid: str,
+    encoder: str,
     epochs: int | None,
     batch_size: int,
     seed: int,
@@ -228,7 +246,7 @@ def train(
         summary = trainer_train.train(
             dsn,
             Source(source, text, template, identifier, geometry, None if srid == "auto" else int(srid)),
-            TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, device=device),
+            TrainConfig(encoder=encoder, epochs=epochs, batch_size=batch_size, seed=seed, device=device),
             told,
             text_encoder=text_encoder or settings.text_encoder,
             checkpoint=settings.home / "checkpoints" / f"{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.pt",
@@ -284,7 +302,13 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
         print_json(cells)
         return
     rows: list[list[object]] = [
-        [rank, cell["cell_id"], f"{cell['similarity']:.3f}", f"{cell['lat']:.5f}, {cell['lon']:.5f}", "; ".join(cell["places"])]
+        [
+            rank,
+            cell["cell_id"],
+            f"{cell['similarity']:.3f}",
+            f"{cell['lat']:.5f}, {cell['lon']:.5f}",
+            "; ".join(cell["places"]),
+        ]
         for rank, cell in enumerate(cells, start=1)
     ]
     print_table(["", "cell", "similarity", "latitude, longitude", "POIs inside"], rows)

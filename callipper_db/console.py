@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any
 
@@ -95,7 +96,9 @@ class PlainReporter:
         self.spoken = now
         rate = self.units / max(now - self.started, 1e-3)
         left = f", {(self.total - self.units) / rate:.0f} s left" if self.total and rate else ""
-        click.echo(f"{self.name}: {self.units:,}{f' of {self.total:,}' if self.total else ''}, {rate:,.0f}/s{left}", err=True)
+        click.echo(
+            f"{self.name}: {self.units:,}{f' of {self.total:,}' if self.total else ''}, {rate:,.0f}/s{left}", err=True
+        )
 
     def epoch(self, figures: dict[str, Any]) -> None:
         """Print the epoch's figures."""
@@ -138,4 +141,4 @@ def reporter(as_json: bool) -> TerminalReporter | PlainReporter | JsonReporter:
     """The reporter that fits where the output goes."""
     if as_json:
         return JsonReporter()
-    return TerminalReporter() if click.get_text_stream("stderr").isatty() else PlainReporter()
+    return TerminalReporter() if sys.stderr.isatty() else PlainReporter()

@@ -27,7 +27,8 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     except psycopg.Error as error:
         raise ConnectionFailed(dsn=hide_password(dsn), reason=_one_line(error)) from error
     extensions = extension_schemas(connection)
-    names = dict.fromkeys(["callipper", *extensions.values(), "public", "pg_temp"])
+    # pg_temp is left out: so it comes first, and a temporary table of ours never gives way to a user's table of that name.
+    names = dict.fromkeys(["callipper", *extensions.values(), "public"])
     connection.execute(sql.SQL("SET search_path = {}").format(sql.SQL(", ").join(map(sql.Identifier, names))))
     if not autocommit:
         connection.commit()
@@ -59,11 +60,17 @@ def driver_errors() -> Iterator[None]:
     except psycopg.errors.DiskFull as error:
         raise DiskFull(reason=_one_line(error)) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        if error.sqlstate is None or error.sqlstate[:2] in {"08", "57"}:
+        if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
             raise ConnectionLost(reason=_one_line(error)) from error
         raise DatabaseFailed(reason=_with_hint(error)) from error
     except psycopg.Error as error:
         raise DatabaseFailed(reason=_with_hint(error)) from error
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """'0.8.3' as (0, 8, 3); what follows a digit group that is no number is dropped."""
+    digits = (part for part in version.replace("-", ".").split("."))
+    return tuple(int(part) for part in digits if part.isdecimal())
 
 
 def hide_password(dsn: str) -> str:
@@ -72,7 +79,7 @@ def hide_password(dsn: str) -> str:
         parts = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         return "(a DSN that does not parse)"
-    return make_conninfo(**{key: value for key, value in parts.items() if key != "password"})
+    return make_conninfo("", **{key: value for key, value in parts.items() if key != "password"})
 
 
 def _one_line(error: BaseException) -> str:

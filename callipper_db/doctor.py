@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from callipper_db import db, schema
 from callipper_db.errors import CallipperError
+from callipper_db.store import SAFE_PARALLEL_BUILD
 
 EXTRAS = {
     "train": ("torch", "sentence_transformers", "safetensors"),
@@ -55,11 +56,11 @@ def _server(connection: db.Connection) -> list[Finding]:
             findings.append(Finding(name, False, f"not on the server; {schema.install_command(name, major)}"))
             continue
         where = f"in schema {installed[name]}" if name in installed else "available, not yet created: callipper-db init"
-        old = schema.version_tuple(found) < minimum
+        old = db.version_tuple(found) < minimum
         findings.append(Finding(name, not old, f"{found} {where}" + (f"; {needs} or newer is needed" if old else "")))
     found = schema.extension_version(connection, "vector")
-    if found and schema.version_tuple(found) < schema.RECOMMENDED_VECTOR:
-        recommended = ".".join(map(str, schema.RECOMMENDED_VECTOR))
+    if found and db.version_tuple(found) < SAFE_PARALLEL_BUILD:
+        recommended = ".".join(map(str, SAFE_PARALLEL_BUILD))
         says = f"{found}; update to {recommended}: older ones can overflow a buffer in parallel HNSW builds (CVE-2026-3172)"
         findings.append(Finding("vector, recommended version", False, says, needed=False))
     return findings
@@ -78,7 +79,9 @@ def _model(connection: db.Connection) -> Finding:
     row = connection.execute("SELECT callipper._active_version()").fetchone()
     version = row[0] if row else None
     if version is None:
-        return Finding("active model", False, "none yet; run: callipper-db load FILE, then callipper-db train", needed=False)
+        return Finding(
+            "active model", False, "none yet; run: callipper-db load FILE, then callipper-db train", needed=False
+        )
     return Finding("active model", True, f"version {version}")
 
 

@@ -37,7 +37,8 @@ class DiskFull(CallipperError):
 
 
 class MissingExtra(CallipperError):
-    """{feature} needs Python packages that are not installed ({module}). Install them with: pip install 'callipper-db[{extra}]'"""
+    """{feature} needs Python packages that are not installed ({module}). Install them with:
+    pip install 'callipper-db[{extra}]'"""
 
 
 class ServerBinariesMissing(CallipperError):
@@ -134,6 +135,14 @@ class TextEncoderMissing(CallipperError):
 
 class CheckpointMismatch(CallipperError):
     """The checkpoint {path} belongs to other {what}. Run without --resume to start over."""
+
+
+class CheckpointDamaged(CallipperError):
+    """The checkpoint {path} cannot be read: it is damaged, or no checkpoint. Run without --resume to start over."""
+
+
+class CheckpointUnwritable(CallipperError):
+    """The checkpoint {path} cannot be written: {reason}. Free some space, or point CALLIPPER_HOME at a folder of yours."""
 
 
 class CheckpointMissing(CallipperError):

@@ -11,9 +11,9 @@ from callipper_db.db import Connection
 from callipper_db.errors import BadExtent
 from callipper_db.store import Array, read_rows
 
-BLOCK = 10  # the covered area is made of blocks of this many cells a side
+BLOCK = 5  # the covered area is made of blocks of this many cells a side
 MAX_CELLS = 20_000_000
-SHAPES = {"square": "ST_SquareGrid", "hexagon": "ST_HexagonGrid"}
+SHAPES = {"square": ("ST_SquareGrid", 1.0), "hexagon": ("ST_HexagonGrid", 1.5 * 3**0.5)}  # area of a cell with side 1
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,17 @@ class Grid:
     centre: Array  # (C, 2) float64, easting and northing in metres
 
 
-def ensure_grid(connection: Connection, easting_northing: Array, srid: int, size_m: float, kind: str = "square") -> Grid:
-    """The cells whose centre lies where POIs are: in blocks of 10 x 10 cells with at least one POI, or enclosed by such.
+def ensure_grid(
+    connection: Connection, easting_northing: Array, srid: int, size_m: float, kind: str = "square"
+) -> Grid:
+    """The cells whose centre lies where POIs are: in blocks of 5 x 5 cells with at least one POI, or enclosed by such.
 
     Cells are added to the grid (kind, size_m, srid) where missing, so that models with the same grid share them. For
     hexagons, `size_m` is the length of a side.  easting_northing: (N, 2) float64 metres. Raises BadExtent.
     """
     block_m = BLOCK * size_m
     blocks = np.unique(np.floor(easting_northing / block_m).astype(np.int64), axis=0)
-    if len(blocks) * BLOCK**2 > MAX_CELLS:
-        raise BadExtent(
-            reason=f"a grid of {size_m:g} m over these POIs has more than {MAX_CELLS:,} cells. Use a larger --grid-size."
-        )
+    _check_count(len(blocks) * block_m**2, size_m, kind)
     row = connection.execute(
         "INSERT INTO callipper.grid (kind, size_m, srid) VALUES (%s, %s, %s) ON CONFLICT (kind, size_m, srid)"
         " DO UPDATE SET kind = excluded.kind RETURNING grid_id",
@@ -48,7 +47,8 @@ def ensure_grid(connection: Connection, easting_northing: Array, srid: int, size
     connection.execute(
         sql.SQL(
             "INSERT INTO callipper.cell (grid_id, i, j, geom)"
-            " SELECT {grid_id}, i, j, ST_Transform(geom, 4326) FROM covered ORDER BY i, j ON CONFLICT (grid_id, i, j) DO NOTHING"
+            " SELECT {grid_id}, i, j, ST_Transform(geom, 4326) FROM covered ORDER BY i, j"
+            " ON CONFLICT (grid_id, i, j) DO NOTHING"
         ).format(grid_id=sql.Literal(grid_id))
     )
     query = sql.SQL(
@@ -61,32 +61,40 @@ def ensure_grid(connection: Connection, easting_northing: Array, srid: int, size
     return Grid(grid_id, cell_id[order], np.column_stack([easting, northing])[order])
 
 
+def _check_count(area_m2: float, size_m: float, kind: str) -> None:
+    if area_m2 / (SHAPES[kind][1] * size_m**2) > MAX_CELLS:
+        raise BadExtent(
+            reason=f"a grid of {size_m:g} m over these POIs has more than {MAX_CELLS:,} cells. Use a larger --grid-size."
+        )
+
+
 def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, size_m: float, kind: str) -> None:
     """Fill the temporary table `covered` (i, j, geom) with the cells of the blocks and of the holes between them."""
-    make_grid = SHAPES[kind]
     connection.execute(
+        """
+        CREATE TEMPORARY TABLE covered_part ON COMMIT DROP AS
+        WITH block AS (
+            SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s) AS geom
+            FROM unnest(%(x)s::bigint[], %(y)s::bigint[]) AS b(x, y)
+        )
+        -- The exterior ring alone: lakes and heaths inside a city are covered, though no POI lies in them.
+        SELECT ST_MakePolygon(ST_ExteriorRing((ST_Dump(ST_Union(geom))).geom)) AS geom FROM block
+        """,
+        {"m": block_m, "srid": srid, "x": blocks[:, 0].tolist(), "y": blocks[:, 1].tolist()},
+    )
+    row = connection.execute("SELECT sum(ST_Area(geom)) FROM covered_part").fetchone()
+    assert row is not None
+    _check_count(float(row[0]), size_m, kind)
+    connection.execute(
+        # Parts can lie inside one another's filled holes, hence DISTINCT.
         sql.SQL(
             """
             CREATE TEMPORARY TABLE covered ON COMMIT DROP AS
-            WITH block AS (
-                SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s) AS geom
-                FROM unnest(%(x)s::bigint[], %(y)s::bigint[]) AS b(x, y)
-            ), part AS (
-                -- The exterior ring alone: lakes and heaths inside a city are covered, though no POI lies in them.
-                SELECT ST_MakePolygon(ST_ExteriorRing((ST_Dump(ST_Union(geom))).geom)) AS geom FROM block
-            )
-            -- Parts can lie inside one another's filled holes, hence DISTINCT.
             SELECT DISTINCT ON (g.i, g.j) g.i, g.j, g.geom
-            FROM part, LATERAL {make_grid}(%(size)s, part.geom) AS g
+            FROM covered_part AS part, LATERAL {make_grid}({size}, part.geom) AS g
             WHERE ST_Intersects(part.geom, ST_Centroid(g.geom))
             """
-        ).format(make_grid=sql.SQL(make_grid)),  # type: ignore[arg-type]
-        {
-            "m": block_m,
-            "srid": srid,
-            "x": blocks[:, 0].tolist(),
-            "y": blocks[:, 1].tolist(),
-            "size": size_m,
-        },
+        ).format(make_grid=sql.SQL(SHAPES[kind][0]), size=sql.Literal(size_m))
     )
+    connection.execute("DROP TABLE covered_part")
     connection.execute("ANALYZE covered")

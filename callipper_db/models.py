@@ -8,9 +8,11 @@ import psycopg
 from psycopg.rows import dict_row
 
 from callipper_db import db
-from callipper_db.errors import ModelActive, UnknownModel
+from callipper_db.errors import DatabaseFailed, ModelActive, UnknownModel
 
-COLUMNS = """m.version, m.status, m.created_at, m.activated_at, m.srid, e.name AS text_encoder, m.metrics, m.provenance"""
+COLUMNS = (
+    """m.version, m.status, m.created_at, m.activated_at, m.srid, e.name AS text_encoder, m.metrics, m.provenance"""
+)
 
 
 def list_models(dsn: str) -> list[dict[str, Any]]:
@@ -45,7 +47,7 @@ def activate_model(dsn: str, version: int) -> None:
     try:
         with db.session(dsn) as connection, connection.transaction():
             connection.execute("SELECT callipper.activate(%s)", [version])
-    except db.DatabaseFailed as error:
+    except DatabaseFailed as error:
         if isinstance(error.__cause__, psycopg.errors.UndefinedObject):
             raise UnknownModel(version=version) from error
         raise
@@ -56,7 +58,7 @@ def drop_model(dsn: str, version: int, *, force: bool = False) -> None:
     try:
         with db.session(dsn) as connection, connection.transaction():
             connection.execute("SELECT callipper.drop_model(%s, %s)", [version, force])
-    except db.DatabaseFailed as error:
+    except DatabaseFailed as error:
         if isinstance(error.__cause__, psycopg.errors.UndefinedObject):
             raise UnknownModel(version=version) from error
         if isinstance(error.__cause__, psycopg.errors.ObjectInUse):

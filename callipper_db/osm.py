@@ -19,7 +19,7 @@ class Category(NamedTuple):
 class Table(NamedTuple):
     """osm_categories.toml, by the look-ups that `categorise` makes."""
 
-    fallback_group: dict[str, str]  # key -> group of its unlisted values; "": listed values only; in order of precedence
+    fallback_group: dict[str, str]  # key, by precedence -> group of its unlisted values; "": they are no places
     listed: dict[tuple[str, str], Category]  # (key, value)
     refined: dict[tuple[str, str], tuple[str, dict[str, str]]]  # (key, value) -> (second key, its value -> category)
     ignored: frozenset[str]
@@ -97,8 +97,8 @@ def _markdown_lines() -> Iterator[str]:
     yield from (
         "# Categories of OpenStreetMap objects",
         "",
-        "`callipper-db load FILE.osm.pbf` gives an object the category and the group of this table. It follows the tables of",
-        "the OSM wiki's page *Map features* and the names of the iD editor's presets. Made from",
+        "`callipper-db load FILE.osm.pbf` gives an object the category and the group of this table. It follows the",
+        "tables of the OSM wiki's page *Map features* and the names of the iD editor's presets. Made from",
         "`callipper_db/osm_categories.toml`; after a change there, write it again with",
         "`python -c 'from callipper_db import osm; print(osm.markdown(), end=\"\")' > docs/osm-categories.md`.",
         "",

@@ -30,7 +30,6 @@ from callipper_db.errors import (
 
 MINIMUM_POSTGRES = 15
 MINIMUM = {"postgis": (3, 3), "vector": (0, 7)}
-RECOMMENDED_VECTOR = (0, 8, 3)  # earlier ones overflow a buffer in parallel HNSW builds (CVE-2026-3172)
 PACKAGES = {"postgis": "postgresql-{}-postgis-3", "vector": "postgresql-{}-pgvector"}
 INIT_LOCK = 0x0CA1_0001  # advisory lock: one init at a time in a database
 
@@ -64,7 +63,7 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         _set_search_path(connection, extensions)
         command.upgrade(alembic_config(alchemy), "head")
         for statement in sql_statements(extensions):
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
         connection.execute(_digest_function())
         report = InitReport(before, head())
         if search_path:
@@ -73,21 +72,23 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         return report
 
 
-def pending_sql(dsn: str) -> str:
+def pending_sql(dsn: str, *, search_path: bool = True) -> str:
     """The SQL that init would run in this database, as text."""
     with db.session(dsn) as connection:
         check_server(connection)
         found = revision(connection)
         _check_known(found)
-        extensions = {"postgis": "public", "vector": "public"} | db.extension_schemas(connection)
-    path = ", ".join(dict.fromkeys(["callipper", *extensions.values()]))
+        installed = db.extension_schemas(connection)
+        append = _search_path_statement(connection) if search_path else None
+    extensions = {"postgis": "public", "vector": "public"} | installed
     parts = [
-        *(f"CREATE EXTENSION IF NOT EXISTS {name};" for name in MINIMUM),
+        *(f"CREATE EXTENSION {name} SCHEMA public;" for name in MINIMUM if name not in installed),
         "CREATE SCHEMA IF NOT EXISTS callipper;",
-        f"SET search_path = {path};",
+        f"SET search_path = {_path_of(extensions).as_string()};",
         _offline_migrations(found),
         *sql_statements(extensions),
         _digest_function().as_string() + ";",
+        f"{append.as_string()};" if append else "",
     ]
     return "\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
@@ -148,14 +149,15 @@ def check_server(connection: db.Connection) -> None:
             raise ExtensionMissing(
                 server=connection.info.host or "the local socket", extension=name, command=install_command(name, major)
             )
-        if version_tuple(found) < minimum:
+        if db.version_tuple(found) < minimum:
             raise ExtensionTooOld(extension=name, found=found, minimum=".".join(map(str, minimum)))
 
 
 def extension_version(connection: db.Connection, name: str) -> str | None:
     """The version that is installed in this database, else the one that CREATE EXTENSION would bring, else None."""
     row = connection.execute(
-        "SELECT coalesce(installed_version, default_version) FROM pg_catalog.pg_available_extensions WHERE name = %s", [name]
+        "SELECT coalesce(installed_version, default_version) FROM pg_catalog.pg_available_extensions WHERE name = %s",
+        [name],
     ).fetchone()
     return str(row[0]) if row else None
 
@@ -163,12 +165,6 @@ def extension_version(connection: db.Connection, name: str) -> str | None:
 def install_command(extension: str, major: int) -> str:
     """What to type on the server's machine to get an extension."""
     return f"apt-get install {PACKAGES[extension].format(major)} (or scripts/install-postgres.sh, which builds it if need be)"
-
-
-def version_tuple(version: str) -> tuple[int, ...]:
-    """'0.8.3' as (0, 8, 3); what follows a digit group that is no number is dropped."""
-    digits = (part for part in version.replace("-", ".").split("."))
-    return tuple(int(part) for part in digits if part.isdecimal())
 
 
 def alembic_config(connection: AlchemyConnection | None = None) -> Config:
@@ -209,22 +205,25 @@ def _create_extensions(connection: db.Connection) -> None:
             continue
         try:
             with connection.transaction():
+                connection.execute("SET LOCAL search_path = public")  # not into callipper, where that is there already
                 connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(name)))
         except psycopg.errors.InsufficientPrivilege as error:
             raise _no_right(connection, f"create the extension {name}", f"CREATE EXTENSION {name};") from error
 
 
 def _create_schema(connection: db.Connection) -> None:
-    try:
-        with connection.transaction():
-            connection.execute("CREATE SCHEMA IF NOT EXISTS callipper")
-    except psycopg.errors.InsufficientPrivilege as error:
-        grant = f'GRANT CREATE ON DATABASE "{connection.info.dbname}" TO "{connection.info.user}";'
-        raise _no_right(connection, "create the schema callipper", grant) from error
     row = connection.execute(
-        "SELECT nspowner::regrole::text, pg_has_role(nspowner, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = 'callipper'"
+        "SELECT nspowner::regrole::text, pg_has_role(nspowner, 'USAGE') FROM pg_catalog.pg_namespace"
+        " WHERE nspname = 'callipper'"
     ).fetchone()
-    assert row is not None
+    if row is None:
+        try:
+            with connection.transaction():
+                connection.execute("CREATE SCHEMA callipper")
+        except psycopg.errors.InsufficientPrivilege as error:
+            grant = f'GRANT CREATE ON DATABASE "{connection.info.dbname}" TO "{connection.info.user}";'
+            raise _no_right(connection, "create the schema callipper", grant) from error
+        return
     owner, is_member = row
     if not is_member:
         raise _no_right(connection, "change the schema callipper", f"a connection as {owner}, who owns it")
@@ -241,29 +240,44 @@ def _check_known(found: str | None) -> None:
 
 
 def _set_search_path(connection: db.Connection, extensions: dict[str, str]) -> None:
-    names = sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(["callipper", *extensions.values()])))
-    connection.execute(sql.SQL("SET LOCAL search_path = {}").format(names))
+    connection.execute(sql.SQL("SET LOCAL search_path = {}").format(_path_of(extensions)))
+
+
+def _path_of(extensions: dict[str, str]) -> sql.Composed:
+    """The search_path under which migrations and sql/ are run."""
+    return sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(["callipper", *extensions.values()])))
 
 
 def _append_search_path(connection: db.Connection) -> list[str]:
     """Append `callipper` to the database's own search_path; returns what to tell the user."""
-    row = connection.execute(
-        "SELECT split_part(setting, '=', 2) FROM pg_catalog.pg_db_role_setting s"
-        " JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, unnest(setconfig) AS setting"
-        " WHERE d.datname = current_database() AND s.setrole = 0 AND setting LIKE 'search_path=%'"
-    ).fetchone()
-    present = str(row[0]) if row else '"$user", public'
-    if "callipper" in [name.strip(' "') for name in present.split(",")]:
+    statement = _search_path_statement(connection)
+    if statement is None:
         return []
-    statement = sql.SQL("ALTER DATABASE {} SET search_path = {}").format(
-        sql.Identifier(connection.info.dbname), sql.SQL(f"{present}, callipper")  # type: ignore[arg-type]
-    )
     try:
         with connection.transaction():
             connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege:
-        return ["search_path was left alone (not the database's owner): write callipper.text_embed, or SET search_path."]
+        return [
+            "search_path was left alone (not the database's owner): write callipper.text_embed, or SET search_path."
+        ]
     return ["callipper was appended to the database's search_path: new sessions can write text_embed without a prefix."]
+
+
+def _search_path_statement(connection: db.Connection) -> sql.Composed | None:
+    """What appends `callipper` to the database's own search_path, None where it is in there."""
+    row = connection.execute(
+        "SELECT substr(setting, length('search_path=') + 1) FROM pg_catalog.pg_db_role_setting s"
+        " JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, unnest(setconfig) AS setting"
+        " WHERE d.datname = current_database() AND s.setrole = 0 AND setting LIKE 'search\\_path=%'"
+    ).fetchone()
+    present = str(row[0]) if row else '"$user", public'
+    names = [name.strip() for name in present.split(",")]
+    if "callipper" in names:
+        return None
+    path = ", ".join([*(name for name in names if name != '""'), "callipper"])  # an empty path is stored as ""
+    return sql.SQL("ALTER DATABASE {} SET search_path = {}").format(
+        sql.Identifier(connection.info.dbname), sql.SQL(path)
+    )
 
 
 def _digest_function() -> sql.Composed:

@@ -41,7 +41,7 @@ def nearest_cells(dsn: str, text: str, k: int = 10, within: str | None = None) -
         # A literal rather than a parameter would fold text_embed; psycopg sends this query unprepared with its parameters,
         # and PostgreSQL plans such a one with their values, which folds it too.
         try:
-            return cursor.execute(query, {"text": text, "k": k, "area": area}).fetchall()  # type: ignore[call-overload,no-any-return]
+            return cursor.execute(query, {"text": text, "k": k, "area": area}).fetchall()
         except (psycopg.errors.NoDataFound, psycopg.errors.InvalidParameterValue) as error:
             hint = error.diag.message_hint or ""
             raise TextUnknown(reason=f"{error.diag.message_primary}. {hint}") from error

@@ -43,9 +43,11 @@ from callipper_db.errors import (
 
 MINIMUM_MAJOR = 15
 PORT = 5432  # only a part of the socket's file name; in the DSN because a PGPORT in the environment would change it
-LONGEST_SOCKET_PATH = 107  # bytes; what sockaddr_un leaves on Linux. macOS has 103
+SOCKET_NAME = f".s.PGSQL.{PORT}"
+LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes; what a socket address has room for
 LOG_LIMIT = 10 * 2**20  # bytes; a longer log is put aside at the next start
-SILENCE_S = 20.0  # a living server that has not answered for so long has lost its socket, or hangs
+SILENCE_S = 60.0  # a living server that has not answered for so long hangs
+NO_SOCKET_S = 2.0  # and one that has had no socket for so long has lost it
 ORPHANS_S = 30.0  # how long to wait for the children of a killed server
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}  # the caller's PG* are for another server
 
@@ -115,7 +117,7 @@ class EmbeddedServer:
         """
         longest = max(len(os.fsencode(path)) for path in (self.link, self.data_dir))
         plain = not re.search(r"[,\"\\@\x00-\x1f]", f"{self.link}{self.data_dir}")
-        if plain and longest + len(self._socket_name) + 1 <= LONGEST_SOCKET_PATH - 4 * (sys.platform == "darwin"):
+        if plain and longest + len(SOCKET_NAME) + 1 <= LONGEST_SOCKET_PATH:
             return self.link
         return Path("/tmp", f"callipper-db-{os.geteuid()}-{self._digest}")
 
@@ -170,7 +172,7 @@ class EmbeddedServer:
             version=version.split()[0] if version else None,
             pid=self._postmaster(),
             data_dir=self.data_dir,
-            socket=self.socket_dir / self._socket_name,
+            socket=self._socket,
             dsn=self.dsn(),
             since=since,
         )
@@ -182,8 +184,8 @@ class EmbeddedServer:
     # Is it running?
 
     @property
-    def _socket_name(self) -> str:
-        return f".s.PGSQL.{PORT}"
+    def _socket(self) -> Path:
+        return self.socket_dir / SOCKET_NAME
 
     @property
     def _digest(self) -> str:
@@ -214,10 +216,10 @@ class EmbeddedServer:
         """What is left of a killed server: processes titled `postgres: <cluster name>: ...`."""
         return [pid for pid in _all_processes() if _command(pid).startswith(f"postgres: {self._cluster_name}: ")]
 
-    def _wait_for_answer(self, pid: int) -> bool:
+    def _wait_for_answer(self, pid: int, patience_s: float = SILENCE_S) -> bool:
         """Wait until server process `pid` lets us in. A recovery may take long: it answers, with 'not yet'."""
         silent_since = time.monotonic()
-        while time.monotonic() - silent_since < SILENCE_S:
+        while time.monotonic() - silent_since < patience_s:
             answer = self._ping()
             if answer == pq.Ping.OK:
                 return True
@@ -361,7 +363,7 @@ class EmbeddedServer:
 
     def _run_server(self) -> None:
         if pid := self._postmaster():
-            if self._wait_for_answer(pid):
+            if self._wait_for_answer(pid, SILENCE_S if self._socket.exists() else NO_SOCKET_S):
                 return
             self._end(pid)
         binaries = self._binaries()
@@ -406,7 +408,7 @@ class EmbeddedServer:
 
         It believes one whose process id now belongs to another program or a zombie, or was never written.
         """
-        for path in (self.link / "postmaster.pid", self.socket_dir / f"{self._socket_name}.lock"):
+        for path in (self.link / "postmaster.pid", self.socket_dir / f"{SOCKET_NAME}.lock"):
             pid = _first_number(path)
             if pid is None or _is_taken(pid):
                 path.unlink(missing_ok=True)
@@ -499,7 +501,7 @@ def server_settings(memory_bytes: int, shm_bytes: int | None, *, durable: bool) 
     if shm_bytes is not None and shm_bytes < 2**30:  # containers have 64 MB, too little for a parallel index build
         values["dynamic_shared_memory_type"] = "sysv"
     if not durable:
-        values |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        values |= {"fsync": "off", "full_page_writes": "off"}
     lines = "".join(f"{name} = {value}\n" for name, value in values.items())
     return f"# Written by callipper-db at each start; change settings with ALTER SYSTEM instead.\n{lines}"
 

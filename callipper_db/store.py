@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from psycopg import sql
 
-from callipper_db.db import Connection
+from callipper_db.db import Connection, version_tuple
 from callipper_db.tables import SCHEMA
 
 Array = npt.NDArray[Any]
@@ -22,6 +22,8 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 POINT_EWKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("srid", "<u4"), ("xy", "<f8", (2,))])
 ROWS_PER_MESSAGE = 8192
+MESSAGE_BYTES = 4 * 2**20
+SAFE_PARALLEL_BUILD = (0, 8, 3)  # of pgvector; parallel HNSW builds before it overflow a buffer (CVE-2026-3172)
 SCALARS = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float4": ">f4", "float8": ">f8"}
 
 
@@ -51,7 +53,7 @@ def write_rows(
 
 
 def binary_rows(columns: list[tuple[str, Array | Sequence[bytes]]]) -> Iterator[tuple[int, bytes]]:
-    """Yield (number of rows, their bytes) in messages of a few megabytes at most."""
+    """Yield (number of rows, their bytes) in messages of 4 MB at most, but for a single row that is larger."""
     count = len(columns[0][1])
     texts = [np.asarray(values, dtype=object) for kind, values in columns if kind == "text"]
     if not texts:
@@ -70,8 +72,9 @@ def _fixed_rows(columns: list[tuple[str, Array | Sequence[bytes]]], rows: Array)
     for number, (kind, values) in enumerate(columns):
         fields += [(f"length{number}", ">i4"), (f"value{number}", *_field(kind, values, rows))]
     dtype = np.dtype(fields)
-    for start in range(0, len(rows), ROWS_PER_MESSAGE):
-        chosen = rows[start : start + ROWS_PER_MESSAGE]
+    step = min(ROWS_PER_MESSAGE, max(1, MESSAGE_BYTES // dtype.itemsize))
+    for start in range(0, len(rows), step):
+        chosen = rows[start : start + step]
         block = np.empty(len(chosen), dtype)
         block["count"] = len(columns)
         for number, (kind, values) in enumerate(columns):
@@ -120,7 +123,9 @@ def read_rows(
     """
     fields: list[tuple[Any, ...]] = [("count", ">i2")]
     for number, kind in enumerate(kinds):
-        shape: tuple[Any, ...] = ([("head", "V4"), ("floats", ">f4", (dim,))],) if kind == "vector" else (SCALARS[kind],)
+        shape: tuple[Any, ...] = (
+            ([("head", "V4"), ("floats", ">f4", (dim,))],) if kind == "vector" else (SCALARS[kind],)
+        )
         fields += [(f"length{number}", ">i4"), (f"value{number}", *shape)]
     dtype = np.dtype(fields)
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
@@ -138,7 +143,9 @@ def read_rows(
             raise ValueError(f"column {number} of the stream is not always {expected} bytes long")
     advance(len(rows) % ROWS_PER_MESSAGE)
     columns = (rows[f"value{number}"] for number in range(len(kinds)))
-    return [_native(values["floats"] if kind == "vector" else values) for kind, values in zip(kinds, columns, strict=True)]
+    return [
+        _native(values["floats"] if kind == "vector" else values) for kind, values in zip(kinds, columns, strict=True)
+    ]
 
 
 def _native(values: Array) -> Array:
@@ -183,6 +190,9 @@ def attach_partition(connection: Connection, table: str, version: int) -> None:
 
 def build_hnsw(connection: Connection, version: int) -> None:
     """An HNSW index over the cells of one version, for `ORDER BY emb <-> ... LIMIT k` without a filter."""
+    row = connection.execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'").fetchone()
+    if row and version_tuple(row[0]) < SAFE_PARALLEL_BUILD:
+        connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
     connection.execute(
         sql.SQL("CREATE INDEX ON {} USING hnsw (emb vector_l2_ops)").format(partition("cell_embedding", version))
     )

@@ -130,6 +130,19 @@ text_projection = Table(
     comment="the linear map from the sentence encoder to the shared space, a row per dimension",
 )
 
+context_cell = Table(
+    "context_cell",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("i", Integer, nullable=False),
+    Column("j", Integer, nullable=False),
+    Column("n", REAL, nullable=False),
+    Column("code_sum", VECTOR, nullable=False),
+    PrimaryKeyConstraint("version", "level", "i", "j"),
+    comment="what lies around: POIs and their text codes summed per cell of square lattices, 100 m * 2^level a side",
+)
+
 text_embedding = Table(
     "text_embedding",
     metadata,

@@ -71,7 +71,7 @@ everything_there() {
   vector=$(extension_version "$pg_config" vector)
   echo "$("$pg_config" --version), PostGIS $(extension_version "$pg_config" postgis), pgvector $vector: ready"
   at_least "$vector" "$suggested_vector" ||
-    echo "pgvector before $suggested_vector can crash in parallel HNSW builds; PGVECTOR_MIN=$suggested_vector $0 replaces it"
+    echo "pgvector before $suggested_vector can crash in parallel HNSW builds; PGVECTOR_MIN=$suggested_vector $0 looks for a newer one"
 }
 
 # Carries on as root: directly, through sudo, or not at all.
@@ -123,7 +123,7 @@ write_source_list() {
   codename=$(. /etc/os-release && echo "${UBUNTU_CODENAME:-$VERSION_CODENAME}")
   components=$(is_ubuntu && echo "main universe" || echo main)
   local suites="($codename|stable|testing|unstable|sid)"
-  cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed '/^#/d' |
+  { cat /etc/apt/sources.list.d/*.sources 2>/dev/null || true; } | sed '/^#/d' |
     awk -v RS= -v suites="(^|[ \n])Suites:([^\n]* )?$suites( |\n|$)" -v suite="$1" -v components="$components" '
       $0 ~ suites && /(^|\n)Types:[^\n]*deb/ && /(^|\n)Components:[^\n]*main/ && !/(^|\n)Enabled: *no/ {
         sub(/Types:[^\n]*/, "Types: deb-src")
@@ -134,7 +134,7 @@ write_source_list() {
       }' >"$2.sources"
   [ ! -s "$2.sources" ] || return 0
   rm "$2.sources"
-  cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
+  { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null || true; } |
     sed -nE "s/^deb[ \t]+(\[[^]]*\][ \t]+)?([^ \t]+)[ \t]+${suites}[ \t].*\<main\>.*/deb-src \1\2 $1 $components/p" |
     head -n 1 >"$2.list"
   [ -s "$2.list" ] || fail "no line of $codename in apt's sources to derive a source list from." "$(by_hand)"

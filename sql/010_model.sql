@@ -7,6 +7,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._active_version() IS 'version of the active model, NULL when there is none';
 
+-- LEFT JOIN, though every cell_id has its cell, lets the planner skip the join when geom is not asked for.
 -- Points the views `cells` and `points` at the partitions of one version; NULL makes them empty. Reading a partition by
 -- name rather than the partitioned table lets ORDER BY emb <-> ... walk its index. The column lists never change, so that
 -- views of the user's on top of them stay valid.
@@ -21,7 +22,7 @@ BEGIN
     EXECUTE format($view$
         CREATE OR REPLACE VIEW callipper.cells AS
         SELECT e.cell_id, c.geom, e.emb
-        FROM callipper.%I e JOIN callipper.cell c ON c.cell_id = e.cell_id WHERE %s
+        FROM callipper.%I e LEFT JOIN callipper.cell c ON c.cell_id = e.cell_id WHERE %s
     $view$, 'cell_embedding' || suffix, condition);
     -- poi_id and point_id are the same number only where the model was trained on callipper.poi.
     EXECUTE format($view$

@@ -10,15 +10,16 @@ POI_TEMPLATE = "[{name}, ]A place of {category}[, a type of {category_group}]"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The model and its optimisation. The defaults are the paper's where it states them."""
+    """The model and its optimisation. `encoder="coordinate"` is the paper's model."""
 
-    # location encoder: Space2Vec grid encoding, then a residual network
+    # location encoder: Space2Vec grid encoding, beside it what lies around (contextual), then a residual network
+    encoder: str = "contextual"  # or coordinate
     frequencies: int = 32
     wavelength_min_m: float = 100.0  # divisors of the metres, so a full period is 2 pi times as long
     wavelength_max_m: float = 10_000.0
     hidden: int = 256
     blocks: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.0  # masks cost a tenth of a step on a CPU; the best epoch is kept in any case
     # optimisation
     epochs: int | None = None  # None: 8, or more where that makes fewer than `min_steps` steps
     min_steps: int = 600

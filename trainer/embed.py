@@ -20,8 +20,11 @@ def embed_places(trained: Trained, metres: Array, advance: Callable[[int], None]
     result = np.empty((len(metres), trained.model.location.output.out_features), np.float32)
     for start in range(0, len(metres), BATCH):
         rows = slice(start, start + BATCH)
-        batch = torch.from_numpy(metres[rows] - trained.origin).to(device)
-        result[rows] = trained.model.location(batch).cpu().numpy()
+        batch = metres[rows] - trained.origin
+        context = None
+        if trained.pyramid is not None:
+            context = torch.from_numpy(trained.pyramid.features(batch)).to(device)
+        result[rows] = trained.model.location(torch.from_numpy(batch).to(device), context).cpu().numpy()
         advance(len(batch))
     return result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callipper_db.errors import CheckpointMismatch, CheckpointMissing, NotEnoughData
+from callipper_db.errors import (
+    CheckpointDamaged,
+    CheckpointMismatch,
+    CheckpointMissing,
+    CheckpointUnwritable,
+    ConfigError,
+    NotEnoughData,
+)
 from callipper_db.progress import Reporter, Silent
 from callipper_db.store import Array
 from trainer.config import TrainConfig
+from trainer.context import Pyramid, build_pyramid
 from trainer.loss import symmetric_info_nce
 from trainer.model import CaLLiPer
 
@@ -31,6 +38,7 @@ class Trained:
 
     model: CaLLiPer
     origin: Array  # (2,) float64 metres
+    pyramid: Pyramid | None  # of the contextual encoder
     best_epoch: int
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -52,7 +60,8 @@ def fit(
     metres: (N, 2) float64 in a projected CRS; text_id: (N,) into text_vectors: (V, T) float32 of the sentence encoder;
     origin: (2,) from which the encoder counts metres. With `checkpoint`, the state after each epoch is kept there, and
     `resume` goes on from it; `fingerprint` names the data, and a checkpoint of other data is refused.
-    Raises NotEnoughData, CheckpointMissing, CheckpointMismatch.
+    Raises NotEnoughData, ConfigError for a device that is not there, CheckpointMissing, CheckpointMismatch,
+    CheckpointDamaged, CheckpointUnwritable.
     """
     if len(metres) < MINIMUM_SAMPLES:
         raise NotEnoughData(f"{len(metres)} POIs with a text were found, and at least {MINIMUM_SAMPLES} are needed.")
@@ -64,7 +73,14 @@ def fit(
     batch, epochs = config.batch_for(len(training)), config.epochs_for(len(training))
 
     torch.manual_seed(config.seed)
-    model = CaLLiPer(config, text_vectors.shape[1]).to(device)
+    pyramid, context = None, None
+    if config.encoder == "contextual":
+        pyramid = build_pyramid(metres - origin, text_id, text_vectors)
+        context = pyramid.features(metres - origin, own_code=pyramid.text_code(text_vectors)[text_id])
+    model = CaLLiPer(config, text_vectors.shape[1], pyramid.width if pyramid else 0).to(device)
+    data = Resident(metres - origin, text_id, text_vectors, device, context)
+    if data.context is not None:
+        model.location.standardise(data.context[torch.from_numpy(training).to(device)])
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -72,8 +88,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.learning_rate, total_steps=epochs * steps, cycle_momentum=False
     )
-    data = Resident(metres - origin, text_id, text_vectors, device)
-    result = Trained(model, origin, best_epoch=0)
+    result = Trained(model, origin, pyramid, best_epoch=0)
     best = copy.deepcopy(model.state_dict())
     first_epoch = 1
     if resume:
@@ -111,11 +126,15 @@ def fit(
         if figures["validation_loss"] <= min(past["validation_loss"] for past in result.history):
             best, result.best_epoch = copy.deepcopy(model.state_dict()), epoch
         if checkpoint is not None:
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+            state = {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+            }
             state |= {"best": best, "best_epoch": result.best_epoch, "history": result.history}
             write_checkpoint(checkpoint, state, fingerprint, config)
         reporter.epoch(figures)
-    if not all(math.isfinite(figures["loss"]) for figures in result.history):
+    if not all(math.isfinite(figures["loss"] + figures["validation_loss"]) for figures in result.history):
         raise NotEnoughData("the loss is not finite; the data or the settings give nothing to learn.")
     model.load_state_dict(best)
     model.eval()
@@ -124,8 +143,8 @@ def fit(
 
 def training_step(model: CaLLiPer, data: Resident, rows: Array, optimiser: torch.optim.Optimizer) -> Tensor:
     """One step on the given rows; returns the loss, still on the device."""
-    metres, vectors, ids = data.take(rows)
-    loss = symmetric_info_nce(model.location(metres), model.embed_text(vectors), ids, model.scale())
+    metres, context, vectors, ids = data.take(rows)
+    loss = symmetric_info_nce(model.location(metres, context), model.embed_text(vectors), ids, model.scale())
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
@@ -135,17 +154,21 @@ def training_step(model: CaLLiPer, data: Resident, rows: Array, optimiser: torch
 class Resident:
     """All places and text vectors on the device; batches are rows of them."""
 
-    def __init__(self, metres: Array, text_id: Array, text_vectors: Array, device: torch.device) -> None:
+    def __init__(
+        self, metres: Array, text_id: Array, text_vectors: Array, device: torch.device, context: Array | None = None
+    ) -> None:
         self.device = device
         self.metres = torch.from_numpy(np.ascontiguousarray(metres)).to(device)
         self.text_id = torch.from_numpy(text_id.astype(np.int64)).to(device)
         self.text_vectors = torch.from_numpy(np.ascontiguousarray(text_vectors)).to(device)
+        self.context = None if context is None else torch.from_numpy(context).to(device)
 
-    def take(self, rows: Array) -> tuple[Tensor, Tensor, Tensor]:
-        """Metres (B, 2), text vectors (B, T) and text ids (B,) of some rows."""
+    def take(self, rows: Array) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Metres (B, 2), context (B, C), text vectors (B, T) and text ids (B,) of some rows."""
         index = torch.from_numpy(rows).to(self.device)
         ids = self.text_id[index]
-        return self.metres[index], self.text_vectors[ids], ids
+        context = None if self.context is None else self.context[index]
+        return self.metres[index], context, self.text_vectors[ids], ids
 
 
 def split(count: int, validation_share: float, seed: int) -> tuple[Array, Array]:
@@ -168,33 +191,48 @@ def evaluate_loss(model: CaLLiPer, data: Resident, rows: Array, batch: int) -> f
     size = min(batch, len(rows))
     losses = []
     for chosen in batches(np.random.default_rng(0).permutation(rows), size):
-        metres, vectors, ids = data.take(chosen)
-        losses.append(symmetric_info_nce(model.location(metres), model.embed_text(vectors), ids, model.scale()))
+        metres, context, vectors, ids = data.take(chosen)
+        losses.append(
+            symmetric_info_nce(model.location(metres, context), model.embed_text(vectors), ids, model.scale())
+        )
     return float(torch.stack(losses).mean())
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one."""
+    """`auto` is the first GPU where there is one. Raises ConfigError for a device that cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(name="--device", value=name, reason=str(error).splitlines()[0].rstrip(".")) from error
+    return device
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], fingerprint: str, config: TrainConfig) -> None:
     """Replace the checkpoint in one step: a kill leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state | {"fingerprint": fingerprint, "config": config.to_dict()}, unfinished)
-    unfinished.replace(path)
+    unfinished = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            torch.save(state | {"fingerprint": fingerprint, "config": config.to_dict()}, file)
+        unfinished.replace(path)
+    except OSError as error:
+        raise CheckpointUnwritable(path=path, reason=error.strerror or str(error)) from error
 
 
 def read_checkpoint(path: Path | None, fingerprint: str, config: TrainConfig) -> dict[str, Any]:
-    """The state after the last whole epoch. Raises CheckpointMissing, CheckpointMismatch."""
+    """The state after the last whole epoch. Raises CheckpointMissing, CheckpointDamaged, CheckpointMismatch."""
     if path is None or not path.exists():
         raise CheckpointMissing(path=path)
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    if state["fingerprint"] != fingerprint:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        found = state["fingerprint"], state["config"]
+    except Exception as error:  # of half a dozen kinds, as the damage is
+        raise CheckpointDamaged(path=path) from error
+    if found[0] != fingerprint:
         raise CheckpointMismatch(path=path, what="data")
-    if state["config"] != config.to_dict():
+    if found[1] != config.to_dict():
         raise CheckpointMismatch(path=path, what="settings")
     return state

@@ -14,6 +14,8 @@ from torch.nn import functional
 from callipper_db.tables import DIMENSIONS
 from trainer.config import TrainConfig
 
+MINIMUM_DEVIATION = 1e-6  # a feature that varies less says nothing, and is left out
+
 
 class GridEncoding(nn.Module):
     """Space2Vec's "grid" encoding (Mai et al. 2020): sines and cosines of easting and northing at F wavelengths.
@@ -53,18 +55,35 @@ class ResidualBlock(nn.Module):
 
 
 class LocationEncoder(nn.Module):
-    """Position encoding and FCNet: metres from the origin -> a unit vector."""
+    """Features and FCNet (Mac Aodha et al. 2019): a place -> a unit vector.
 
-    def __init__(self, config: TrainConfig) -> None:
+    The features are the position encoding and, for the contextual encoder, C numbers about what lies around the place.
+    """
+
+    context_mean: Tensor
+    context_scale: Tensor
+
+    def __init__(self, config: TrainConfig, context_width: int = 0) -> None:
         super().__init__()
+        self.register_buffer("context_mean", torch.zeros(context_width))
+        self.register_buffer("context_scale", torch.ones(context_width))
         self.encoding = GridEncoding(config.frequencies, config.wavelength_min_m, config.wavelength_max_m)
-        self.input = nn.Linear(4 * config.frequencies, config.hidden)
+        self.input = nn.Linear(4 * config.frequencies + context_width, config.hidden)
         self.blocks = nn.ModuleList(ResidualBlock(config.hidden, config.dropout) for _ in range(config.blocks))
         self.output = nn.Linear(config.hidden, DIMENSIONS)
 
-    def forward(self, metres: Tensor) -> Tensor:
-        """(B, 2) float64 metres from the model's origin -> (B, D) float32, unit length."""
-        x = functional.relu(self.input(self.encoding(metres)))
+    def standardise(self, context: Tensor) -> None:
+        """Take mean and deviation of each feature from those of the training places, (N, C)."""
+        self.context_mean.copy_(context.mean(dim=0))
+        deviation = context.std(dim=0)
+        self.context_scale.copy_(torch.where(deviation > MINIMUM_DEVIATION, 1 / deviation, 0))
+
+    def forward(self, metres: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, 2) float64 metres from the model's origin, (B, C) float32 context -> (B, D) float32, unit length."""
+        features = self.encoding(metres)
+        if context is not None:
+            features = torch.cat([features, (context - self.context_mean) * self.context_scale], dim=1)
+        x = functional.relu(self.input(features))
         for block in self.blocks:
             x = block(x)
         return functional.normalize(self.output(x), dim=1)
@@ -81,9 +100,9 @@ class LocationEncoder(nn.Module):
 class CaLLiPer(nn.Module):
     """Both towers after their frozen parts, and the learned temperature."""
 
-    def __init__(self, config: TrainConfig, text_dim: int) -> None:
+    def __init__(self, config: TrainConfig, text_dim: int, context_width: int = 0) -> None:
         super().__init__()
-        self.location = LocationEncoder(config)
+        self.location = LocationEncoder(config, context_width)
         self.text_projection = nn.Linear(text_dim, DIMENSIONS)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.max_log_scale = math.log(config.logit_scale_max)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from psycopg import sql
 from psycopg.types.json import Jsonb
+from torch import Tensor
 
 from callipper_db import store
 from callipper_db.db import Connection
@@ -16,6 +18,7 @@ from callipper_db.grid import Grid, ensure_grid
 from callipper_db.store import Array
 from callipper_db.tables import SCHEMA
 from trainer.config import TrainConfig
+from trainer.context import CODE_SIZE, PRIOR, Level, Pyramid
 from trainer.embed import embed_places, embed_texts
 from trainer.fit import Trained
 from trainer.samples import Samples
@@ -53,7 +56,11 @@ def publish(
     `stage(name, total)` is told of each part and returns what counts its progress.
     """
     with connection.transaction():
+        # Embedding takes minutes in which the server hears nothing, and building an index is one long statement.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
         connection.execute("SET LOCAL synchronous_commit = on")
+        # drop_model takes this lock first too; were the grid's rows ours before it, the two could wait for each other.
+        connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
         stage("cutting the grid", 0)
         grid = ensure_grid(connection, samples.metres, samples.srid, publication.grid_size_m, publication.grid_kind)
         version = _insert_model(connection, trained, samples, config, publication, grid)
@@ -80,25 +87,43 @@ def architecture(config: TrainConfig, trained: Trained) -> dict[str, Any]:
             {"layer": f"block{number}.second", "activation": "relu", "residual": "add"},
         ]
     return {
-        "features": "grid",
-        "frequencies": config.frequencies,
-        "divisors_m": trained.model.location.encoding.divisors.tolist(),
+        "encoder": config.encoder,
+        # In the order in which the input layer reads them.
+        "features": [
+            {"kind": "grid", "divisors_m": trained.model.location.encoding.divisors.tolist()},
+            *([_context_features(trained.pyramid)] if trained.pyramid else []),
+        ],
         "layers": [*layers, {"layer": "output", "activation": None}],
         "dimensions": trained.model.location.output.out_features,
         "logit_scale": float(trained.model.scale().detach()),
     }
 
 
+def _context_features(pyramid: Pyramid) -> dict[str, Any]:
+    return {"kind": "context", "sizes_m": [level.size_m for level in pyramid.levels], "code": CODE_SIZE, "prior": PRIOR}
+
+
+def _standardisation(trained: Trained) -> dict[str, list[float]]:
+    """Of the context features: they enter the network as (feature - mean) * scale."""
+    location = trained.model.location
+    return {"mean": location.context_mean.tolist(), "scale": location.context_scale.tolist()}
+
+
 def _insert_model(
-    connection: Connection, trained: Trained, samples: Samples, config: TrainConfig, publication: Publication, grid: Grid
+    connection: Connection,
+    trained: Trained,
+    samples: Samples,
+    config: TrainConfig,
+    publication: Publication,
+    grid: Grid,
 ) -> int:
     west, south = samples.lonlat.min(axis=0).tolist()
     east, north = samples.lonlat.max(axis=0).tolist()
     row = connection.execute(
         "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch,"
-        " metrics, provenance)"
+        " standardisation, metrics, provenance)"
         # A little wider than the POIs, so that a single spot still makes a polygon.
-        " VALUES ('ready', %s, %s, %s, ST_Expand(ST_MakeEnvelope(%s, %s, %s, %s, 4326), 1e-6), %s, %s, %s, %s, %s)"
+        " VALUES ('ready', %s, %s, %s, ST_Expand(ST_MakeEnvelope(%s, %s, %s, %s, 4326), 1e-6), %s, %s, %s, %s, %s, %s)"
         " RETURNING version",
         [
             samples.srid,
@@ -107,6 +132,7 @@ def _insert_model(
             grid.grid_id,
             publication.text_encoder_id,
             Jsonb(architecture(config, trained)),
+            Jsonb(_standardisation(trained)),
             Jsonb(publication.metrics),
             Jsonb(publication.provenance),
         ],
@@ -117,12 +143,31 @@ def _insert_model(
 
 def _write_weights(connection: Connection, version: int, trained: Trained) -> None:
     for name, layer in trained.model.location.linear_layers().items():
-        _write_layer(connection, "location_weight", layer, {"version": version, "layer": name})
-    _write_layer(connection, "text_projection", trained.model.text_projection, {"version": version})
+        _write_layer(connection, "location_weight", layer.weight, layer.bias, {"version": version, "layer": name})
+    projection = trained.model.text_projection
+    _write_layer(connection, "text_projection", projection.weight, projection.bias, {"version": version})
+    if trained.pyramid is not None:
+        code = trained.pyramid.text_code
+        key = {"version": version, "layer": "text_code"}
+        _write_layer(connection, "location_weight", torch.from_numpy(code.weight), torch.from_numpy(code.bias), key)
+        for number, level in enumerate(trained.pyramid.levels):
+            _write_level(connection, version, number, level)
 
 
-def _write_layer(connection: Connection, table: str, layer: Any, key: dict[str, Any]) -> None:
-    weight = layer.weight.detach().cpu().numpy()
+def _write_level(connection: Connection, version: int, number: int, level: Level) -> None:
+    columns: dict[str, tuple[str, Any]] = {
+        "version": ("int4", np.full(len(level.ij), version)),
+        "level": ("int4", np.full(len(level.ij), number)),
+        "i": ("int4", level.ij[:, 0]),
+        "j": ("int4", level.ij[:, 1]),
+        "n": ("float4", level.count),
+        "code_sum": ("vector", level.code_sum),
+    }
+    store.write_rows(connection, sql.Identifier(SCHEMA, "context_cell"), columns)
+
+
+def _write_layer(connection: Connection, table: str, weights: Tensor, biases: Tensor, key: dict[str, Any]) -> None:
+    weight = weights.detach().cpu().numpy()
     count = len(weight)
     columns: dict[str, tuple[str, Any]] = {"version": ("int4", np.full(count, key["version"]))}
     if "layer" in key:
@@ -130,7 +175,7 @@ def _write_layer(connection: Connection, table: str, layer: Any, key: dict[str, 
     columns |= {
         "neuron": ("int4", np.arange(count)),
         "weight": ("vector", weight),
-        "bias": ("float4", layer.bias.detach().cpu().numpy()),
+        "bias": ("float4", biases.detach().cpu().numpy()),
     }
     store.write_rows(connection, sql.Identifier(SCHEMA, table), columns)
 
@@ -147,12 +192,12 @@ def _write_texts(
         "text": ("text", [text.encode() for text in texts]),
         "emb": ("vector", embed_texts(trained, vectors)),
     }
-    store.write_rows(connection, sql.Identifier("known"), columns)
+    store.write_rows(connection, sql.Identifier("pg_temp", "known"), columns)
     name = store.create_partition(connection, "text_embedding", version)
     connection.execute(
         sql.SQL(
             "INSERT INTO {} (version, text, emb) SELECT DISTINCT ON (key, hashtextextended(key, 0)) {}, key, emb"
-            " FROM (SELECT callipper._text_key(text) AS key, number, emb FROM known) AS keyed ORDER BY key,"
+            " FROM (SELECT callipper._text_key(text) AS key, number, emb FROM pg_temp.known) AS keyed ORDER BY key,"
             " hashtextextended(key, 0), number"
         ).format(name, sql.Literal(version))
     )

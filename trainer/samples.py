@@ -27,7 +27,8 @@ class Samples:
     @property
     def origin(self) -> Array:
         """(2,) the middle of the extent, whole metres: the location encoder counts from here."""
-        return np.round((self.metres.min(axis=0) + self.metres.max(axis=0)) / 2)
+        middle: Array = np.round((self.metres.min(axis=0) + self.metres.max(axis=0)) / 2)
+        return middle
 
     def content_hash(self) -> str:
         """sha256 over places and texts: the same data gives the same hash."""

@@ -21,13 +21,33 @@ POI_TABLE = "callipper.poi"
 ID_COLUMNS = ("id", "poi_id", "gid", "fid", "ogc_fid", "osm_id")
 TEXT_COLUMNS = ("text", "description")
 UTM_REACH_DEGREES = 12.0  # from the central meridian; further out UTM's metres are off by more than 1 %
+QUERY = re.compile(r"(?is)(\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|table|values)\b")
+TEMPLATE_TOKEN = re.compile(
+    r"(?s)(?P<doubled>\{\{|\}\}|\[\[|\]\])|\{(?P<column>[^{}]+)\}|(?P<bracket>[\[\]])|(?P<literal>[^\[\]{}]+)|(?P<stray>.)"
+)
+TRIMMED = r"nullif(btrim(({})::text, E' \t\n\r\f\x0b'), '')"
+
+# The tables are the session's own, and named with pg_temp everywhere: the user may have a table called sample. Once
+# they are there the transaction can write nothing else, whatever functions the source or --text calls.
+PREPARE = """
+CREATE TEMPORARY TABLE sample (id bigint, text text, geom geometry) ON COMMIT DROP;
+CREATE TEMPORARY TABLE distinct_text (text text, text_id int4) ON COMMIT DROP;
+CREATE OR REPLACE FUNCTION pg_temp.lon_lat(place geometry) RETURNS geometry LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN ST_Transform(place, 4326);
+EXCEPTION WHEN internal_error THEN
+    RETURN NULL;  -- coordinates that are none of that CRS
+END
+$$;
+SET TRANSACTION READ ONLY
+"""
 
 
 @dataclass(frozen=True)
 class Source:
     """Where the POIs are and how their text is made."""
 
-    relation: str = POI_TABLE  # a table or view, or a query
+    relation: str = POI_TABLE  # a table or view, or a query, which may not write
     text: str | None = None  # SQL expression over the relation's columns
     template: str | None = None  # or a template: '[{name}, ]A place of {category}'
     identifier: str | None = None  # column or SQL expression that yields a bigint
@@ -40,6 +60,7 @@ class Snapshot:
     """What was read, and what was left out on the way."""
 
     samples: Samples
+    source: str  # the query, or the qualified name of the table or view
     taken_at: str
     rows: int
     without_geometry: int
@@ -54,83 +75,95 @@ def read_samples(
 
     The connection must be outside a transaction. Raises BadSource, BadExtent, NotEnoughData.
     """
-    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    try:
-        with connection.transaction():
-            return _read(connection, source, advance)
-    finally:
-        connection.isolation_level = None
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        return _read(connection, source, advance)
 
 
 def _read(connection: Connection, source: Source, advance: Callable[[int], None]) -> Snapshot:
     taken_at = str(_scalar(connection, "SELECT now()"))
-    relation = _relation(source.relation)
+    connection.execute(PREPARE)
+    is_query = QUERY.match(source.relation) is not None
+    name = source.relation.strip().rstrip(";") if is_query else _table_name(connection, source.relation)
+    # The line break ends a comment that the query may end with.
+    relation = sql.SQL(f"({name}\n)" if is_query else name)
     columns = _columns(connection, source, relation)
     text_sql = _text_expression(source, columns)
     geometry = _geometry_column(source, columns)
-    identifier = _identifier_expression(source, columns)
     # Read once, into a table of the session's own: a query is not run twice, and a volatile one cannot differ.
     query = sql.SQL(
-        "CREATE TEMPORARY TABLE sample ON COMMIT DROP AS"
-        " SELECT id, text, CASE WHEN ST_GeometryType(geom) = 'ST_Point' THEN geom ELSE ST_Centroid(geom) END AS geom FROM ("
-        " SELECT ({id})::bigint AS id, nullif(btrim(({text})::text), '') AS text, s.{geom} AS geom FROM {relation} AS s"
-        ") AS raw"
+        "INSERT INTO pg_temp.sample"
+        " SELECT id, text, CASE WHEN ST_GeometryType(geom) = 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
+        " FROM (SELECT ({id})::bigint AS id, {text} AS text, s.{geom} AS geom FROM {relation} AS s) AS raw"
     ).format(
-        id=sql.SQL(identifier),  # type: ignore[arg-type]
-        text=sql.SQL(text_sql),  # type: ignore[arg-type]
+        id=_identifier_expression(source, name, columns, geometry, text_sql),
+        text=sql.SQL(TRIMMED.format(text_sql)),
         geom=sql.Identifier(geometry),
         relation=relation,
     )
     try:
-        connection.execute(query)
+        connection.execute(query, binary=True)  # binary: the protocol that takes one statement only
         _to_lon_lat(connection)
     except psycopg.Error as error:
-        if isinstance(error, psycopg.OperationalError):
-            raise
-        raise BadSource(source=source.relation, reason=_reason(error)) from error
-    rows, without_geometry, without_text = connection.execute(
-        "SELECT count(*), count(*) FILTER (WHERE geom IS NULL), count(*) FILTER (WHERE geom IS NOT NULL AND text IS NULL)"
-        " FROM sample"
-    ).fetchone() or (0, 0, 0)
-    connection.execute("DELETE FROM sample WHERE geom IS NULL OR text IS NULL")
+        raise _bad_source(source, error) from error
+    rows, without_geometry, without_text, without_id = connection.execute(
+        "SELECT count(*), count(*) FILTER (WHERE geom IS NULL),"
+        " count(*) FILTER (WHERE geom IS NOT NULL AND text IS NULL),"
+        " count(*) FILTER (WHERE geom IS NOT NULL AND text IS NOT NULL AND id IS NULL) FROM pg_temp.sample"
+    ).fetchone() or (0, 0, 0, 0)
     if rows == without_geometry + without_text:
         raise NotEnoughData(
             f"{source.relation} has {rows} rows, {without_geometry} of them without a usable geometry and"
             f" {without_text} without a text. Load POIs with: callipper-db load FILE"
         )
-    srid = _check_srid(connection, source.srid) if source.srid else _choose_utm(connection)
+    if without_id:
+        raise BadSource(source=source.relation, reason=f"{without_id} rows have no id. Name a unique column with --id.")
+    connection.execute("DELETE FROM pg_temp.sample WHERE geom IS NULL OR text IS NULL")
+    srid = _check_srid(connection, source.srid) if source.srid is not None else _choose_utm(connection)
     samples = _stream(connection, srid, advance)
-    return Snapshot(samples, taken_at, rows, without_geometry, without_text, text_sql)
+    _check_samples(samples, source)
+    return Snapshot(samples, name, taken_at, rows, without_geometry, without_text, text_sql)
 
 
 def _to_lon_lat(connection: Connection) -> None:
-    row = connection.execute("SELECT count(*) FROM sample WHERE ST_SRID(geom) = 0 AND NOT ST_IsEmpty(geom)").fetchone()
-    if row and row[0]:
+    unknown = connection.execute(
+        "SELECT ST_SRID(geom), count(*) FROM pg_temp.sample WHERE NOT ST_IsEmpty(geom)"
+        " AND ST_SRID(geom) NOT IN (SELECT srid FROM spatial_ref_sys) GROUP BY 1 ORDER BY 1 LIMIT 1"
+    ).fetchone()
+    if unknown:
+        said = f"the SRID {unknown[0]}, which PostGIS does not know" if unknown[0] else "no SRID"
         raise psycopg.errors.InvalidParameterValue(
-            f"{row[0]} geometries have no SRID; set it with ST_SetSRID(geom, 4326), or whichever it is"
+            f"{unknown[1]} geometries have {said}; set it with ST_SetSRID(geom, 4326), or whichever it is"
         )
     # Out of range, empty or not finite: no place on earth, counted as without geometry.
     connection.execute(
-        "UPDATE sample SET geom = CASE WHEN ST_IsEmpty(geom) THEN NULL ELSE ST_Transform(geom, 4326) END"
+        "UPDATE pg_temp.sample SET geom = CASE WHEN NOT ST_IsEmpty(geom) THEN pg_temp.lon_lat(geom) END"
         " WHERE ST_SRID(geom) <> 4326 OR ST_IsEmpty(geom)"
     )
     connection.execute(
-        "UPDATE sample SET geom = NULL WHERE NOT (ST_X(geom) BETWEEN -180 AND 180 AND ST_Y(geom) BETWEEN -90 AND 90)"
+        "UPDATE pg_temp.sample SET geom = NULL"
+        " WHERE NOT (ST_X(geom) BETWEEN -180 AND 180 AND ST_Y(geom) BETWEEN -90 AND 90)"
     )
 
 
 def _stream(connection: Connection, srid: int, advance: Callable[[int], None]) -> Samples:
     connection.execute(
-        "CREATE TEMPORARY TABLE distinct_text ON COMMIT DROP AS SELECT text,"
-        " (row_number() OVER (ORDER BY text COLLATE \"C\") - 1)::int4 AS text_id FROM sample GROUP BY text"
+        'INSERT INTO pg_temp.distinct_text SELECT text, row_number() OVER (ORDER BY text COLLATE "C") - 1'
+        " FROM pg_temp.sample GROUP BY text"
     )
-    connection.execute("ANALYZE distinct_text")
-    texts = [str(text) for (text,) in connection.execute("SELECT text FROM distinct_text ORDER BY text_id")]
-    columns = read_rows(connection, stream_query(srid), ["int8", "float8", "float8", "float8", "float8", "int4"], advance=advance)
+    connection.execute("ANALYZE pg_temp.distinct_text")
+    texts = [str(text) for (text,) in connection.execute("SELECT text FROM pg_temp.distinct_text ORDER BY text_id")]
+    try:
+        kinds = ["int8", "float8", "float8", "float8", "float8", "int4"]
+        columns = read_rows(connection, stream_query(srid), kinds, advance=advance)
+    except psycopg.InternalError as error:  # PROJ's, for a point that the CRS does not reach
+        raise _out_of_reach(srid) from error
     point_id, lon, lat, easting, northing, text_id = columns
+    if not (np.isfinite(easting) & np.isfinite(northing)).all():
+        raise _out_of_reach(srid)
     # The server's order may vary with parallel plans; the training order must not.
     order = np.lexsort((text_id, northing, easting, point_id))
-    samples = Samples(
+    return Samples(
         point_id=point_id[order],
         lonlat=np.column_stack([lon, lat])[order],
         metres=np.column_stack([easting, northing])[order],
@@ -138,45 +171,56 @@ def _stream(connection: Connection, srid: int, advance: Callable[[int], None]) -
         texts=texts,
         srid=srid,
     )
-    _check_samples(samples)
-    return samples
 
 
 def stream_query(srid: int) -> sql.Composed:
     """The query whose rows are streamed: id, lon, lat, easting, northing, text_id, each of fixed width."""
     return sql.SQL(
         "SELECT s.id, ST_X(s.geom), ST_Y(s.geom), ST_X(p.geom), ST_Y(p.geom), t.text_id"
-        " FROM sample s JOIN distinct_text t USING (text), LATERAL (SELECT ST_Transform(s.geom, {}) AS geom OFFSET 0) AS p"
+        " FROM pg_temp.sample s JOIN pg_temp.distinct_text t USING (text),"
+        " LATERAL (SELECT ST_Transform(s.geom, {}) AS geom OFFSET 0) AS p"
     ).format(sql.Literal(srid))
 
 
-def _check_samples(samples: Samples) -> None:
-    if not np.isfinite(samples.metres).all():
-        raise BadExtent(
-            reason=f"some POIs have no coordinates in EPSG:{samples.srid}. Choose a CRS that covers them with --srid."
-        )
+def _out_of_reach(srid: int) -> BadExtent:
+    return BadExtent(reason=f"some POIs have no coordinates in EPSG:{srid}. Choose a CRS that covers them with --srid.")
+
+
+def _check_samples(samples: Samples, source: Source) -> None:
     values, counts = np.unique(samples.point_id, return_counts=True)
     if (counts > 1).any():
-        raise BadSource(
-            source="", reason=f"id {values[counts > 1][0]} appears {counts.max()} times. Name a unique column with --id."
-        )
+        twice = np.argmax(counts > 1)
+        reason = f"id {values[twice]} appears {counts[twice]} times. Name a unique column with --id."
+        raise BadSource(source=source.relation, reason=reason)
 
 
-def _relation(relation: str) -> sql.Composable:
-    """A table's name, quoted as it must be, or a query in parentheses."""
-    stripped = relation.strip().rstrip(";")
-    if re.match(r"(?is)^(select|with|table|values)\b", stripped):
-        return sql.SQL("({})").format(sql.SQL(stripped))  # type: ignore[arg-type]
-    return sql.Identifier(*stripped.replace('"', "").split("."))
+def _table_name(connection: Connection, relation: str) -> str:
+    """schema.name of a table or view, quoted where need be. It is named by SQL's rules, or just as it is spelt."""
+    spelt = sql.Identifier(*relation.strip().split(".")).as_string()
+    query = (
+        "SELECT format('%%I.%%I', nspname, relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+        " ON n.oid = relnamespace WHERE c.oid = to_regclass(%s)"
+    )
+    for name in (relation, spelt):
+        try:
+            with connection.transaction():
+                row = connection.execute(query, [name]).fetchone()
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise BadSource(source=relation, reason=_reason(error)) from error
+        except (psycopg.DataError, psycopg.NotSupportedError, psycopg.ProgrammingError):
+            continue  # no name at all
+        if row:
+            return str(row[0])
+    raise BadSource(source=relation, reason="there is no such table or view, and a query begins with SELECT or WITH")
 
 
 def _columns(connection: Connection, source: Source, relation: sql.Composable) -> dict[str, str]:
     """Column names and their types."""
     try:
-        cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(relation))
+        cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(relation), binary=True)
     except psycopg.Error as error:
-        raise BadSource(source=source.relation, reason=_reason(error)) from error
-    names = dict(
+        raise _bad_source(source, error) from error
+    names: dict[int, str] = dict(
         connection.execute(
             "SELECT oid::int8, typname::text FROM pg_catalog.pg_type WHERE oid = ANY(%s)",
             [[column.type_code for column in cursor.description or []]],
@@ -198,13 +242,19 @@ def _geometry_column(source: Source, columns: dict[str, str]) -> str:
     return found[0]
 
 
-def _identifier_expression(source: Source, columns: dict[str, str]) -> str:
+def _identifier_expression(
+    source: Source, name: str, columns: dict[str, str], geometry: str, text_sql: str
+) -> sql.Composable:
     if source.identifier:
-        return source.identifier
-    if source.relation == POI_TABLE:
-        return "s.poi_id"
-    found = [name for name in ID_COLUMNS if columns.get(name) in {"int2", "int4", "int8"}]
-    return f's."{found[0]}"' if found else "row_number() OVER ()"
+        return sql.SQL(source.identifier)
+    found = [column for column in ID_COLUMNS if columns.get(column) in {"int2", "int4", "int8"}]
+    if found:
+        return sql.Identifier("s", "poi_id" if name == POI_TABLE else found[0])
+    # By content, so that the same rows have the same numbers in the next run, whatever order the server reads them in.
+    return sql.SQL('row_number() OVER (ORDER BY s.{}, ({})::text COLLATE "C")').format(
+        sql.Identifier(geometry),
+        sql.SQL(text_sql),
+    )
 
 
 def _text_expression(source: Source, columns: dict[str, str]) -> str:
@@ -219,7 +269,7 @@ def _text_expression(source: Source, columns: dict[str, str]) -> str:
             if name not in columns:
                 template = re.sub(rf"\[[^\]]*{{{name}}}[^\]]*\]", "", template)
         expression = template_expression(template, columns, source.relation)
-        return f"coalesce(s.description::text, {expression})" if "description" in columns else expression
+        return f"coalesce({TRIMMED.format('s.description')}, {expression})" if "description" in columns else expression
     found = [name for name in TEXT_COLUMNS if name in columns]
     if not found:
         raise BadSource(
@@ -230,45 +280,58 @@ def _text_expression(source: Source, columns: dict[str, str]) -> str:
 
 
 def template_expression(template: str, columns: dict[str, str], relation: str) -> str:
-    """'[{name}, ]A place of {category}' as SQL; what stands in brackets goes where a column in it is NULL or empty."""
-    pieces = []
-    for optional, plain in re.findall(r"\[([^\]]*)\]|([^\[]+)", template):
-        expression = _concatenation(optional or plain, columns, relation)
-        pieces.append(f"coalesce({expression}, '')" if optional else expression)
+    """'[{name}, ]A place of {category}' as SQL; what stands in brackets goes where a column in it is NULL or empty.
+
+    A bracket or brace of the text's own is written twice.
+    """
+    pieces: list[str] = []
+    optional: list[str] | None = None  # what stands in the brackets that are open
+    for token in TEMPLATE_TOKEN.finditer(template):
+        if token["stray"] or (token["bracket"] and (token["bracket"] == "[") != (optional is None)):
+            where = f"the template's {token[0]} at character {token.start() + 1}"
+            raise BadSource(
+                source=relation, reason=f"{where} lacks its partner; one that is meant as such is written twice"
+            )
+        if token["bracket"] == "[":
+            optional = []
+        elif token["bracket"] == "]":
+            pieces += [f"coalesce({' || '.join(optional)}, '')"] if optional else []
+            optional = None
+        else:
+            (pieces if optional is None else optional).append(_piece(token, columns, relation))
+    if optional is not None:
+        raise BadSource(source=relation, reason="the template's [ is not closed")
     if not pieces:
         raise BadSource(source=relation, reason="the template is empty")
     return " || ".join(pieces)
 
 
-def _concatenation(text: str, columns: dict[str, str], relation: str) -> str:
-    parts = []
-    for name, literal in re.findall(r"\{([^}]*)\}|([^{]+)", text):
-        if literal:
-            parts.append(sql.Literal(literal).as_string())
-        elif name in columns:
-            parts.append(sql.SQL("nullif(btrim(s.{}::text), '')").format(sql.Identifier(name)).as_string())
-        else:
-            raise BadSource(source=relation, reason=f"the template names {{{name}}}; the columns are {', '.join(columns)}")
-    return " || ".join(parts)
+def _piece(token: re.Match[str], columns: dict[str, str], relation: str) -> str:
+    name = token["column"]
+    if name is None:
+        return sql.Literal(token["literal"] or token[0][0]).as_string()
+    if name not in columns:
+        raise BadSource(source=relation, reason=f"the template names {{{name}}}; the columns are {', '.join(columns)}")
+    return TRIMMED.format(sql.Identifier("s", name).as_string())
 
 
 def _choose_utm(connection: Connection) -> int:
     """The UTM zone of the middle of the POIs. Raises BadExtent where they reach too far out of it."""
     row = connection.execute(
         # A circular mean, so that a country on both sides of the 180th meridian is no trouble.
-        "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM sample"
+        "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
     ).fetchone()
     assert row is not None
     zone = min(60, math.floor((float(row[0]) + 180) / 6) + 1)
     central = zone * 6 - 183
     reach = connection.execute(
-        "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM sample", {"c": central}
+        "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample", {"c": central}
     ).fetchone()
     assert reach is not None
     if reach[0] > UTM_REACH_DEGREES:
         raise BadExtent(
-            reason=f"the POIs reach {reach[0]:.0f} degrees from the middle of UTM zone {zone}, too far for one metric CRS."
-            " Name a projected CRS with --srid, or take a part of them with --source 'SELECT ... WHERE ...'."
+            reason=f"the POIs reach {reach[0]:.0f} degrees from the middle of UTM zone {zone}, too far for one metric"
+            " CRS. Name a projected CRS with --srid, or take a part of them with --source 'SELECT ... WHERE ...'."
         )
     return (32600 if row[1] >= 0 else 32700) + zone
 
@@ -278,15 +341,22 @@ def _check_srid(connection: Connection, srid: int) -> int:
     row = connection.execute("SELECT proj4text, srtext FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone()
     if row is None:
         raise BadExtent(reason=f"PostGIS does not know EPSG:{srid}. Leave --srid away to use the UTM zone.")
-    if not str(row[1]).startswith("PROJCS") or "units=m" not in str(row[0]):
+    if not str(row[1]).startswith("PROJCS") or "+units=m" not in str(row[0]).split():
         raise BadExtent(reason=f"EPSG:{srid} is not projected in metres. Leave --srid away to use the UTM zone.")
     return srid
 
 
 def _scalar(connection: Connection, query: str) -> object:
-    row = connection.execute(query).fetchone()  # type: ignore[call-overload]
+    row = connection.execute(query).fetchone()
     assert row is not None
     return row[0]
+
+
+def _bad_source(source: Source, error: psycopg.Error) -> Exception:
+    """What to raise for an error that the user's SQL has met; a lost connection stays what it is."""
+    if isinstance(error, psycopg.OperationalError):
+        return error
+    return BadSource(source=source.relation, reason=_reason(error))
 
 
 def _reason(error: psycopg.Error) -> str:

@@ -51,8 +51,12 @@ class TextEncoder:
     @cached_property
     def arch(self) -> dict[str, Any]:
         """The transformer's own configuration."""
-        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
-        return config
+        try:
+            config: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            return config | {"hidden_size": int(config["hidden_size"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{self.folder / 'config.json'} does not describe a transformer"
+            raise TextEncoderMissing(name=self.name, reason=reason) from error
 
     @property
     def dim(self) -> int:
@@ -64,17 +68,29 @@ class TextEncoder:
         """The loaded encoder."""
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(str(self.folder), device=self.device)
+        try:
+            return SentenceTransformer(str(self.folder), device=self.device)
+        except Exception as error:  # of a dozen kinds, as files are damaged or missing
+            reason = f"{self.folder} is no whole sentence encoder ({str(error).splitlines()[0]})"
+            raise TextEncoderMissing(name=self.name, reason=reason) from error
 
     def encode(self, texts: list[str]) -> Array:
         """(N,) texts -> (N, T) float32."""
-        return np.asarray(self.transformer.encode(texts, convert_to_numpy=True, show_progress_bar=False), np.float32)
+        vectors = self.transformer.encode(texts, convert_to_numpy=True, show_progress_bar=False)
+        if vectors.shape[1] != self.dim:
+            reason = f"its vectors have {vectors.shape[1]} dimensions, not the {self.dim} of its config.json"
+            raise TextEncoderMissing(name=self.name, reason=reason)
+        return np.asarray(vectors, np.float32)
 
 
 def find_encoder(name: str, device: str = "cpu") -> TextEncoder:
-    """The encoder of that name: a folder, the packaged copy, or the hub's (its cache first). Raises TextEncoderMissing."""
+    """The encoder of that name: a folder, the packaged copy, or the hub's (its cache first).
+
+    Raises TextEncoderMissing.
+    """
     if Path(name).is_dir():
-        return TextEncoder(name, Path(name), device)
+        folder = Path(name).absolute()  # `remember` looks for it again, from whatever folder
+        return _checked(TextEncoder(str(folder), folder, device))
     if name in PACKAGED:
         package, sha256 = PACKAGED[name]
         for weights in _package_files(package, "model.safetensors"):
@@ -84,10 +100,15 @@ def find_encoder(name: str, device: str = "cpu") -> TextEncoder:
     try:
         from huggingface_hub import snapshot_download
 
-        folder = snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"])
+        downloaded = snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"])
     except Exception as error:  # the hub's client raises errors of a dozen kinds
         raise TextEncoderMissing(name=name, reason=str(error).splitlines()[0]) from error
-    return TextEncoder(name, Path(folder), device)
+    return _checked(TextEncoder(name, Path(downloaded), device))
+
+
+def _checked(encoder: TextEncoder) -> TextEncoder:
+    assert encoder.revision and encoder.dim  # they raise where files are missing
+    return encoder
 
 
 def _package_files(package: str, name: str) -> list[Path]:
@@ -110,7 +131,7 @@ def register_encoder(connection: db.Connection, encoder: TextEncoder) -> int:
 def encode_cached(
     dsn: str, encoder: TextEncoder, texts: list[str], advance: Callable[[int], None] = lambda count: None
 ) -> Array:
-    """(V,) distinct texts -> (V, T) float32: from the table text_vector, and what is missing there is encoded and added.
+    """(V,) distinct texts -> (V, T) float32, from the table text_vector; what is missing there is encoded and added.
 
     Every few thousand texts are committed, so that an interrupted run has not worked in vain.
     """
@@ -118,11 +139,11 @@ def encode_cached(
     with db.session(dsn) as connection:
         encoder_id = register_encoder(connection, encoder)
         connection.execute("CREATE TEMPORARY TABLE wanted (number int4, text text) ON COMMIT DROP")
-        with connection.cursor() as cursor, cursor.copy("COPY wanted FROM STDIN") as copy:
+        with connection.cursor() as cursor, cursor.copy("COPY pg_temp.wanted FROM STDIN") as copy:
             for row in enumerate(texts):
                 copy.write_row(row)
         query = sql.SQL(
-            "SELECT w.number, v.vec FROM wanted w JOIN callipper.text_vector v ON v.text_encoder_id = {}"
+            "SELECT w.number, v.vec FROM pg_temp.wanted w JOIN callipper.text_vector v ON v.text_encoder_id = {}"
             " AND v.text_hash = hashtextextended(w.text, 0) AND v.text = w.text"
         ).format(sql.Literal(encoder_id))
         number, known = read_rows(connection, query, ["int4", "vector"], encoder.dim)

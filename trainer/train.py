@@ -9,18 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from psycopg import sql
 
 from callipper_db import db
-from callipper_db.errors import NoActiveModel, TrainerBusy
+from callipper_db.errors import NoActiveModel, TextEncoderMissing, TextUnknown, TrainerBusy
 from callipper_db.progress import Reporter
 from callipper_db.store import Array, read_rows
 from trainer.config import TrainConfig
-from trainer.fit import fit
+from trainer.fit import choose_device, fit
 from trainer.publish import Publication, publish
 from trainer.samples import Samples
 from trainer.stream import POI_TABLE, Source, read_samples
@@ -62,12 +61,13 @@ def train(
 
     Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch.
     """
+    device = choose_device(config.device)
     seconds: dict[str, float] = {}
     with only_trainer(dsn, wait=wait, reporter=reporter):
         with _timed("read", seconds), db.session(dsn, autocommit=True) as connection:
             reporter.stage("reading POIs")
             snapshot = read_samples(connection, source, reporter.advance)
-            words = place_words() + _categories(connection, source)
+            words = place_words() + _categories(connection, snapshot.source)
         samples = snapshot.samples
         if snapshot.without_geometry or snapshot.without_text:
             reporter.note(
@@ -75,7 +75,7 @@ def train(
                 " were left out."
             )
         with _timed("encode", seconds):
-            encoder = find_encoder(text_encoder)
+            encoder = find_encoder(text_encoder, str(device))
             text_vectors, word_vectors = _encode(dsn, encoder, samples, words, reporter)
         fingerprint = hashlib.sha256(f"{samples.content_hash()} {encoder.revision}".encode()).hexdigest()
         if checkpoint.exists() and not resume:
@@ -102,9 +102,13 @@ def train(
                 grid_size_m=grid_size_m,
                 grid_kind=grid_kind,
                 index=index,
-                metrics={"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history},
+                metrics={
+                    "validation_loss": validation_loss,
+                    "best_epoch": trained.best_epoch,
+                    "history": trained.history,
+                },
                 provenance={
-                    "source": source.relation,
+                    "source": snapshot.source,
                     "text": snapshot.text_sql,
                     "rows": len(samples),
                     "texts": len(samples.texts),
@@ -130,18 +134,23 @@ def train(
 
 
 def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int:
-    """Add texts to those that the active model answers; returns how many were new. Raises NoActiveModel."""
+    """Add texts to those that the active model answers; returns how many were new. Raises NoActiveModel, TextUnknown."""
+    if not all(text.strip() for text in texts):
+        raise TextUnknown(reason="the text is empty. Give a word or a phrase, such as 'park'.")
     with db.session(dsn) as connection:
         row = connection.execute(
-            "SELECT m.version, e.name, e.dim FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
-            " WHERE m.status = 'active'"
+            "SELECT m.version, e.name, e.revision, e.dim FROM callipper.model m"
+            " JOIN callipper.text_encoder e USING (text_encoder_id) WHERE m.status = 'active'"
         ).fetchone()
         if row is None:
             raise NoActiveModel
-        version, name, dim = row
+        version, name, revision, dim = row
         query = sql.SQL("SELECT weight, bias FROM callipper.text_projection WHERE version = {} ORDER BY neuron")
         weight, bias = read_rows(connection, query.format(sql.Literal(version)), ["vector", "float4"], dim)
-    vectors = encode_cached(dsn, find_encoder(text_encoder or name), list(dict.fromkeys(texts)))
+    encoder = find_encoder(text_encoder or name)
+    if encoder.revision != revision:
+        raise TextEncoderMissing(name=name, reason="its weights are not those that the active model was trained with")
+    vectors = encode_cached(dsn, encoder, list(dict.fromkeys(texts)))
     projected = torch.nn.functional.linear(*map(torch.from_numpy, (vectors, weight, bias)))
     embeddings = torch.nn.functional.normalize(projected, dim=1).tolist()
     with db.session(dsn) as connection, connection.cursor() as cursor:
@@ -162,7 +171,8 @@ def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[None]:
             holder = connection.execute(
                 "SELECT l.pid, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI') FROM pg_catalog.pg_locks l"
                 " LEFT JOIN pg_catalog.pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
-                " AND l.objid = %s AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())",
+                " AND l.objid = %s"
+                " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())",
                 [TRAIN_LOCK],
             ).fetchone()
             if holder is not None and not wait:
@@ -184,9 +194,9 @@ def _encode(
     return vectors[: len(samples.texts)], vectors[np.array([row_of[word] for word in words], dtype=np.int64)]
 
 
-def _categories(connection: db.Connection, source: Source) -> list[str]:
+def _categories(connection: db.Connection, source: str) -> list[str]:
     """The bare categories and groups of loaded POIs, since that is what people ask for."""
-    if source.relation != POI_TABLE:
+    if source != POI_TABLE:
         return []
     rows = connection.execute(
         "SELECT category FROM callipper.poi UNION SELECT category_group FROM callipper.poi ORDER BY 1"

@@ -128,6 +128,19 @@ CREATE TABLE callipper.text_projection (
 COMMENT ON TABLE callipper.text_projection IS
     'the linear map from the sentence encoder to the shared space, a row per dimension';
 
+CREATE TABLE callipper.context_cell (
+    version integer NOT NULL,
+    level integer NOT NULL,
+    i integer NOT NULL,
+    j integer NOT NULL,
+    n real NOT NULL,
+    code_sum vector NOT NULL,
+    CONSTRAINT context_cell_pkey PRIMARY KEY (version, level, i, j),
+    CONSTRAINT context_cell_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version) ON DELETE CASCADE
+);
+COMMENT ON TABLE callipper.context_cell IS
+    'what lies around: POIs and their text codes summed per cell of square lattices, 100 m * 2^level a side';
+
 CREATE TABLE callipper.text_embedding (
     version integer NOT NULL,
     text_hash bigint NOT NULL GENERATED ALWAYS AS (hashtextextended(text, 0::bigint)) STORED,
@@ -165,8 +178,8 @@ COMMENT ON COLUMN callipper.point_embedding.text IS 'what the model read'
 """
 
 TABLES = (
-    "point_embedding, cell_embedding, text_embedding, text_projection, location_weight, model, cell, grid, text_vector,"
-    " text_encoder, poi"
+    "point_embedding, cell_embedding, text_embedding, context_cell, text_projection, location_weight, model, cell, grid,"
+    " text_vector, text_encoder, poi"
 )
 
 

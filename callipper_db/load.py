@@ -1,0 +1,346 @@
+"""POIs in: a file of any known format, through COPY into a staging table, upserted into callipper.poi."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from callipper_db import db
+from callipper_db.errors import BadInput, NotInitialised, TooManyRejects
+from callipper_db.read import SOURCE_SUFFIXES, Block, Reader, Record, Refused, open_reader
+from callipper_db.read.bulk import bulk_csv, csv_of
+from callipper_db.read.place import OUT_OF_RANGE, LoadOptions, Place, Rules
+from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY
+
+__all__ = ["FileSummary", "LoadOptions", "LoadProgress", "LoadSummary", "load"]
+
+REJECTS_HEADER = ["file", "row", "reason", "content"]
+CONTENT_LIMIT = 1000  # characters of a refused row that are shown
+
+STAGING = """
+CREATE TEMPORARY TABLE poi_load (
+    "row" bigint, source text COLLATE "C", source_id text COLLATE "C", name text, category text, category_group text,
+    description text, x float8, y float8, shape text, attributes jsonb
+) ON COMMIT DROP"""
+
+# A point on the surface of any geometry, in longitude and latitude; NULL for what PostGIS cannot read or place.
+TO_POINT = """
+CREATE FUNCTION pg_temp.callipper_point(x float8, y float8, shape text, srid int) RETURNS geometry
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    place geometry;
+BEGIN
+    IF shape IS NULL THEN
+        place := ST_SetSRID(ST_MakePoint(x, y), srid);
+    ELSIF shape LIKE '{%' THEN
+        place := ST_SetSRID(ST_GeomFromGeoJSON(shape), srid);
+    ELSE
+        place := shape::geometry;
+        place := CASE WHEN ST_SRID(place) = 0 THEN ST_SetSRID(place, srid) ELSE place END;
+    END IF;
+    place := CASE WHEN ST_GeometryType(place) = 'ST_Point' THEN place ELSE ST_PointOnSurface(place) END;
+    RETURN ST_Transform(place, 4326);
+EXCEPTION WHEN internal_error OR data_exception OR feature_not_supported THEN
+    RETURN NULL;
+END
+$$"""
+
+PLACE = """
+UPDATE poi_load AS l SET x = ST_X(p.place), y = ST_Y(p.place)
+FROM (
+    SELECT ctid AS id, pg_temp.callipper_point(x, y, shape, %(srid)s) AS place
+    FROM poi_load WHERE shape IS NOT NULL OR %(srid)s <> 4326
+) AS p
+WHERE l.ctid = p.id"""
+
+REFUSE = """
+DELETE FROM poi_load
+WHERE (x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90) IS NOT TRUE
+RETURNING "row", x IS NULL, left(jsonb_strip_nulls(to_jsonb(poi_load))::text, %s)"""
+
+# Of rows with the same id the last one counts.
+DROP_DUPLICATES = """
+DELETE FROM poi_load AS l
+USING (SELECT source, source_id, max("row") AS last FROM poi_load GROUP BY 1, 2 HAVING count(*) > 1) AS d
+WHERE l.source = d.source AND l.source_id = d.source_id AND l."row" < d.last"""
+
+# Until the transaction ends nobody else writes, so no row appears between the two statements; readers go on.
+LOCK = "LOCK TABLE callipper.poi IN SHARE ROW EXCLUSIVE MODE"
+
+# A row that would stay as it is is left alone.
+UPDATE = """
+UPDATE callipper.poi AS p
+SET name = l.name, category = l.category, category_group = l.category_group, description = l.description,
+    geom = ST_SetSRID(ST_MakePoint(l.x, l.y), 4326), attributes = l.attributes
+FROM poi_load AS l
+WHERE p.source = l.source AND p.source_id = l.source_id
+    AND (p.name, p.category, p.category_group, p.description, p.attributes, ST_X(p.geom), ST_Y(p.geom))
+        IS DISTINCT FROM (l.name, l.category, l.category_group, l.description, l.attributes, l.x, l.y)"""
+
+INSERT = """
+INSERT INTO callipper.poi (source, source_id, name, category, category_group, description, geom, attributes)
+SELECT source, source_id, name, category, category_group, description, ST_SetSRID(ST_MakePoint(x, y), 4326), attributes
+FROM poi_load AS l
+WHERE NOT EXISTS (SELECT FROM callipper.poi AS p WHERE p.source = l.source AND p.source_id = l.source_id)"""
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far the file in hand is read; bytes are those on disk. Of a PBF file only the end is known."""
+
+    path: Path
+    bytes_done: int
+    bytes_total: int
+    rows: int
+
+
+@dataclass
+class FileSummary:
+    """Where the rows of a file went: the counts below `rows` add up to it."""
+
+    path: Path
+    rows: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    duplicates: int = 0  # the file has the same id again further down
+    filtered: int = 0  # left out by `where`, or street furniture
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)  # why rejected -> rows
+    rejects: Path | None = None  # the file that holds them
+
+
+COUNTS = ("rows", "inserted", "updated", "unchanged", "duplicates", "filtered", "rejected")
+
+
+@dataclass
+class LoadSummary:
+    files: list[FileSummary] = field(default_factory=list)
+
+    def total(self, count: str) -> int:
+        """The sum over the files of one of COUNTS."""
+        return sum(getattr(file, count) for file in self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: the totals, and the same per file."""
+        return {count: self.total(count) for count in COUNTS} | {"files": [_file_dict(file) for file in self.files]}
+
+
+def load(
+    dsn: str,
+    paths: Sequence[Path],
+    options: LoadOptions | None = None,
+    progress: Callable[[LoadProgress], None] | None = None,
+) -> LoadSummary:
+    """Load files of POIs into callipper.poi, each in one transaction; a file that was loaded before changes nothing.
+
+    Rows that cannot be used go to a rejects file. Nothing is taken for a duplicate but the same (source, source_id): a
+    column such as `dup` counts only through `options.where`, {"dup": "0"}.
+    Raises BadInput, TooManyRejects, MissingExtra, NotInitialised; the files before the bad one stay loaded.
+    """
+    options = options or LoadOptions()
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        with open_reader(path, options.street_furniture):
+            pass
+    rejects = Rejects(options.rejects)
+    summary = LoadSummary()
+    with db.session(dsn, autocommit=True) as connection:
+        if connection.execute("SELECT to_regclass('callipper.poi')").fetchone() == (None,):
+            raise NotInitialised
+        for path in paths:
+            with rejects.of_file(path), connection.transaction():
+                summary.files.append(_load_file(connection, path, options, rejects, progress))
+    return summary
+
+
+class Rejects:
+    """The rows that are set aside, a CSV file per input, or one for all where the user names it."""
+
+    def __init__(self, named: Path | None) -> None:
+        self._named = named
+        self._begun: set[Path] = set()  # files of this run, to append to
+        self._out: IO[Any] | None = None
+        self.input = Path()
+        self.reasons: Counter[str] = Counter()
+        self.first = ""
+
+    @property
+    def path(self) -> Path:
+        return self._named or Path(f"{self.input.name}.rejects.csv")
+
+    @contextmanager
+    def of_file(self, path: Path) -> Iterator[None]:
+        """What is added meanwhile is of `path`; it is taken back if loading fails, unless because all was rejected."""
+        self.input, self.reasons, self.first = path, Counter(), ""
+        before = self.path.stat().st_size if self.path in self._begun else None
+        try:
+            yield
+        except TooManyRejects:
+            raise
+        except BaseException:
+            self._close()
+            self._take_back(before)
+            raise
+        else:
+            if not self.reasons and before is None and _is_rejects(self.path):
+                self.path.unlink()  # an earlier run's, which this run has put right
+        finally:
+            self._close()
+
+    def add(self, refused: Refused) -> None:
+        self._out = self._out or self._open()
+        content = refused.raw[:CONTENT_LIMIT].replace(BAD_BYTE, "\ufffd").replace("\0", "\ufffd").rstrip("\r\n")
+        row = csv.writer(self._out, lineterminator="\n")
+        row.writerow([self.input.name, refused.row, refused.reason, content])
+        self.first = self.first or refused.reason
+        self.reasons[refused.reason] += 1
+
+    def _open(self) -> IO[Any]:
+        path = self.path
+        try:
+            if path not in self._begun and path.exists() and not _is_rejects(path):
+                raise BadInput(path=path, reason="it exists and holds no rejects; choose another file with --rejects")
+            mode = "a" if path in self._begun else "w"
+            out = path.open(mode, encoding="utf-8", errors="replace", newline="")
+        except OSError as error:
+            reason = f"the rejected rows cannot be written there ({error.strerror}); choose another file with --rejects"
+            raise BadInput(path=path, reason=reason) from error
+        if path not in self._begun:
+            csv.writer(out, lineterminator="\n").writerow(REJECTS_HEADER)
+            self._begun.add(path)
+        return out
+
+    def _close(self) -> None:
+        if self._out:
+            self._out.close()
+            self._out = None
+
+    def _take_back(self, before: int | None) -> None:
+        if before is not None:
+            with open(self.path, "r+b") as file:
+                file.truncate(before)
+        elif self.path in self._begun:
+            self._begun.discard(self.path)
+            self.path.unlink(missing_ok=True)
+
+
+def _load_file(
+    connection: db.Connection,
+    path: Path,
+    options: LoadOptions,
+    rejects: Rejects,
+    progress: Callable[[LoadProgress], None] | None,
+) -> FileSummary:
+    summary = FileSummary(path)
+    connection.execute(STAGING)
+    with open_reader(path, options.street_furniture) as reader:
+        rules = Rules.of(path, reader, options, source_name(path))
+        staged = _copy(connection, reader, rules, rejects, summary, progress)
+        srid = options.srid or reader.srid() or 4326
+    staged -= _place(connection, path, srid, rejects)
+    summary.rejected, summary.reasons = rejects.reasons.total(), dict(rejects.reasons.most_common())
+    summary.rejects = rejects.path if summary.rejected else None
+    if not summary.rows:
+        raise BadInput(path=path, reason="it holds no rows")
+    if summary.rejected and summary.rejected + summary.filtered == summary.rows:
+        raise TooManyRejects(path=path, rows=summary.rejected, reason=rejects.first, rejects=rejects.path)
+    _upsert(connection, staged, summary)
+    connection.execute("DROP TABLE poi_load")
+    return summary
+
+
+def source_name(path: Path) -> str:
+    """The file's name without its endings: 'london_pois.csv.gz' is the source 'london_pois'."""
+    name = Path(path.name)
+    while name.suffix.lower() in SOURCE_SUFFIXES:
+        name = name.with_suffix("")
+    return str(name)
+
+
+def _copy(
+    connection: db.Connection,
+    reader: Reader,
+    rules: Rules,
+    rejects: Rejects,
+    summary: FileSummary,
+    progress: Callable[[LoadProgress], None] | None,
+) -> int:
+    """Send the good rows to the staging table; their number."""
+    staged, total = 0, summary.path.stat().st_size
+    with connection.cursor() as cursor, cursor.copy("COPY poi_load FROM STDIN (FORMAT csv)") as copy:
+        for block in reader.blocks:
+            in_bulk = bulk_csv(block, rules) if isinstance(block, Block) else None
+            if isinstance(block, Block) and in_bulk:
+                text, kept = in_bulk
+                size = len(block)
+                summary.filtered += size - kept
+            else:
+                records = list(block.records()) if isinstance(block, Block) else block
+                size = len(records)
+                text, kept = _row_by_row(records, rules, rejects, summary)
+            copy.write(text)
+            staged += kept
+            summary.rows += size
+            if progress:
+                progress(LoadProgress(summary.path, reader.bytes_done(), total, summary.rows))
+    if progress:
+        progress(LoadProgress(summary.path, total, total, summary.rows))
+    return staged
+
+
+def _row_by_row(
+    records: Sequence[Record | Refused | None], rules: Rules, rejects: Rejects, summary: FileSummary
+) -> tuple[str, int]:
+    """The good rows as CSV and their number; the others are counted and set aside."""
+    places = []
+    for record in records:
+        place = rules.place(record) if isinstance(record, Record) else record
+        if isinstance(place, Place):
+            places.append(place)
+        elif place is None:
+            summary.filtered += 1
+        else:
+            rejects.add(place)
+    return csv_of(places), len(places)
+
+
+def _place(connection: db.Connection, path: Path, srid: int, rejects: Rejects) -> int:
+    """Turn shapes and projected coordinates into longitude and latitude; how many rows have no place on the globe."""
+    if not connection.execute("SELECT 1 FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone():
+        raise BadInput(path=path, reason=f"PostGIS knows no SRID {srid}; give another with --srid")
+    if srid != 4326 or connection.execute("SELECT 1 FROM poi_load WHERE shape IS NOT NULL LIMIT 1").fetchone():
+        connection.execute(TO_POINT)
+        connection.execute(PLACE, {"srid": srid})
+        connection.execute("DROP FUNCTION pg_temp.callipper_point")
+    refused = connection.execute(REFUSE, [CONTENT_LIMIT]).fetchall()
+    for row, unplaced, content in refused:
+        rejects.add(Refused(row, BAD_GEOMETRY if unplaced else OUT_OF_RANGE, content))
+    return len(refused)
+
+
+def _upsert(connection: db.Connection, staged: int, summary: FileSummary) -> None:
+    summary.duplicates = connection.execute(DROP_DUPLICATES).rowcount
+    connection.execute("ANALYZE poi_load (source, source_id)")
+    connection.execute(LOCK)
+    summary.updated = connection.execute(UPDATE).rowcount
+    summary.inserted = connection.execute(INSERT).rowcount
+    summary.unchanged = staged - summary.duplicates - summary.updated - summary.inserted
+
+
+def _is_rejects(path: Path) -> bool:
+    """Did an earlier run write this file?"""
+    if not path.is_file():
+        return False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readline(100).rstrip("\n") in {",".join(REJECTS_HEADER), ""}
+
+
+def _file_dict(file: FileSummary) -> dict[str, Any]:
+    paths = {"path": str(file.path), "rejects": str(file.rejects) if file.rejects else None}
+    return {count: getattr(file, count) for count in COUNTS} | {"reasons": file.reasons} | paths

@@ -1,0 +1,8 @@
+"""POIs from files: a module per format, all of them iterators in constant memory."""
+
+from __future__ import annotations
+
+from callipper_db.read.formats import SOURCE_SUFFIXES, open_reader
+from callipper_db.read.record import Block, Reader, Record, Refused
+
+__all__ = ["SOURCE_SUFFIXES", "Block", "Reader", "Record", "Refused", "open_reader"]

@@ -1,0 +1,149 @@
+"""Places of many rows at once: what Rules.place does row by row, for blocks in which no row needs a closer look."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from itertools import compress
+from operator import and_
+from typing import Any, NamedTuple
+
+from callipper_db.read.place import (
+    ATTRIBUTES_LIMIT,
+    DESCRIPTION_LIMIT,
+    ID_LIMIT,
+    NAME_LIMIT,
+    Rules,
+    made_id,
+    text_of,
+    to_json,
+)
+from callipper_db.read.record import BAD_BYTE, Block
+
+DECIMAL = frozenset("0123456789+-. ")  # what PostgreSQL and Python read alike
+NUMBER_LIMIT = 40  # characters; longer ones may underflow
+
+Texts = list[str | None]
+
+
+class Coordinates(NamedTuple):
+    written: Sequence[Any]  # for COPY
+    values: list[float]
+
+
+def csv_of(rows: Iterable[Sequence[Any]]) -> str:
+    """CSV as COPY reads it: None is an empty field."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerows(rows)  # with \r\n, fields with either of the two are quoted
+    return text.getvalue()
+
+
+def bulk_csv(block: Block, rules: Rules) -> tuple[str, int] | None:
+    """The rows for COPY and their number; None: some row needs Rules.place."""
+    rows: Sequence[int] = range(block.first, block.first + len(block))
+    if rules.where:
+        keep = _matching(block, rules)
+        rows, block = list(compress(rows, keep)), _compress(block, keep)
+    if not rows:
+        return "", 0
+    x, y = _coordinates(block, rules)
+    name, category, group, description, source, identity = (_texts(block, rules, part) for part in PARTS)
+    if x is None or y is None or not _sound(rules, name, category, group, description):
+        return None
+    nothing = [None] * len(rows)
+    sources = [value or rules.source for value in source]
+    made = zip(name, category, description, x.values, y.values, nothing, strict=True)
+    ids = [value or made_id(*parts) for value, parts in zip(identity, made, strict=True)]
+    attributes = _attributes(block, rules)
+    if _longest(sources, ids) > ID_LIMIT or _longest(attributes) > ATTRIBUTES_LIMIT:
+        return None
+    places = (rows, sources, ids, name, category, group, description, x.written, y.written, nothing, attributes)
+    text = csv_of(zip(*places, strict=True))
+    return None if "\0" in text or "\\u0000" in text or BAD_BYTE in text else (text, len(rows))
+
+
+PARTS = ("name", "category", "group", "description", "source", "id")
+
+
+def _matching(block: Block, rules: Rules) -> list[bool]:
+    keep = [True] * len(block)
+    for column, wanted in rules.where.items():
+        matches = [(text_of(value) or "") == wanted for value in block.columns[column]]
+        keep = list(map(and_, keep, matches))
+    return keep
+
+
+def _compress(block: Block, keep: list[bool]) -> Block:
+    columns = {name: list(compress(column, keep)) for name, column in block.columns.items()}
+    return Block(block.first, columns, list(compress(block.shapes, keep)) if block.shapes else None)
+
+
+def _texts(block: Block, rules: Rules, part: str) -> Texts:
+    name = getattr(rules.columns, part)
+    if name is None or (part == "source" and not rules.any_source):
+        return [None] * len(block)
+    column = block.columns[name]
+    try:
+        return [value.strip() or None for value in column]
+    except AttributeError:
+        return [text_of(value) for value in column]
+
+
+def _sound(rules: Rules, name: Texts, category: Texts, group: Texts, description: Texts) -> bool:
+    """Has every row a category (a name, where the file has no categories), and no text over its limit?"""
+    told = category if rules.columns.category else name
+    short = _longest(name, category, group) <= NAME_LIMIT and _longest(description) <= DESCRIPTION_LIMIT
+    return short and None not in told
+
+
+def _longest(*columns: Sequence[str | None]) -> int:
+    return max(max(map(len, filter(None, column)), default=0) for column in columns)
+
+
+def _coordinates(block: Block, rules: Rules) -> tuple[Coordinates | None, Coordinates | None]:
+    columns = rules.columns
+    if columns.lon and columns.lat:
+        pair: Sequence[Sequence[Any]] = (block.columns[columns.lon], block.columns[columns.lat])
+    elif block.shapes and all(isinstance(shape, tuple) for shape in block.shapes):
+        pair = list(zip(*block.shapes, strict=True))
+    else:
+        return None, None
+    x, y = pair
+    return _numbers(x, 180 if rules.degrees else math.inf), _numbers(y, 90 if rules.degrees else math.inf)
+
+
+def _numbers(column: Sequence[Any], bound: float) -> Coordinates | None:
+    """Finite numbers within the bound, as floats or as decimal fractions; None: some are not."""
+    try:
+        values = list(map(float, column))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not all(map(math.isfinite, values)) or min(values) < -bound or max(values) > bound:
+        return None
+    kinds = set(map(type, column))
+    if kinds <= {float, int}:
+        return Coordinates(values, values)
+    if kinds == {str} and "_" not in (text := "".join(column)):
+        plain = DECIMAL.issuperset(text) and max(map(len, column)) <= NUMBER_LIMIT
+        return Coordinates(column if plain else values, values)
+    return None
+
+
+def _attributes(block: Block, rules: Rules) -> list[str]:
+    """JSON objects of the columns without a part, put together from pieces."""
+    pieces = [_members(name, column) for name, column in block.columns.items() if name not in rules.used]
+    return (
+        ["{" + "".join(members)[:-1] + "}" for members in zip(*pieces, strict=True)] if pieces else ["{}"] * len(block)
+    )
+
+
+def _members(name: str, column: Sequence[Any]) -> list[str]:
+    key = json.dumps(name, ensure_ascii=False)
+    quote = json.encoder.encode_basestring
+    return [
+        "" if value is None or value == "" else f"{key}:{quote(value) if type(value) is str else to_json(value)},"
+        for value in column
+    ]

@@ -1,0 +1,81 @@
+"""Which reader a file needs: by what it begins with, then by its suffix."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import zlib
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from callipper_db.errors import BadInput
+from callipper_db.read.delimited import is_delimited, open_delimited
+from callipper_db.read.geojson import open_collection, open_lines
+from callipper_db.read.parquet import open_parquet
+from callipper_db.read.pbf import open_pbf
+from callipper_db.read.record import Reader
+
+LINE_SUFFIXES = {".geojsonl", ".geojsons", ".geojsonseq", ".ndjson", ".jsonl"}
+TEXT_SUFFIXES = {".csv", ".tsv", ".tab", ".txt"}
+BINARY_SUFFIXES = {".parquet", ".geoparquet", ".pbf"}
+SOURCE_SUFFIXES = {".gz", ".osm", ".geojson", ".json"} | BINARY_SUFFIXES | LINE_SUFFIXES | TEXT_SUFFIXES
+HEAD = 65_536  # bytes
+KNOWN = (
+    "CSV or TSV, GeoJSON, newline-delimited GeoJSON (these also with .gz), (Geo)Parquet and OpenStreetMap PBF. Others:"
+    " ogr2ogr -t_srs EPSG:4326 -f GeoJSONSeq pois.geojsonl FILE"
+)
+
+
+def open_reader(path: Path, street_furniture: bool = False) -> AbstractContextManager[Reader]:
+    """Open a file of POIs. Raises BadInput for what is no file, is empty, or is of no known format."""
+    head = _read_head(path)
+    if head.startswith(b"PAR1"):
+        return open_parquet(path)
+    if head[4:6] == b"\x0a\x09" and head[6:15] == b"OSMHeader":
+        return open_pbf(path, street_furniture)
+    suffix = _suffix(path)
+    if suffix in BINARY_SUFFIXES:
+        raise BadInput(path=path, reason=f"it does not begin as a {suffix[1:]} file does; fetch the file again")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BadInput(path=path, reason="it is UTF-16 text; save it as UTF-8")
+    text = head.decode("utf-8-sig", errors="callipper-mark").lstrip()
+    if suffix in LINE_SUFFIXES or text.startswith("\x1e") or _is_object_a_line(text):
+        return open_lines(path)
+    if text.startswith("{") and suffix not in TEXT_SUFFIXES:
+        return open_collection(path)
+    if suffix in TEXT_SUFFIXES or (suffix not in {".json", ".geojson"} and is_delimited(text)):
+        return open_delimited(path)
+    raise BadInput(path=path, reason=f"the format is not known. Known are {KNOWN}")
+
+
+def _read_head(path: Path) -> bytes:
+    """The first bytes, unpacked if the file is gzip."""
+    try:
+        if not path.is_file():
+            raise BadInput(path=path, reason="it is not a file" if path.exists() else "there is no such file")
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+        if head.startswith(b"\x1f\x8b"):
+            head = zlib.decompressobj(wbits=31).decompress(head, HEAD)
+    except OSError as error:
+        raise BadInput(path=path, reason=f"it cannot be read ({error.strerror or error})") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise BadInput(path=path, reason=f"the gzip stream is broken ({error}); fetch the file again") from error
+    if not head.strip():
+        raise BadInput(path=path, reason="the file is empty")
+    return head
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
+
+
+def _is_object_a_line(text: str) -> bool:
+    """Is the first line a whole JSON object that is no FeatureCollection?"""
+    try:
+        first = json.loads(text.split("\n", 1)[0])
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and first.get("type") != "FeatureCollection" and "features" not in first

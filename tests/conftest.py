@@ -1,0 +1,183 @@
+"""The database of the tests: one throw-away cluster a session, a template made by the product's own init, clones of it.
+
+CALLIPPER_TEST_DSN points the tests at another server; its user must be able to create databases and extensions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from callipper_db import db
+from callipper_db.server import EmbeddedServer
+
+if TYPE_CHECKING:
+    from trainer.text import TextEncoder
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported
+
+_numbers = count(1)
+
+
+@contextmanager
+def _open_folder() -> Iterator[Path]:
+    """A folder that the server's user can reach too (pytest's own are closed to it when the tests run as root)."""
+    folder = Path(tempfile.mkdtemp(prefix="callipper-test-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    with _open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_folder() -> Iterator[Path]:
+    with _open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def cluster_dsn() -> Iterator[str]:
+    """A database of a running server, to create others from."""
+    if dsn := os.environ.get("CALLIPPER_TEST_DSN"):
+        yield dsn
+        return
+    with _open_folder() as home:
+        server = EmbeddedServer(home, durable=False)
+        try:
+            server.start()
+            yield server.dsn()
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def template_database(cluster_dsn: str) -> Iterator[str]:
+    """The name of a database with the extensions and the schema. Nobody connects to it: it is there to be cloned."""
+    from callipper_db import schema
+
+    with _database(cluster_dsn, "template0") as dsn:
+        with db.session(dsn) as connection:
+            connection.execute("CREATE EXTENSION postgis")
+            connection.execute("CREATE EXTENSION vector")
+        schema.init(dsn)
+        with db.session(dsn) as connection:
+            name = connection.info.dbname
+        yield name
+
+
+@pytest.fixture
+def empty_database(cluster_dsn: str) -> Iterator[str]:
+    """The DSN of a database with nothing in it, not even the extensions."""
+    with _database(cluster_dsn, "template0") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def database(cluster_dsn: str, template_database: str) -> Iterator[str]:
+    """The DSN of a database of the test's own, with the extensions and the schema."""
+    with _database(cluster_dsn, template_database) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def shared_database(cluster_dsn: str, template_database: str) -> Iterator[str]:
+    with _database(cluster_dsn, template_database) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def connection(shared_database: str) -> Iterator[db.Connection]:
+    """A transaction that is rolled back after the test, in a database that the tests share: do not commit."""
+    connection = db.connect(shared_database)
+    try:
+        yield connection
+    finally:
+        connection.rollback()
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def encoder() -> TextEncoder:
+    """The sentence encoder, which the tests load once."""
+    import torch
+
+    from town import ENCODER
+    from trainer.text import find_encoder
+
+    torch.set_num_threads(2)  # more only wait for each other in models as small as the tests'
+    return find_encoder(ENCODER)
+
+
+@pytest.fixture(scope="session")
+def town_template(
+    cluster_dsn: str, template_database: str, encoder: TextEncoder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The name of a database with the town's POIs, model version 1 of them, and the vectors of all its texts."""
+    from town import fill_town, train_town
+
+    with _database(cluster_dsn, template_database) as dsn:
+        fill_town(dsn)
+        train_town(dsn, tmp_path_factory.mktemp("town"))
+        with db.session(dsn) as connection:
+            name = connection.info.dbname
+        yield name
+
+
+@pytest.fixture
+def town(cluster_dsn: str, town_template: str) -> Iterator[str]:
+    """The DSN of a trained town of the test's own."""
+    with _database(cluster_dsn, town_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def shared_town(cluster_dsn: str, town_template: str) -> Iterator[str]:
+    """The DSN of a trained town to read from."""
+    with _database(cluster_dsn, town_template) as dsn:
+        yield dsn
+
+
+@contextmanager
+def _database(cluster_dsn: str, template: str) -> Iterator[str]:
+    name = f"callipper_test_{os.getpid()}_{next(_numbers)}"
+    new, old = sql.Identifier(name), sql.Identifier(template)
+    with db.session(cluster_dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(new, old))
+    try:
+        _copy_settings(cluster_dsn, template, name)
+        yield make_conninfo(cluster_dsn, dbname=name)
+    finally:
+        with db.session(cluster_dsn, autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(new))
+
+
+def _copy_settings(cluster_dsn: str, template: str, name: str) -> None:
+    """A clone lacks what ALTER DATABASE set in its template, such as the search_path."""
+    with db.session(cluster_dsn, autocommit=True) as admin:
+        found = admin.execute(
+            "SELECT split_part(s, '=', 1), substr(s, strpos(s, '=') + 1) FROM pg_db_role_setting, unnest(setconfig) s"
+            " WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = %s)",
+            [template],
+        ).fetchall()
+        for setting, value in found:
+            # search_path is stored as the list of identifiers that it is, others as text.
+            text = sql.SQL(value) if setting == "search_path" else sql.Literal(value)
+            statement = sql.SQL("ALTER DATABASE {} SET {} = {}")
+            admin.execute(statement.format(sql.Identifier(name), sql.Identifier(setting), text))

@@ -1,0 +1,186 @@
+"""The shape of the code: who imports whom, who opens connections, reads the environment and talks to a person."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("callipper_db", "trainer")
+# From bottom to top; a module may import from lower layers and, without a cycle, from its own.
+LAYERS = (
+    {"errors", "tables", "progress", "osm"},
+    {"config"},
+    {"db"},
+    {"schema", "load", "read", "grid", "store", "models", "search", "export", "server", "doctor", "plot", "console"},
+    {"cli", "web"},
+)
+ALONE = {"errors", "tables", "progress", "osm"}  # import nothing of ours
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "base", "manager", "service", "repository", "common", "misc"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            yield name, ast.parse(path.read_text(encoding="utf-8"), path)
+
+
+MODULES = dict(modules())
+
+
+def imports(tree: ast.AST, known: set[str]) -> set[str]:
+    """The modules that are imported: `from a import b` is a.b where that is one of `known`, else a."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else str(node.module) for name in names}
+    return found
+
+
+def imports_at_start(tree: ast.Module, known: set[str]) -> set[str]:
+    """What importing the module imports: not what stands in the bodies of functions."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= imports(node, known)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def part(name: str) -> str:
+    """callipper_db.read.pbf belongs to read."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def layer(name: str) -> int:
+    found = [number for number, parts in enumerate(LAYERS) if part(name) in parts]
+    assert found, f"{name} stands in no layer: add it to LAYERS"
+    return found[0]
+
+
+DATABASE_SIDE = sorted(name for name in MODULES if name.startswith("callipper_db."))
+TRAINING_SIDE = sorted(name for name in MODULES if name.startswith("trainer"))
+
+
+@pytest.mark.parametrize("name", DATABASE_SIDE)
+def test_arrows_point_down(name: str) -> None:
+    ours = {target for target in imports(MODULES[name], set(MODULES)) if target.startswith("callipper_db")}
+    for target in ours:
+        if not part(target):
+            assert target == "callipper_db", target
+        elif part(target) != part(name):
+            assert part(name) not in ALONE, f"{name} imports {target}, and should import nothing of ours"
+            assert layer(target) <= layer(name), f"{name} imports {target}"
+
+
+def test_there_is_no_cycle() -> None:
+    graph = {name: imports(tree, set(MODULES)) & set(MODULES) - {name} for name, tree in MODULES.items()}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("name", DATABASE_SIDE)
+def test_the_database_side_reaches_the_trainer_only_from_the_commands(name: str) -> None:
+    lazily = {target for target in imports(MODULES[name], set(MODULES)) if target.startswith("trainer")}
+    assert not {target for target in imports_at_start(MODULES[name], set(MODULES)) if target.startswith("trainer")}
+    if lazily:
+        assert name == "callipper_db.cli"
+
+
+@pytest.mark.parametrize("name", TRAINING_SIDE)
+def test_the_trainer_leaves_the_command_line_alone(name: str) -> None:
+    assert not imports(MODULES[name], set(MODULES)) & {"callipper_db.cli", "callipper_db.console", "click", "rich"}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_only_db_opens_connections(name: str) -> None:
+    calls = {ast.unparse(node.func) for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)}
+    openers = {"psycopg.connect", "psycopg.Connection.connect", "Connection.connect", "psycopg.AsyncConnection.connect"}
+    assert not calls & openers or name == "callipper_db.db"
+    names = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(MODULES[name])
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert "psycopg.connect" not in names
+    if "sqlalchemy.create_engine" in names:
+        assert name == "callipper_db.schema", "only alembic needs SQLAlchemy, on a connection that db.py opened"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_only_config_reads_the_environment(name: str) -> None:
+    used = {ast.unparse(node) for node in ast.walk(MODULES[name]) if isinstance(node, ast.Attribute)}
+    names = {alias.name for node in ast.walk(MODULES[name]) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    reads = used & {"os.environ", "os.environb", "os.getenv"} or names & {"environ", "environb", "getenv"}
+    assert not reads or name == "callipper_db.config"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_only_the_command_line_talks_to_a_person(name: str) -> None:
+    if name in {"callipper_db.cli", "callipper_db.console"}:
+        return
+    calls = {ast.unparse(node.func) for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)}
+    assert not calls & {"print", "input", "sys.stdout.write", "sys.stderr.write", "sys.exit"}
+    assert not imports(MODULES[name], set(MODULES)) & {"click", "rich", "rich.console", "rich.progress"}
+
+
+def test_names_say_what_is_inside() -> None:
+    assert not {name for name in MODULES if set(name.split(".")) & FORBIDDEN_NAMES}
+
+
+def test_the_command_line_starts_without_the_heavy_packages() -> None:
+    heavy = ["torch", "transformers", "sentence_transformers", "matplotlib", "pyarrow", "osmium", "scipy", "trainer"]
+    code = f"import sys; import callipper_db.cli; print(sorted(set(sys.modules) & set({heavy})))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+SQL = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "sql").glob("*.sql"))}
+MIGRATIONS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "migrations" / "versions").glob("*.py")}
+HEADER = re.compile(r"CREATE (OR REPLACE )?FUNCTION (.*?)\sAS\s+\$", re.DOTALL)
+
+
+def code(text: str) -> str:
+    """SQL without its comments."""
+    return re.sub(r"--.*", "", text)
+
+
+@pytest.mark.parametrize("name", sorted(MIGRATIONS))
+def test_a_migration_does_not_lean_on_sql_files(name: str) -> None:
+    functions = set(re.findall(r"FUNCTION callipper\.(\w+)\s*\(", "".join(SQL.values())))
+    assert functions
+    assert not {function for function in functions if re.search(rf"\b{function}\s*\(", MIGRATIONS[name])}
+
+
+@pytest.mark.parametrize("name", sorted(SQL))
+def test_sql_files_hold_only_what_can_be_said_again(name: str) -> None:
+    text = code(SQL[name])
+    assert not re.search(r"\b(CREATE|ALTER|DROP)\s+(TABLE|TYPE|INDEX|SEQUENCE|DOMAIN)\b(?! IF EXISTS)", text, re.IGNORECASE)
+    assert "BEGIN ATOMIC" not in text.upper()
+    assert len(SQL[name].splitlines()) <= 250
+
+
+@pytest.mark.parametrize("name", sorted(SQL))
+def test_every_function_is_replaced_and_states_its_behaviour(name: str) -> None:
+    for replaces, header in HEADER.findall(code(SQL[name])):
+        function = header.split("(")[0]
+        assert replaces, f"{function}: CREATE OR REPLACE"
+        assert re.search(r"\b(IMMUTABLE|STABLE|VOLATILE)\b", header), f"{function} states no volatility"
+        assert re.search(r"\bPARALLEL (SAFE|RESTRICTED|UNSAFE)\b", header), f"{function} states no parallel safety"
+        assert header.startswith("callipper."), f"{function} names no schema"
+        assert re.search(rf"COMMENT ON FUNCTION {re.escape(function)}\(", SQL[name]), f"{function} has no comment"

@@ -1,0 +1,77 @@
+"""A town of 300 POIs in five quarters, each of one kind, and a model of it that trains in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from callipper_db import db
+from callipper_db.progress import Reporter, Silent
+from callipper_db.store import Array
+from trainer.config import TrainConfig
+from trainer.stream import Source
+from trainer.train import TrainSummary, train
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+SRID = 32631  # UTM 31 N, which the town lies in
+MIDDLE = (5.12, 52.09)
+# kind -> its group, and where its quarter lies, degrees from the middle (about 1.4 km)
+QUARTERS = {
+    "cafe": ("food", 0.0, 0.0),
+    "school": ("education", 0.02, 0.0),
+    "park": ("leisure", -0.02, 0.0),
+    "factory": ("industry", 0.0, 0.0125),
+    "hospital": ("health", 0.0, -0.0125),
+}
+EACH = 60
+NAMES = ("The Old {}", "{} One", "{} on the Corner", None)
+CONFIG = TrainConfig(encoder="coordinate", hidden=64, blocks=2, epochs=30, device="cpu")
+GRID_M = 150.0
+
+
+def places(kind: str) -> Array:
+    """(EACH, 2) longitude and latitude of a kind's POIs."""
+    _, east, north = QUARTERS[kind]
+    scatter = np.random.default_rng(list(QUARTERS).index(kind)).normal(0, [0.0028, 0.0018], (EACH, 2))
+    return np.array(MIDDLE) + [east, north] + scatter
+
+
+def fill_town(dsn: str) -> None:
+    """Put the POIs into callipper.poi."""
+    rows = [
+        ("town", f"{kind}/{number}", name and name.format(kind.title()), kind, group, lon, lat)
+        for kind, (group, _, _) in QUARTERS.items()
+        for number, (lon, lat) in enumerate(places(kind).tolist())
+        for name in [NAMES[number % len(NAMES)]]
+    ]
+    with db.session(dsn) as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO callipper.poi (source, source_id, name, category, category_group, geom)"
+            " VALUES (%s, %s, %s, %s, %s, ST_SetSRID(ST_Point(%s, %s), 4326))",
+            rows,
+        )
+
+
+def train_town(
+    dsn: str,
+    folder: Path,
+    config: TrainConfig = CONFIG,
+    reporter: Reporter | None = None,
+    *,
+    source: Source | None = None,
+    index: str = "none",
+    resume: bool = False,
+) -> TrainSummary:
+    """The product's own training run, with small settings."""
+    return train(
+        dsn,
+        source or Source(),
+        config,
+        reporter or Silent(),
+        text_encoder=ENCODER,
+        checkpoint=folder / "checkpoint.pt",
+        resume=resume,
+        grid_size_m=GRID_M,
+        index=index,
+    )

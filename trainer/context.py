@@ -1,0 +1,134 @@
+"""What lies around a place: a pyramid of POI counts and text codes, as features of the location encoder.
+
+A coordinate alone tells a network where it is, not what is there, so it can only memorise. PostGIS knows what is there:
+square lattices of 100, 200, ... 3,200 m hold, per cell, the number of POIs and the sum of their texts' codes; a point reads
+from each level the bilinear mix of its four nearest cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from callipper_db.store import Array
+
+LEVELS = 6  # lattices of FINEST_M * 2^level metres
+FINEST_M = 100.0
+CODE_SIZE = 32
+PRIOR = 0.25  # POIs of no kind that every mix holds beside its own: a mean over little is drawn to zero
+ROWS = 8192  # points looked up at once
+
+
+@dataclass(frozen=True)
+class TextCode:
+    """A short linear code of the sentence encoder's vectors: their principal components over the training POIs."""
+
+    weight: Array  # (CODE_SIZE, T) float32
+    bias: Array  # (CODE_SIZE,) float32
+
+    def __call__(self, vectors: Array) -> Array:
+        """(V, T) -> (V, CODE_SIZE) float32."""
+        code: Array = vectors @ self.weight.T + self.bias
+        return code
+
+
+def fit_text_code(text_vectors: Array, text_id: Array) -> TextCode:
+    """Principal components of the texts, each counted as often as POIs carry it; zeros where there are fewer than needed."""
+    count = np.bincount(text_id, minlength=len(text_vectors)).astype(np.float64)
+    vectors = text_vectors.astype(np.float64)
+    mean = count @ vectors / count.sum()
+    centred = vectors - mean
+    values, components = np.linalg.eigh((centred * count[:, None]).T @ centred / count.sum())
+    components = components[:, ::-1][:, :CODE_SIZE].T
+    # An eigenvector's sign is arbitrary; its largest entry decides, so that runs agree.
+    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
+    components = components * np.sign(largest)
+    components[values[::-1][: len(components)] < 1e-9] = 0
+    weight = np.zeros((CODE_SIZE, text_vectors.shape[1]))
+    weight[: len(components)] = components
+    return TextCode(weight.astype(np.float32), (-weight @ mean).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Level:
+    """One lattice: its occupied cells, sorted by (i, j)."""
+
+    size_m: float
+    key: Array  # (M,) int64, see cell_key
+    ij: Array  # (M, 2) int64
+    count: Array  # (M,) float32, POIs
+    code_sum: Array  # (M, CODE_SIZE) float32
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The lattices over the training POIs, and the code of their texts."""
+
+    text_code: TextCode
+    levels: list[Level]
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return len(self.levels) * (CODE_SIZE + 1)
+
+    def features(self, metres: Array, own_code: Array | None = None) -> Array:
+        """(N, 2) metres from the origin -> (N, width) float32: per level the mean code and log(1 + number) around a point.
+
+        own_code: (N, CODE_SIZE), for POIs that are in the pyramid: each one's own part is taken out, exactly.
+        """
+        result = np.empty((len(metres), self.width), np.float32)
+        for start in range(0, len(metres), ROWS):
+            rows = slice(start, start + ROWS)
+            own = None if own_code is None else own_code[rows]
+            blocks = [_level_features(level, metres[rows], own) for level in self.levels]
+            result[rows] = np.concatenate(blocks, axis=1)
+        return result
+
+
+def build_pyramid(metres: Array, text_id: Array, text_vectors: Array) -> Pyramid:
+    """The pyramid over N places: metres (N, 2) from the origin, text_id (N,) into text_vectors (V, T)."""
+    text_code = fit_text_code(text_vectors, text_id)
+    codes = text_code(text_vectors)[text_id]
+    return Pyramid(text_code, [_build_level(FINEST_M * 2**number, metres, codes) for number in range(LEVELS)])
+
+
+def _build_level(size_m: float, metres: Array, codes: Array) -> Level:
+    ij = np.floor(metres / size_m).astype(np.int64)
+    key, first, inverse = np.unique(cell_key(ij), return_index=True, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.searchsorted(inverse[order], np.arange(len(key)))
+    # Sums in float64, in the order of the rows: the same POIs give the same bits.
+    code_sum = np.add.reduceat(codes[order].astype(np.float64), starts, axis=0)
+    return Level(size_m, key, ij[first], np.bincount(inverse).astype(np.float32), code_sum.astype(np.float32))
+
+
+def cell_key(ij: Array) -> Array:
+    """(..., 2) cell numbers -> (...,) one int64 each."""
+    key: Array = ij[..., 0] * (1 << 32) + ij[..., 1]
+    return key
+
+
+def _level_features(level: Level, metres: Array, own_code: Array | None) -> Array:
+    """(B, 2) -> (B, CODE_SIZE + 1)."""
+    position = metres / level.size_m - 0.5  # cell centres are whole numbers here
+    corner = np.floor(position)
+    fraction = position - corner
+    corner = corner.astype(np.int64)
+    own_cell = np.floor(metres / level.size_m).astype(np.int64)
+    count = np.zeros(len(metres), np.float64)
+    code = np.zeros((len(metres), CODE_SIZE), np.float64)
+    for step in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        ij = corner + step
+        weight = np.prod(np.where(step, fraction, 1 - fraction), axis=1)
+        at = np.minimum(np.searchsorted(level.key, cell_key(ij)), len(level.key) - 1)
+        found = (level.key[at] == cell_key(ij)) * weight
+        count += found * level.count[at]
+        code += found[:, None] * level.code_sum[at]
+        if own_code is not None:
+            own = weight * (ij == own_cell).all(axis=1)
+            count -= own
+            code -= own[:, None] * own_code
+    count = np.maximum(count, 0)  # what the subtraction leaves of nothing
+    return np.column_stack([code / (count + PRIOR)[:, None], np.log1p(count)]).astype(np.float32)
