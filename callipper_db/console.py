@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_LINE_EVERY_S = 10.0
+EPOCH_LINE_EVERY_S = 2.0
 
 
 class TerminalReporter:
@@ -74,6 +75,7 @@ class PlainReporter:
     def __init__(self) -> None:
         self.name, self.total, self.units = "", 0, 0
         self.started = self.spoken = time.monotonic()
+        self.epoch_told = 0.0
 
     def __enter__(self) -> PlainReporter:
         return self
@@ -101,7 +103,11 @@ class PlainReporter:
         )
 
     def epoch(self, figures: dict[str, Any]) -> None:
-        """Print the epoch's figures."""
+        """Print the epoch's figures; of short epochs not each."""
+        now = time.monotonic()
+        if now - self.epoch_told < EPOCH_LINE_EVERY_S and figures["epoch"] not in (1, figures["epochs"]):
+            return
+        self.epoch_told = now
         click.echo(
             f"epoch {figures['epoch']}/{figures['epochs']}: loss {figures['loss']:.3f}, validation"
             f" {figures['validation_loss']:.3f}, {figures['rows_per_s']:,} rows/s",

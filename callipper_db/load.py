@@ -240,9 +240,9 @@ def _load_file(
     summary = FileSummary(path)
     connection.execute(STAGING)
     with open_reader(path, options.street_furniture) as reader:
-        rules = Rules.of(path, reader, options, source_name(path))
-        staged = _copy(connection, reader, rules, rejects, summary, progress)
         srid = options.srid or reader.srid() or 4326
+        rules = Rules.of(path, reader, options, source_name(path), srid)
+        staged = _copy(connection, reader, rules, rejects, summary, progress)
     staged -= _place(connection, path, srid, rejects)
     summary.rejected, summary.reasons = rejects.reasons.total(), dict(rejects.reasons.most_common())
     summary.rejects = rejects.path if summary.rejected else None

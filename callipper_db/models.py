@@ -34,7 +34,7 @@ def show_model(dsn: str, version: int | None) -> dict[str, Any]:
             " (SELECT count(*) FROM callipper.text_embedding t WHERE t.version = m.version) AS texts"
             " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
             " LEFT JOIN callipper.grid g USING (grid_id)"
-            " WHERE m.version = coalesce(%s::int, callipper._active_version())",
+            " WHERE m.version = coalesce(%s::bigint, callipper._active_version())",
             [version],
         ).fetchone()
     if found is None:
@@ -44,6 +44,7 @@ def show_model(dsn: str, version: int | None) -> dict[str, Any]:
 
 def activate_model(dsn: str, version: int) -> None:
     """Make a version the one that answers. Raises UnknownModel."""
+    _check_range(version)
     try:
         with db.session(dsn) as connection, connection.transaction():
             connection.execute("SELECT callipper.activate(%s)", [version])
@@ -55,6 +56,7 @@ def activate_model(dsn: str, version: int) -> None:
 
 def drop_model(dsn: str, version: int, *, force: bool = False) -> None:
     """Remove a version with everything that belongs to it. Raises UnknownModel, ModelActive."""
+    _check_range(version)
     try:
         with db.session(dsn) as connection, connection.transaction():
             connection.execute("SELECT callipper.drop_model(%s, %s)", [version, force])
@@ -64,3 +66,9 @@ def drop_model(dsn: str, version: int, *, force: bool = False) -> None:
         if isinstance(error.__cause__, psycopg.errors.ObjectInUse):
             raise ModelActive(version=version) from error
         raise
+
+
+def _check_range(version: int) -> None:
+    """The functions take a 4-byte integer, and would not be found for a larger one."""
+    if not 0 < version < 2**31:
+        raise UnknownModel(version=version)

@@ -41,7 +41,8 @@ def plot_similarity(dsn: str, text: str, path: Path) -> None:
     axes.add_collection(
         PolyCollection(list(corners[best, : size - 1]), facecolors="none", edgecolors="#00c8ff", linewidths=1.6)
     )
-    axes.scatter(points[:, 0], points[:, 1], s=3, c="white", alpha=0.7, linewidths=0, label=f"{len(points):,} POIs")
+    dot = float(np.clip(2e4 / max(len(points), 1), 2, 12))
+    axes.scatter(points[:, 0], points[:, 1], s=dot, c="white", alpha=0.7, linewidths=0, label=f"{len(points):,} POIs")
     axes.plot([], [], color="#00c8ff", linewidth=1.6, label=f"the {BEST} best cells")
     axes.autoscale_view()
     axes.set_aspect(1 / np.cos(middle))

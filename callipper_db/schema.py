@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection as AlchemyConnection
 from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from callipper_db import db
@@ -61,7 +62,8 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         _check_known(before)
         extensions = db.extension_schemas(connection)
         _set_search_path(connection, extensions)
-        command.upgrade(alembic_config(alchemy), "head")
+        _upgrade(alchemy)
+        connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # no activation meanwhile
         for statement in sql_statements(extensions):
             connection.execute(statement)
         connection.execute(_digest_function())
@@ -186,6 +188,13 @@ def alchemy_connection(connection: db.Connection) -> AlchemyConnection:
         "postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
     )
     return engine.connect()
+
+
+def _upgrade(connection: AlchemyConnection) -> None:
+    try:
+        command.upgrade(alembic_config(connection), "head")
+    except DBAPIError as error:
+        raise error.orig or error from error  # the driver's own error, as from every other statement
 
 
 def _offline_migrations(found: str | None) -> str:

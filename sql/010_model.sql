@@ -1,16 +1,17 @@
 -- Model versions: which one answers, how another takes over, how one goes.
 
--- The version that answers now, NULL when there is none.
+-- The version that answers now, NULL when there is none. _replace_views() puts the answer in place of this look-up: like a
+-- view, a function is read as it stands now, however old the snapshot of a transaction, so texts and cells never differ.
 CREATE OR REPLACE FUNCTION callipper._active_version() RETURNS integer
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT version FROM callipper.model WHERE status = 'active'
 $$;
 COMMENT ON FUNCTION callipper._active_version() IS 'version of the active model, NULL when there is none';
 
--- LEFT JOIN, though every cell_id has its cell, lets the planner skip the join when geom is not asked for.
--- Points the views `cells` and `points` at the partitions of one version; NULL makes them empty. Reading a partition by
--- name rather than the partitioned table lets ORDER BY emb <-> ... walk its index. The column lists never change, so that
--- views of the user's on top of them stay valid.
+-- Points the views `cells` and `points` and _active_version() at one version; NULL makes them empty. Reading a partition by
+-- name rather than the partitioned table lets ORDER BY emb <-> ... walk its index. LEFT JOIN, though every cell_id has its
+-- cell, lets the planner skip the join when geom is not asked for. The column lists never change, so that views of the
+-- user's on top of them stay valid.
 CREATE OR REPLACE FUNCTION callipper._replace_views(version integer) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
 DECLARE
@@ -32,9 +33,13 @@ BEGIN
     $view$, 'point_embedding' || suffix, own_source, condition);
     COMMENT ON VIEW callipper.cells IS 'grid cells with their embedding by the active model (unit length, 128 dimensions)';
     COMMENT ON VIEW callipper.points IS 'training POIs with the embedding of their place by the active model';
+    EXECUTE format($function$
+        CREATE OR REPLACE FUNCTION callipper._active_version() RETURNS integer
+        LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT %s::pg_catalog.int4'
+    $function$, coalesce(version::text, 'NULL'));
 END
 $$;
-COMMENT ON FUNCTION callipper._replace_views(integer) IS 'point the views cells and points at one model version';
+COMMENT ON FUNCTION callipper._replace_views(integer) IS 'point the views cells and points, and _active_version(), at one model version';
 
 -- Makes a version the one that answers. Granting on the schema anew changes no right, but writes pg_namespace, at which
 -- every session drops its cached plans, those that have folded text_embed('...') to a constant among them.

@@ -7,13 +7,12 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._text_key(text) IS 'a text as it is remembered: lower case, single spaces';
 
--- IMMUTABLE so that a constant argument is folded once, when the query is planned; STABLE would run it for each row. What
--- that promises too much, a change of the active model, activate() repairs by dropping every session's cached plans.
--- Never use it in an index or a generated column.
-CREATE OR REPLACE FUNCTION callipper.text_embed(text) RETURNS @extschema:vector@.vector
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+-- The embedding of a text by the active model. VOLATILE, to see what is committed by now: a query that waited for activate()
+-- has a snapshot from before it, in which the old model is active, while the views already show the new one.
+CREATE OR REPLACE FUNCTION callipper._find_text(text) RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
 DECLARE
-    active integer := (SELECT m.version FROM callipper.model m WHERE m.status = 'active');
+    active integer := callipper._active_version();
     key text := callipper._text_key($1);
     answer vector;
 BEGIN
@@ -36,6 +35,15 @@ BEGIN
     END IF;
     RETURN answer;
 END
+$$;
+COMMENT ON FUNCTION callipper._find_text(text) IS 'embedding of a text by the active model, from its remembered texts';
+
+-- IMMUTABLE so that a constant argument is folded once, when the query is planned; STABLE would run it for each row. What
+-- that promises too much, a change of the active model, activate() repairs by dropping every session's cached plans.
+-- Never use it in an index or a generated column.
+CREATE OR REPLACE FUNCTION callipper.text_embed(text) RETURNS @extschema:vector@.vector
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT callipper._find_text($1)
 $$;
 COMMENT ON FUNCTION callipper.text_embed(text) IS
     'embedding of a text by the active model: unit length, 128 dimensions; compare it with the column emb by <->';

@@ -47,7 +47,7 @@ def write_pois(connection: Connection, metres: store.Array) -> store.Array:
         "INSERT INTO callipper.poi (source, source_id, name, category, geom)"
         " SELECT 'handmade', number::text, 'place ' || number, 'pub',"
         " ST_Transform(ST_SetSRID(ST_Point(x, y), %s), 4326)"
-        " FROM unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS p(x, y, number) ORDER BY number RETURNING poi_id",
+        " FROM unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS p(x, y, number) ORDER BY p.number RETURNING poi_id",
         [SRID, metres[:, 0].tolist(), metres[:, 1].tolist()],
     ).fetchall()
     return np.array([poi_id for (poi_id,) in found])

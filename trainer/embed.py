@@ -23,7 +23,7 @@ def embed_places(trained: Trained, metres: Array, advance: Callable[[int], None]
         batch = metres[rows] - trained.origin
         context = None
         if trained.pyramid is not None:
-            context = torch.from_numpy(trained.pyramid.features(batch)).to(device)
+            context = trained.model.location.standardise(torch.from_numpy(trained.pyramid.features(batch)).to(device))
         result[rows] = trained.model.location(torch.from_numpy(batch).to(device), context).cpu().numpy()
         advance(len(batch))
     return result

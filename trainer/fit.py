@@ -80,7 +80,8 @@ def fit(
     model = CaLLiPer(config, text_vectors.shape[1], pyramid.width if pyramid else 0).to(device)
     data = Resident(metres - origin, text_id, text_vectors, device, context)
     if data.context is not None:
-        model.location.standardise(data.context[torch.from_numpy(training).to(device)])
+        model.location.fit_standardisation(data.context[torch.from_numpy(training).to(device)])
+        data.context = model.location.standardise(data.context)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )

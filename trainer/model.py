@@ -72,17 +72,21 @@ class LocationEncoder(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(config.hidden, config.dropout) for _ in range(config.blocks))
         self.output = nn.Linear(config.hidden, DIMENSIONS)
 
-    def standardise(self, context: Tensor) -> None:
+    def fit_standardisation(self, context: Tensor) -> None:
         """Take mean and deviation of each feature from those of the training places, (N, C)."""
         self.context_mean.copy_(context.mean(dim=0))
         deviation = context.std(dim=0)
         self.context_scale.copy_(torch.where(deviation > MINIMUM_DEVIATION, 1 / deviation, 0))
 
+    def standardise(self, context: Tensor) -> Tensor:
+        """(B, C) features as they are counted -> as forward() reads them. Once per place, so it is no part of the step."""
+        return (context - self.context_mean) * self.context_scale
+
     def forward(self, metres: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, 2) float64 metres from the model's origin, (B, C) float32 context -> (B, D) float32, unit length."""
+        """(B, 2) float64 metres from the model's origin, (B, C) standardised context -> (B, D) float32, unit length."""
         features = self.encoding(metres)
         if context is not None:
-            features = torch.cat([features, (context - self.context_mean) * self.context_scale], dim=1)
+            features = torch.cat([features, context], dim=1)
         x = functional.relu(self.input(features))
         for block in self.blocks:
             x = block(x)

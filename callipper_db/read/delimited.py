@@ -106,11 +106,12 @@ def _one_by_one(lines: Lines, delimiter: str, count: int, names: list[str]) -> I
 
 
 def _next_row(rows: Iterator[list[str]], lines: Lines) -> tuple[list[str], str | None]:
+    reason = None
     try:
         values = next(rows, [])
     except csv.Error as error:
-        return [], FIELD_TOO_LONG if "field limit" in str(error) else BAD_CSV
-    return values, LINE_TOO_LONG if max(map(len, lines.taken), default=0) >= MAX_LINE else None
+        values, reason = [], FIELD_TOO_LONG if "field limit" in str(error) else BAD_CSV
+    return values, LINE_TOO_LONG if max(map(len, lines.taken), default=0) >= MAX_LINE else reason
 
 
 def is_delimited(head: str) -> bool:

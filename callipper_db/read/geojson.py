@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
+from functools import cache, partial
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ import ijson  # type: ignore[import-untyped]
 
 from callipper_db.errors import BadInput
 from callipper_db.read.record import BAD_JSON, BAD_UTF8, LINE_TOO_LONG, Reader, Record, Refused, in_blocks
-from callipper_db.read.text import MAX_LINE, Lines, open_text
+from callipper_db.read.text import CHUNK, MAX_LINE, Lines, open_text
 
 FEATURES_LOOKED_AT = 1000  # to learn which properties there are
-CHUNK = 65_536  # characters
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 EPSG = re.compile(r"(?:EPSG|ESRI):(?:[\d.]*:)?(\d+)$", re.IGNORECASE)
 CRS84 = re.compile(r"CRS:?84$", re.IGNORECASE)
@@ -26,53 +26,55 @@ CRS84 = re.compile(r"CRS:?84$", re.IGNORECASE)
 
 @contextmanager
 def open_collection(path: Path) -> Iterator[Reader]:
-    """A FeatureCollection. Its old-style `crs` member may stand behind the features, so the SRID is known last."""
+    """A FeatureCollection, with the old-style `crs` member that may stand before or behind the features."""
     with open_text(path) as (text, file):
-        collection = _Collection(path, text)
-        yield _reader(collection.records(), file.tell, collection)
+        yield _reader(_collection_records(path, text), file.tell, cache(partial(_collection_srid, path)))
 
 
 @contextmanager
 def open_lines(path: Path) -> Iterator[Reader]:
     """Newline-delimited GeoJSON, also with record separators (RFC 8142)."""
     with open_text(path) as (text, file):
-        yield _reader(_line_records(Lines(text)), file.tell, None)
+        yield _reader(_line_records(Lines(text)), file.tell, lambda: None)
 
 
-class _Collection:
-    def __init__(self, path: Path, text: io.TextIOWrapper) -> None:
-        self.path = path
+class _Utf8:
+    """Text as the bytes that ijson reads."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
-        self._crs: list[Any] = []
 
-    def srid(self) -> int | None:
-        return crs_srid(self.path, self._crs[0]) if self._crs and self._crs[0] is not None else None
+    def read(self, size: int) -> bytes:
+        return self._text.read(size).encode()
 
-    def records(self) -> Iterator[Record]:
-        row = 0
-        for row, feature in enumerate(self._features(), 1):
+
+@contextmanager
+def _json_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ijson.JSONError as error:
+        reason = f"it is not valid JSON: {' '.join(str(error).split())[:200]}"
+        raise BadInput(path=path, reason=reason) from error
+
+
+def _collection_records(path: Path, text: io.TextIOWrapper) -> Iterator[Record]:
+    row = 0
+    with _json_errors(path):
+        for row, feature in enumerate(ijson.items(_Utf8(text), "features.item", use_float=True), 1):
             yield _from_feature(row, feature, None)
-        if not row:
-            raise BadInput(path=self.path, reason="it is JSON but no GeoJSON FeatureCollection with features")
+    if not row:
+        raise BadInput(path=path, reason="it is JSON but no GeoJSON FeatureCollection with features")
 
-    def _features(self) -> Iterator[Any]:
-        features, crs = ijson.sendable_list(), ijson.sendable_list()
-        parsers = [
-            ijson.items_coro(features, "features.item", use_float=True),
-            ijson.items_coro(crs, "crs", use_float=True),
-        ]
-        try:
-            while chunk := self._text.read(CHUNK).encode():
-                for parser in parsers:
-                    parser.send(chunk)
-                self._crs.extend(crs)
-                del crs[:]
-                yield from features
-                del features[:]
-            for parser in parsers:
-                parser.close()
-        except ijson.JSONError as error:
-            raise BadInput(path=self.path, reason=f"it is not valid JSON: {_one_line(error)}") from error
+
+def _collection_srid(path: Path) -> int | None:
+    """The SRID of the member `crs`. Parsing is slow, so the file is first searched for the word."""
+    with open_text(path) as (text, _):
+        chunks = iter(lambda: text.read(CHUNK), "")
+        if not any('"crs"' in before + chunk for before, chunk in pairwise(chain([""], chunks))):
+            return None
+    with open_text(path) as (text, _), _json_errors(path):
+        crs = next(ijson.items(_Utf8(text), "crs", use_float=True), None)
+        return None if crs is None else crs_srid(path, crs)
 
 
 def crs_srid(path: Path, crs: Any) -> int | None:
@@ -85,7 +87,9 @@ def crs_srid(path: Path, crs: Any) -> int | None:
     raise BadInput(path=path, reason=f"its crs {json.dumps(crs)[:200]} is not an EPSG code; give it with --srid")
 
 
-def _reader(records: Iterator[Record | Refused], bytes_done: Any, collection: _Collection | None) -> Reader:
+def _reader(
+    records: Iterator[Record | Refused], bytes_done: Callable[[], int], srid: Callable[[], int | None]
+) -> Reader:
     first = list(islice(records, FEATURES_LOOKED_AT))
     seen = [record for record in first if isinstance(record, Record)]
     return Reader(
@@ -93,8 +97,7 @@ def _reader(records: Iterator[Record | Refused], bytes_done: Any, collection: _C
         list(dict.fromkeys(name for record in seen for name in record.values)),
         bytes_done,
         has_shape=any(record.shape is not None for record in seen),
-        srid=collection.srid if collection else lambda: None,
-        srid_known=collection is None,
+        srid=srid,
     )
 
 
@@ -140,7 +143,3 @@ def _shape(geometry: Any) -> Any:
     if geometry.get("type") == "Point" and isinstance(coordinates, list) and len(coordinates) >= 2:
         return coordinates[0], coordinates[1]
     return json.dumps(geometry)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

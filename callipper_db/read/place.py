@@ -122,8 +122,7 @@ class Rules:
     degrees: bool  # the coordinates are known to be longitude and latitude, so their range is checked here
 
     @classmethod
-    def of(cls, path: Path, reader: Reader, options: LoadOptions, source: str) -> Rules:
-        srid = options.srid or (reader.srid() or 4326 if reader.srid_known else None)
+    def of(cls, path: Path, reader: Reader, options: LoadOptions, source: str, srid: int) -> Rules:
         columns = find_columns(path, reader, options)
         where = find_where(path, reader, options.where)
         return cls(columns, where, options.source or reader.source or source, options.source is None, srid == 4326)

@@ -88,7 +88,6 @@ class Reader:
     bytes_done: Callable[[], int] = field(default=lambda: 0)
     has_shape: bool = False  # the format has geometries of its own
     srid: Callable[[], int | None] = field(default=lambda: None)  # what the file says
-    srid_known: bool = True  # False: `srid` may change until the last record
     columns: Columns | None = None  # the format fixes them; None: find them by name
     source: str | None = None  # the format's own name for the source
 

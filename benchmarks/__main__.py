@@ -1,0 +1,43 @@
+"""`python -m benchmarks [NAME...]`: one JSON line per benchmark; exit status 1 when a bar is missed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.city import City, missing_data
+from callipper_db.server import EmbeddedServer
+
+NAMES = ("training_step", "training_epoch", "read_stream", "write_embeddings", "london", "index_pays")
+
+
+def main(chosen: list[str]) -> int:
+    """Run the chosen benchmarks, all when none is named, on an embedded server of their own."""
+    if unknown := set(chosen) - set(NAMES):
+        print(f"There is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.", file=sys.stderr)
+        return 2
+    if (missing := missing_data()) is not None:
+        print(f"Skipped: the benchmarks need {missing}, which is not there.", file=sys.stderr)
+        return 0
+    missed = 0
+    with tempfile.TemporaryDirectory(prefix="callipper-bench-") as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        server = EmbeddedServer(home)
+        city = City(server)
+        try:
+            for name in chosen or NAMES:
+                print(f"{name} ...", file=sys.stderr)
+                figures = importlib.import_module(f"benchmarks.{name}").run(city)
+                missed += not figures.get("holds", True)
+                print(json.dumps({"benchmark": name} | figures), flush=True)
+        finally:
+            server.stop()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

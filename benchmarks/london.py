@@ -1,0 +1,60 @@
+"""London from POIs in the database to an active model, as a user runs it: `callipper-db train` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks.city import SRID, TEMPLATE, City
+from callipper_db import db, search
+
+BAR_S = 180
+BAR_GIB = 3.0
+BAR_DENSITY = 3.0
+
+# Pubs a cell, among the ten best cells for 'pub' and among all cells that have POIs.
+DENSITY = """
+WITH cell_pubs AS (
+    SELECT c.cell_id, count(*) FILTER (WHERE p.category = 'Pub') AS pubs
+    FROM callipper.cells c JOIN callipper.poi p ON ST_Intersects(p.geom, c.geom) GROUP BY c.cell_id
+)
+SELECT (SELECT coalesce(sum(pubs), 0) FROM cell_pubs WHERE cell_id = ANY(%s))::float8 / %s
+    / (SELECT avg(pubs) FROM cell_pubs)::float8
+"""
+
+
+def run(city: City) -> dict[str, Any]:
+    """Seconds by stage, the trainer's peak memory, and whether the answer to 'pub' has pubs in it."""
+    command = [sys.executable, "-m", "callipper_db", "train", "--dsn", city.dsn, "--srid", str(SRID), "--json"]
+    options = ["--template", TEMPLATE, "--grid-size", "100", "--epochs", "8"]
+    with tempfile.TemporaryDirectory() as home:
+        started = time.perf_counter()
+        finished = subprocess.run(
+            [*command, *options],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"CALLIPPER_HOME": home},
+        )
+        spent = time.perf_counter() - started
+    summary = json.loads(finished.stdout.splitlines()[-1])
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    cells = [cell["cell_id"] for cell in search.nearest_cells(city.dsn, "pub", 10)]
+    with db.session(city.dsn) as connection:
+        row = connection.execute(DENSITY, [cells, len(cells)]).fetchone()
+    density = float(row[0]) if row else 0.0
+    return {
+        "train_to_active_s": round(spent, 1),
+        "stages_s": summary["seconds"],
+        "cells": summary["cells"],
+        "peak_gib": round(peak, 2),
+        "pub_density_of_top_cells": round(density, 1),
+        "bars": {"s": BAR_S, "gib": BAR_GIB, "density": BAR_DENSITY},
+        "holds": spent < BAR_S and peak < BAR_GIB and density >= BAR_DENSITY,
+    }

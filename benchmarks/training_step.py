@@ -1,0 +1,64 @@
+"""The training step against its bare matrix products: what everything around them costs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.city import City, median_ratio
+from trainer.config import TrainConfig
+from trainer.context import build_pyramid
+from trainer.fit import Resident, training_step
+from trainer.model import CaLLiPer
+
+BAR = 0.6
+ROUNDS = 30
+
+
+def run(city: City) -> dict[str, Any]:
+    """Time the step and its products in turn, for both encoders."""
+    figures = {encoder: _share(city, encoder) for encoder in ("contextual", "coordinate")}
+    return {"speed_of_bare_products": figures, "bar": BAR, "holds": min(figures.values()) >= BAR}
+
+
+def _share(city: City, encoder: str) -> float:
+    config, samples = TrainConfig(encoder=encoder), city.samples
+    metres = samples.metres - samples.origin
+    context = None
+    if encoder == "contextual":
+        pyramid = build_pyramid(metres, samples.text_id, city.text_vectors)
+        context = pyramid.features(metres, pyramid.text_code(city.text_vectors)[samples.text_id])
+    width = 0 if context is None else context.shape[1]
+    model = CaLLiPer(config, city.text_vectors.shape[1], width)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
+    data = Resident(metres, samples.text_id, city.text_vectors, torch.device("cpu"), context)
+    order = np.random.default_rng(0).permutation(len(samples))
+    products = matrix_products(config, city.text_vectors.shape[1], width)
+    step_s, products_s = [], []
+    for number in range(ROUNDS):
+        rows = order[number * config.batch_size : (number + 1) * config.batch_size]
+        started = time.perf_counter()
+        training_step(model, data, rows, optimiser)
+        between = time.perf_counter()
+        for left, right in products:
+            left @ right
+        step_s.append(between - started)
+        products_s.append(time.perf_counter() - between)
+    return round(median_ratio(products_s[5:], step_s[5:]), 3)
+
+
+def matrix_products(config: TrainConfig, text_dim: int, context: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The operands of each product that the step cannot do without, forward and backward."""
+    batch, hidden, dim = config.batch_size, config.hidden, 128
+    layers = [(4 * config.frequencies + context, hidden), *[(hidden, hidden)] * 2 * config.blocks, (hidden, dim)]
+    operands = []
+    for inputs, outputs in [*layers, (text_dim, dim)]:
+        x, weight, gradient = torch.randn(batch, inputs), torch.randn(outputs, inputs), torch.randn(batch, outputs)
+        operands += [(x, weight.T), (gradient.T, x)]
+        if inputs == hidden:  # the first layers' inputs are data: they need no gradient
+            operands.append((gradient, weight))
+    place, logits = torch.randn(batch, dim), torch.randn(batch, batch)
+    return [*operands, (place, place.T), (logits, place), (logits.T, place)]

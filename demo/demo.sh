@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Monaco from an OpenStreetMap extract to spatial-semantic queries, on the embedded PostgreSQL. Shows every command it runs.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1
+unset CALLIPPER_DSN
+mkdir -p demo/out
+stages=()
+
+# Prints a command as one would type it, runs it, and remembers how long it took.
+run() {
+    local name=$1 started=$EPOCHREALTIME
+    shift
+    printf '\n\033[1m$'
+    for word in "$@"; do
+        if [[ $word == *[[:space:]]* ]]; then printf ' "%s"' "$word"; else printf ' %s' "$word"; fi
+    done
+    printf '\033[0m\n'
+    "$@"
+    stages+=("$(printf '%-22s %5.1f s' "$name" "$(echo "$started $EPOCHREALTIME" | awk '{print $2 - $1}')")")
+}
+
+run "start and set up" callipper-db init
+run "load" callipper-db load demo/monaco.osm.pbf --rejects demo/out/rejects.csv
+run "train and publish" callipper-db train --grid-size 25
+run "ask: yacht" callipper-db query yacht -k 5
+run "ask: where to eat" callipper-db query 'somewhere to eat' -k 5
+run "ask, inside a box" callipper-db query 'museum' -k 5 --within 7.415,43.725,7.43,43.735
+run "the same in SQL" callipper-db server psql -c "SELECT cell_id, round((emb <=> text_embed('school'))::numeric, 3) AS distance,
+       ST_AsText(ST_Centroid(geom), 4) AS centre FROM callipper.cells ORDER BY emb <-> text_embed('school') LIMIT 5"
+run "map" callipper-db plot 'somewhere to eat' -o demo/out/somewhere-to-eat.png
+
+printf '\nHow long it took:\n'
+printf '  %s\n' "${stages[@]}"
+cat <<'END'
+
+The map: demo/out/somewhere-to-eat.png. To go on (after: source .venv/bin/activate):
+  callipper-db query 'luxury shopping'            ask something else
+  callipper-db remember 'fresh fish'              teach it a text that it has not met
+  callipper-db server psql                        SQL: cells, points, text_embed('...')
+  psql "$(callipper-db dsn)"                      the same from any client
+  callipper-db load FILE; callipper-db train      your own POIs
+  callipper-db server stop                        when you are done
+END
