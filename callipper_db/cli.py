@@ -40,6 +40,10 @@ class Group(click.Group):
             raise click.ClickException(str(error)) from error
         except BrokenPipeError:
             sys.exit(141)  # the reader, `head` for one, has seen enough
+        except OSError as error:  # a file that cannot be read or written, a full disk
+            raise click.ClickException(
+                f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            ) from error
 
 
 def with_dsn(command: F) -> F:

@@ -96,6 +96,13 @@ def database(cluster_dsn: str, template_database: str) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture(scope="module")
+def module_database(cluster_dsn: str, template_database: str) -> Iterator[str]:
+    """The DSN of a database that the tests of one file share."""
+    with _database(cluster_dsn, template_database) as dsn:
+        yield dsn
+
+
 @pytest.fixture(scope="session")
 def shared_database(cluster_dsn: str, template_database: str) -> Iterator[str]:
     with _database(cluster_dsn, template_database) as dsn:

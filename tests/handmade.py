@@ -87,7 +87,12 @@ def write_model(
     )
     cells, points = unit_vectors(len(grid.cell_id), seed), unit_vectors(len(metres), seed + 1000)
     words = unit_vectors(len(texts), seed + 2000)
-    _write(connection, "text_embedding", version, {"text": ("text", [text.encode() for text in texts]), "emb": ("vector", words)})
+    _write(
+        connection,
+        "text_embedding",
+        version,
+        {"text": ("text", [text.encode() for text in texts]), "emb": ("vector", words)},
+    )
     _write(connection, "cell_embedding", version, {"cell_id": ("int8", grid.cell_id), "emb": ("vector", cells)})
     row = connection.execute(
         "SELECT array_agg(ST_X(g)), array_agg(ST_Y(g)) FROM unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS p(x, y, n),"

@@ -20,7 +20,7 @@ LAYERS = (
     {"config"},
     {"db"},
     {"schema", "load", "read", "grid", "store", "models", "search", "export", "server", "doctor", "plot", "console"},
-    {"cli", "web"},
+    {"cli", "web", "__main__"},
 )
 ALONE = {"errors", "tables", "progress", "osm"}  # import nothing of ours
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "base", "manager", "service", "repository", "common", "misc"}
@@ -146,7 +146,9 @@ def test_names_say_what_is_inside() -> None:
 def test_the_command_line_starts_without_the_heavy_packages() -> None:
     heavy = ["torch", "transformers", "sentence_transformers", "matplotlib", "pyarrow", "osmium", "scipy", "trainer"]
     code = f"import sys; import callipper_db.cli; print(sorted(set(sys.modules) & set({heavy})))"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
@@ -170,7 +172,9 @@ def test_a_migration_does_not_lean_on_sql_files(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SQL))
 def test_sql_files_hold_only_what_can_be_said_again(name: str) -> None:
     text = code(SQL[name])
-    assert not re.search(r"\b(CREATE|ALTER|DROP)\s+(TABLE|TYPE|INDEX|SEQUENCE|DOMAIN)\b(?! IF EXISTS)", text, re.IGNORECASE)
+    assert not re.search(
+        r"\b(CREATE|ALTER|DROP)\s+(TABLE|TYPE|INDEX|SEQUENCE|DOMAIN)\b(?! IF EXISTS)", text, re.IGNORECASE
+    )
     assert "BEGIN ATOMIC" not in text.upper()
     assert len(SQL[name].splitlines()) <= 250
 

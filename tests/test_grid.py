@@ -89,7 +89,11 @@ def test_hexagons_are_those_of_postgis(connection: db.Connection) -> None:
     around = np.array([(a, b) for a in range(i.min() - 3, i.max() + 4) for b in range(j.min() - 3, j.max() + 4)])
     centres = np.column_stack([1.5 * 80 * around[:, 0], SQRT3 * 80 * (around[:, 1] + (around[:, 0] % 2) / 2)])
     # One on the very edge of a block belongs to it from either side.
-    near = [np.floor((centres + [dx, dy]) / (BLOCK * 80)).astype(int).tolist() for dx in (-1e-6, 1e-6) for dy in (-1e-6, 1e-6)]
+    near = [
+        np.floor((centres + np.array([dx, dy])) / (BLOCK * 80)).astype(int).tolist()
+        for dx in (-1e-6, 1e-6)
+        for dy in (-1e-6, 1e-6)
+    ]
     inside = [any(tuple(block) in blocks for block in blocks_here) for blocks_here in zip(*near, strict=True)]
     assert {tuple(cell) for cell in around[inside].tolist()} == {(a, b) for _, a, b in rows}
 
@@ -154,7 +158,8 @@ def test_centres_are_in_the_order_of_the_ids(connection: db.Connection) -> None:
     assert (np.diff(grid.cell_id) > 0).all()
     for cell_id, (easting, northing) in zip(grid.cell_id[::37].tolist(), grid.centre[::37].tolist(), strict=True):
         inside = connection.execute(
-            "SELECT ST_Contains(ST_Transform(geom, %s), ST_SetSRID(ST_Point(%s, %s), %s)) FROM callipper.cell WHERE cell_id = %s",
+            "SELECT ST_Contains(ST_Transform(geom, %s), ST_SetSRID(ST_Point(%s, %s), %s))"
+            " FROM callipper.cell WHERE cell_id = %s",
             [SRID, easting, northing, SRID, cell_id],
         ).fetchone()
         assert inside == (True,)

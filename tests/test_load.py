@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -700,6 +701,13 @@ def test_a_lost_connection_leaves_nothing(database: str, folder: Path) -> None:
     assert rows(database) == []
     assert not list(folder.glob("*.rejects.csv"))
     assert load_one(database, folder / "a.csv").inserted == 50_000
+
+
+def test_two_at_once_load_each_row_once(database: str, folder: Path) -> None:
+    path = write(folder / "a.csv", many_rows(20_000)[:-4])
+    with ThreadPoolExecutor(2) as pool:
+        files = list(pool.map(lambda _: load_one(database, path), range(2)))
+    assert sorted((file.inserted, file.unchanged) for file in files) == [(0, 20_000), (20_000, 0)]
 
 
 # Any input

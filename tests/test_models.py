@@ -17,7 +17,9 @@ from callipper_db.errors import DatabaseFailed, ModelActive, UnknownModel
 from callipper_db.grid import BLOCK
 
 NEAREST = "SELECT cell_id FROM callipper.cells ORDER BY emb <-> text_embed('pub') LIMIT 5"
-COLUMNS = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+COLUMNS = (
+    "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+)
 
 
 @pytest.fixture
@@ -51,12 +53,20 @@ def test_the_views_are_empty_without_a_model(connection: db.Connection) -> None:
 
 
 def test_the_views_show_the_active_model(connection: db.Connection) -> None:
-    model = write_model(connection, ORIGIN + [[5, 5], [15, 5], [SIZE_M * 9 + 5, 5]])
-    cell_id, cells = store.read_rows(connection, sql.SQL("SELECT cell_id, emb FROM callipper.cells ORDER BY 1"), ["int8", "vector"], 128)
+    model = write_model(connection, ORIGIN + np.array([[5, 5], [15, 5], [SIZE_M * 9 + 5, 5]]))
+    cell_id, cells = store.read_rows(
+        connection, sql.SQL("SELECT cell_id, emb FROM callipper.cells ORDER BY 1"), ["int8", "vector"], 128
+    )
     assert (cell_id == model.grid.cell_id).all() and (cells == model.cells).all()
-    (points,) = store.read_rows(connection, sql.SQL("SELECT emb FROM callipper.points ORDER BY point_id"), ["vector"], 128)
+    (points,) = store.read_rows(
+        connection, sql.SQL("SELECT emb FROM callipper.points ORDER BY point_id"), ["vector"], 128
+    )
     assert (points == model.points).all()
-    assert column(connection, "SELECT name FROM callipper.points ORDER BY point_id") == ["place 1", "place 2", "place 3"]
+    assert column(connection, "SELECT name FROM callipper.points ORDER BY point_id") == [
+        "place 1",
+        "place 2",
+        "place 3",
+    ]
     inside = "SELECT count(*) FROM callipper.points p JOIN callipper.cells c ON ST_Intersects(p.geom, c.geom)"
     assert column(connection, inside) == [3]
 
@@ -74,7 +84,7 @@ def test_the_columns_of_the_views_never_change(connection: db.Connection) -> Non
     counts = []
     first = write_model(connection)
     counts += column(connection, "SELECT count(*) FROM mine")
-    second = write_model(connection, ORIGIN + [[SIZE_M * BLOCK, 0], [0, 0]], seed=1)
+    second = write_model(connection, ORIGIN + np.array([[SIZE_M * BLOCK, 0], [0, 0]]), seed=1)
     counts += column(connection, "SELECT count(*) FROM mine")
     connection.execute("SELECT callipper.drop_model(%s, true)", [second.version])
     counts += column(connection, "SELECT count(*) FROM mine")
@@ -117,7 +127,9 @@ def test_a_prepared_statement_asks_the_new_model_at_its_next_execution(
             assert cosine == pytest.approx((model.cells @ model.texts["pub"]).max(), abs=1e-5)
 
 
-def test_a_function_of_the_users_asks_the_new_model(database: str, two_models: tuple[Model, Model], other: db.Connection) -> None:
+def test_a_function_of_the_users_asks_the_new_model(
+    database: str, two_models: tuple[Model, Model], other: db.Connection
+) -> None:
     other.execute(
         "CREATE FUNCTION best_cell() RETURNS bigint LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT cell_id FROM"
         " callipper.cells ORDER BY emb <-> text_embed('pub') LIMIT 1); END $$"
@@ -142,7 +154,9 @@ def test_readers_in_a_repeatable_read_transaction_keep_their_model(
     assert column(other, NEAREST) == best(first)
 
 
-def test_an_old_snapshot_does_not_mix_two_models(database: str, two_models: tuple[Model, Model], other: db.Connection) -> None:
+def test_an_old_snapshot_does_not_mix_two_models(
+    database: str, two_models: tuple[Model, Model], other: db.Connection
+) -> None:
     """The views of a REPEATABLE READ transaction are those of today, so the text must be embedded by their model."""
     _, second = two_models
     with other.transaction():
@@ -207,7 +221,9 @@ def test_two_swaps_at_once_come_one_after_the_other(database: str, two_models: t
 def test_an_unknown_version_is_refused(database: str, two_models: tuple[Model, Model], other: db.Connection) -> None:
     for version in (0, -1, 99, 2**31 - 1, 2**40):
         for call in (models.activate_model, models.drop_model, models.show_model):
-            with pytest.raises(UnknownModel, match=f"There is no model version {version}. See: callipper-db models list"):
+            with pytest.raises(
+                UnknownModel, match=f"There is no model version {version}. See: callipper-db models list"
+            ):
                 call(database, version)
     with pytest.raises(psycopg.errors.UndefinedObject, match="there is no model version 99") as caught:
         other.execute("SELECT callipper.activate(99)")
@@ -215,7 +231,9 @@ def test_an_unknown_version_is_refused(database: str, two_models: tuple[Model, M
     assert column(other, NEAREST) == best(two_models[0])
 
 
-def test_a_swap_that_is_rolled_back_is_none(database: str, two_models: tuple[Model, Model], other: db.Connection) -> None:
+def test_a_swap_that_is_rolled_back_is_none(
+    database: str, two_models: tuple[Model, Model], other: db.Connection
+) -> None:
     first, second = two_models
     with db.session(database) as connection:
         connection.execute("SELECT callipper.activate(%s)", [second.version])
@@ -230,7 +248,10 @@ def test_a_swap_that_is_rolled_back_is_none(database: str, two_models: tuple[Mod
 def test_models_are_listed_newest_first(database: str, two_models: tuple[Model, Model]) -> None:
     first, second = two_models
     listed = models.list_models(database)
-    assert [(model["version"], model["status"]) for model in listed] == [(second.version, "ready"), (first.version, "active")]
+    assert [(model["version"], model["status"]) for model in listed] == [
+        (second.version, "ready"),
+        (first.version, "active"),
+    ]
     assert listed[0]["text_encoder"] == "handmade"
     assert listed[0]["metrics"] == {"validation_loss": 1.5}
 
@@ -269,7 +290,9 @@ def test_the_active_model_is_dropped_by_force_only(
     assert column(other, NEAREST) == best(second)
 
 
-def test_dropping_leaves_nothing_of_the_version(database: str, two_models: tuple[Model, Model], other: db.Connection) -> None:
+def test_dropping_leaves_nothing_of_the_version(
+    database: str, two_models: tuple[Model, Model], other: db.Connection
+) -> None:
     first, second = two_models
     with db.session(database) as connection:
         connection.execute(
@@ -301,7 +324,9 @@ def test_a_grid_that_no_model_uses_goes(connection: db.Connection) -> None:
 # text_embed
 
 
-@pytest.mark.parametrize("text", ["fresh fish", "  FRESH\t fish\n", "Fresh  Fish ", "\vfresh\ffish\r\n", "fresh\u2003fish"])
+@pytest.mark.parametrize(
+    "text", ["fresh fish", "  FRESH\t fish\n", "Fresh  Fish ", "\vfresh\ffish\r\n", "fresh\u2003fish"]
+)
 def test_a_text_is_found_however_it_is_spaced_and_cased(connection: db.Connection, text: str) -> None:
     model = write_model(connection)
     (answer,) = column(connection, "SELECT text_embed(%s)::text", text)
@@ -440,7 +465,9 @@ def test_the_index_is_used_and_finds_the_nearest(indexed: tuple[str, Model]) -> 
         # Random vectors are the hardest there are: in 128 dimensions all are about as far from one another.
         assert found / (10 * len(model.texts)) >= 0.65, "with the default of 40 candidates"
         connection.execute("SET LOCAL hnsw.ef_search = 1000")
-        exact = sum(column(connection, query.replace("pub", text)) == model.ranking(text)[:10].tolist() for text in model.texts)
+        exact = sum(
+            column(connection, query.replace("pub", text)) == model.ranking(text)[:10].tolist() for text in model.texts
+        )
         assert exact >= len(model.texts) - 1
 
 
@@ -459,7 +486,9 @@ def test_the_index_goes_with_its_version(database: str) -> None:
         write_model(connection, seed=1)
     models.drop_model(database, model.version)
     with db.session(database) as connection:
-        assert column(connection, "SELECT count(*) FROM pg_class JOIN pg_am a ON a.oid = relam WHERE amname = 'hnsw'") == [0]
+        assert column(
+            connection, "SELECT count(*) FROM pg_class JOIN pg_am a ON a.oid = relam WHERE amname = 'hnsw'"
+        ) == [0]
 
 
 def test_vectors_of_other_dimensions_are_refused(connection: db.Connection) -> None:

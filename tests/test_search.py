@@ -97,10 +97,14 @@ def test_inside_a_triangle_whatever_its_srid(town: tuple[str, Model, Any]) -> No
     ring = [*metres.tolist(), metres[0].tolist()]
     in_metres = f"SRID={SRID};POLYGON(({', '.join(f'{x} {y}' for x, y in ring)}))"
     with db.session(dsn) as connection:
-        row = connection.execute("SELECT ST_AsText(ST_Transform(ST_GeomFromEWKT(%s), 4326), 15)", [in_metres]).fetchone()
+        row = connection.execute(
+            "SELECT ST_AsText(ST_Transform(ST_GeomFromEWKT(%s), 4326), 15)", [in_metres]
+        ).fetchone()
     assert row is not None
     in_degrees = str(row[0])
-    answers = [nearest_cells(dsn, "fresh fish", 10_000, area) for area in (in_metres, in_degrees, f"SRID=4326;{in_degrees}")]
+    answers = [
+        nearest_cells(dsn, "fresh fish", 10_000, area) for area in (in_metres, in_degrees, f"SRID=4326;{in_degrees}")
+    ]
     assert answers[0] == answers[1] == answers[2]
     ids = {cell["cell_id"] for cell in answers[0]}
     inside = set(model.grid.cell_id[centres_inside(model, metres)].tolist())
@@ -111,7 +115,9 @@ def test_inside_a_triangle_whatever_its_srid(town: tuple[str, Model, Any]) -> No
     assert [cell["cell_id"] for cell in answers[0]] == ranked
 
 
-@pytest.mark.parametrize("area", ["POINT(3.0101 49.6601)", "LINESTRING(3.01 49.66, 3.012 49.66)", "POINT EMPTY", "POINT(0 0)"])
+@pytest.mark.parametrize(
+    "area", ["POINT(3.0101 49.6601)", "LINESTRING(3.01 49.66, 3.012 49.66)", "POINT EMPTY", "POINT(0 0)"]
+)
 def test_other_geometries_are_areas_too(town: tuple[str, Model, Any], area: str) -> None:
     dsn, _, _ = town
     found = nearest_cells(dsn, "pub", 10, area)
@@ -179,6 +185,11 @@ def test_an_index_does_not_cut_the_answer_short(town: tuple[str, Model, Any], da
         wanted = {cell_id for cell_id, _ in expected(model, "pub", k)}
         assert len(wanted & {cell["cell_id"] for cell in found}) >= 0.6 * k
     check(nearest_cells(database, "pub", 5000), expected(model, "pub", 5000))
-    west, south, east, north = boxes[:, 0].min(), boxes[:, 1].min(), boxes[:, 0].min() + 0.003, boxes[:, 1].min() + 0.002
+    west, south, east, north = (
+        boxes[:, 0].min(),
+        boxes[:, 1].min(),
+        boxes[:, 0].min() + 0.003,
+        boxes[:, 1].min() + 0.002,
+    )
     touches = (boxes[:, 0] <= east) & (boxes[:, 2] >= west) & (boxes[:, 1] <= north) & (boxes[:, 3] >= south)
     check(nearest_cells(database, "pub", 10, f"{west},{south},{east},{north}"), expected(model, "pub", 10, touches))

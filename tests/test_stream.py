@@ -366,7 +366,7 @@ def test_a_bad_srid_is_refused(reading: db.Connection, srid: int, reason: str) -
 
 
 def test_a_srid_that_does_not_reach_the_places_is_refused(reading: db.Connection) -> None:
-    with pytest.raises(BadExtent, match="some POIs have no coordinates in EPSG:32631. Choose a CRS that covers them"):
+    with pytest.raises(BadExtent, match="some POIs have no coordinates in EPSG:32631"):
         read_samples(reading, Source(values((1, 5, 52, "x"), (2, 93, 0, "a quarter round the earth")), srid=UTM31))
 
 
@@ -454,7 +454,7 @@ def test_rows_that_are_committed_meanwhile_are_not_seen(database: str) -> None:
         other.execute("LOCK TABLE public.shops IN ACCESS EXCLUSIVE MODE")
         with ThreadPoolExecutor(1) as thread:
             reading = thread.submit(read_samples, connection, Source("public.shops"))
-            while not other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchone():
+            while not other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
                 assert not reading.done()
             other.execute(later)
             other.commit()

@@ -1,0 +1,56 @@
+"""The SQL of docs/sql.md, run statement by statement on a model of Monaco."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from callipper_db import db
+from callipper_db.load import load
+from callipper_db.progress import Silent
+from tests.town import ENCODER
+from trainer.config import TrainConfig
+from trainer.stream import Source
+from trainer.train import train
+
+ROOT = Path(__file__).parent.parent
+
+
+def statements() -> list[str]:
+    """Every statement of the page's SQL blocks."""
+    blocks = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "sql.md").read_text(), re.DOTALL)
+    return [statement.strip() for block in blocks for statement in block.split(";\n") if statement.strip()]
+
+
+@pytest.fixture(scope="module")
+def monaco(module_database: str, module_folder: Path) -> Iterator[db.Connection]:
+    load(module_database, [ROOT / "demo" / "monaco.osm.pbf"])
+    train(
+        module_database,
+        Source(template="A place of {category}"),
+        TrainConfig(epochs=8),
+        Silent(),
+        text_encoder=ENCODER,
+        checkpoint=module_folder / "checkpoint.pt",
+        grid_size_m=50.0,
+    )
+    with db.session(module_database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("statement", statements())
+def test_statement_answers(monaco: db.Connection, statement: str) -> None:
+    assert len(monaco.execute(statement).fetchall()) in (4, 5, 10)  # type: ignore[call-overload]
+
+
+def test_the_page_has_statements() -> None:
+    assert len(statements()) >= 4
+
+
+def test_doc_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
