@@ -266,7 +266,13 @@ class Bytes:
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the POIs (default: 8, more for small sources).")
 @click.option("--batch-size", type=click.IntRange(2), default=1024, show_default=True, help="POIs a step, at most.")
-@click.option("--seed", type=int, default=42, show_default=True, help="The same seed and data give the same model.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=42,
+    show_default=True,
+    help="The same seed and data give the same model.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 @click.option("--text-encoder", help="Name on the Hugging Face hub or a folder (default: all-MiniLM-L6-v2).")
 @click.option(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trainer.text import TextEncoder
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only wait for each other in models as small as the tests'
 
 _numbers = count(1)
 
@@ -123,12 +124,10 @@ def connection(shared_database: str) -> Iterator[db.Connection]:
 @pytest.fixture(scope="session")
 def encoder() -> TextEncoder:
     """The sentence encoder, which the tests load once."""
-    import torch
-
     from town import ENCODER
+
     from trainer.text import find_encoder
 
-    torch.set_num_threads(2)  # more only wait for each other in models as small as the tests'
     return find_encoder(ENCODER)
 
 
@@ -150,6 +149,13 @@ def town_template(
 @pytest.fixture
 def town(cluster_dsn: str, town_template: str) -> Iterator[str]:
     """The DSN of a trained town of the test's own."""
+    with _database(cluster_dsn, town_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def module_town(cluster_dsn: str, town_template: str) -> Iterator[str]:
+    """The DSN of a trained town that the tests of one file share."""
     with _database(cluster_dsn, town_template) as dsn:
         yield dsn
 

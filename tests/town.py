@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ QUARTERS = {
 }
 EACH = 60
 NAMES = ("The Old {}", "{} One", "{} on the Corner", None)
-CONFIG = TrainConfig(encoder="coordinate", hidden=64, blocks=2, epochs=30, device="cpu")
+CONFIG = TrainConfig(hidden=64, blocks=2, epochs=30, device="cpu")
 GRID_M = 150.0
 
 
@@ -34,7 +35,7 @@ def places(kind: str) -> Array:
     """(EACH, 2) longitude and latitude of a kind's POIs."""
     _, east, north = QUARTERS[kind]
     scatter = np.random.default_rng(list(QUARTERS).index(kind)).normal(0, [0.0028, 0.0018], (EACH, 2))
-    return np.array(MIDDLE) + [east, north] + scatter
+    return np.add(scatter, [MIDDLE[0] + east, MIDDLE[1] + north])
 
 
 def fill_town(dsn: str) -> None:
@@ -75,3 +76,21 @@ def train_town(
         grid_size_m=GRID_M,
         index=index,
     )
+
+
+def contents(dsn: str) -> dict[str, Any]:
+    """All that stands in the schema callipper: its relations with their rows, and what it answers."""
+    with db.session(dsn) as connection:
+        names = connection.execute(
+            "SELECT relname::text FROM pg_class WHERE relnamespace = 'callipper'::regnamespace AND relkind IN ('r', 'p')"
+        ).fetchall()
+        counts = {
+            name: connection.execute(f'SELECT count(*) FROM callipper."{name}"').fetchone()
+            for (name,) in names
+            if name != "text_vector"
+        }
+        active = connection.execute("SELECT version, status FROM callipper.model ORDER BY 1").fetchall()
+        answer = connection.execute(
+            "SELECT cell_id, emb <-> text_embed('park') FROM cells ORDER BY 2 LIMIT 5"
+        ).fetchall()
+        return {"counts": counts, "active": active, "answer": answer}

@@ -67,7 +67,9 @@ class TextEncoder:
     def transformer(self) -> SentenceTransformer:
         """The loaded encoder."""
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of the loading, amid ours
         try:
             return SentenceTransformer(str(self.folder), device=self.device)
         except Exception as error:  # of a dozen kinds, as files are damaged or missing

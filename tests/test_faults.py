@@ -1,0 +1,259 @@
+"""What ends a run early: afterwards the model that was active answers as before, and the next run succeeds.
+
+Each run is held at a point by a lock that the test has on a table, so that it is killed there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from town import CONFIG, contents, fill_town, train_town
+
+from callipper_db import db, schema
+from callipper_db.server import EmbeddedServer
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = [sys.executable, "-c", "from callipper_db.cli import main; main()"]
+QUICK = replace(CONFIG, epochs=1)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+class Run:
+    """`callipper-db train` as a process of its own."""
+
+    def __init__(self, dsn: str, home: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*PROGRAM, "train", "--dsn", dsn, "--grid-size", "150", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"CALLIPPER_HOME": str(home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.said: list[str] = []
+
+    def hear(self, beginning: str) -> None:
+        """Wait until it says a line."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line)
+            if line.startswith(beginning):
+                return
+        raise AssertionError(f"it never said {beginning!r}: {self.said}")
+
+    def end(self, number: signal.Signals | None = None) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        out, error = self.process.communicate(timeout=60)
+        self.said += [*error.splitlines(keepends=True), *out.splitlines(keepends=True)]
+        return self.process.returncode
+
+    @property
+    def complaint(self) -> str:
+        """All that it said but its progress."""
+        progress = ("reading ", "encoding ", "training", "epoch ", "cutting ", "embedding ", "writing ", "activating")
+        return "".join(line for line in self.said if not line.startswith(progress))
+
+
+@contextmanager
+def running(dsn: str, home: Path, *arguments: str) -> Iterator[Run]:
+    run = Run(dsn, home, *arguments)
+    try:
+        yield run
+    finally:
+        run.process.kill()
+        run.process.communicate()
+
+
+@contextmanager
+def locked(dsn: str, relation: str) -> Iterator[Callable[[], None]]:
+    """Nobody gets through this relation of the schema. Yields what waits until someone tries."""
+    with psycopg.connect(dsn) as connection:
+        statement = "SELECT FROM callipper.{} LIMIT 1" if relation == "cells" else "LOCK TABLE callipper.{} IN {} MODE"
+        mode = sql.SQL("ACCESS EXCLUSIVE" if relation in ("poi", "text_vector") else "SHARE")
+        connection.execute(sql.SQL(statement).format(sql.Identifier(relation), mode))
+        query = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+        yield lambda: wait_for(lambda: connection.execute(query, [f"callipper.{relation}"]).fetchone())
+        with suppress(psycopg.OperationalError):  # the server may be gone
+            connection.rollback()
+
+
+def wait_until_alone(dsn: str) -> None:
+    """The server notices that a client is gone when it next speaks to it."""
+    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        wait_for(lambda: connection.execute(query).fetchone() is None)
+
+
+def succeeds(dsn: str, folder: Path) -> None:
+    """The next run does, and what it makes is dropped again."""
+    before = contents(dsn)
+    version = train_town(dsn, folder, QUICK).version
+    assert contents(dsn)["active"][-1] == (version, "active")
+    with db.session(dsn) as connection:
+        connection.execute("SELECT callipper.activate(1)")
+        connection.execute("SELECT callipper.drop_model(%s)", [version])
+    assert contents(dsn) == before
+
+
+# Reading, encoding; then the grid, the weights, the texts, the cells, the points, and the views at the very end.
+@pytest.mark.parametrize("relation", ["poi", "text_vector", "cell", "context_cell", "cell_embedding", "cells"])
+def test_kill_leaves_the_active_model_as_it_was(module_town: str, tmp_path: Path, relation: str) -> None:
+    before = contents(module_town)
+    with running(module_town, tmp_path, "--epochs", "2") as run:
+        with locked(module_town, relation) as wait_until_held:
+            wait_until_held()
+            assert run.end(signal.SIGKILL) == -signal.SIGKILL
+        wait_until_alone(module_town)
+    assert contents(module_town) == before
+    succeeds(module_town, tmp_path)
+
+
+def test_kill_during_an_epoch_and_resume(town: str, tmp_path: Path) -> None:
+    before = contents(town)
+    with locked(town, "cell"), running(town, tmp_path, "--epochs", "40") as run:  # locked: the training never publishes
+        run.hear("epoch 3/40")
+        run.end(signal.SIGKILL)
+    wait_until_alone(town)
+    assert contents(town) == before
+    with running(town, tmp_path, "--epochs", "40", "--resume") as run:
+        assert run.end() == 0
+        epochs = [line.split("/")[0] for line in run.said if line.startswith("epoch ")]
+        assert epochs[0] not in ("epoch 1", "epoch 2", "epoch 3")
+        assert epochs[-1] == "epoch 40"
+    assert contents(town)["active"] == [(1, "ready"), (2, "active")]
+    assert not list((tmp_path / "checkpoints").iterdir())
+    with running(town, tmp_path, "--epochs", "40", "--resume") as run:
+        assert run.end() == 1
+        assert "Error: There is nothing to resume" in run.complaint
+
+
+def test_a_run_that_starts_over_says_so(town: str, tmp_path: Path) -> None:
+    with locked(town, "cell"), running(town, tmp_path, "--epochs", "40") as run:
+        run.hear("epoch 1/40")
+        run.end(signal.SIGKILL)
+    wait_until_alone(town)
+    with running(town, tmp_path, "--epochs", "2") as run:
+        assert run.end() == 0
+    assert "An unfinished run was found" in run.complaint
+    assert "--resume goes on with it" in run.complaint
+
+
+def test_ctrl_c_during_publishing(module_town: str, tmp_path: Path) -> None:
+    before = contents(module_town)
+    with running(module_town, tmp_path, "--epochs", "2") as run:
+        with locked(module_town, "cells") as wait_until_held:
+            wait_until_held()
+            assert run.end(signal.SIGINT) == 1
+        assert run.complaint.strip() == "Aborted!"
+    wait_until_alone(module_town)
+    assert contents(module_town) == before
+    succeeds(module_town, tmp_path)
+
+
+@pytest.mark.parametrize("relation", ["text_vector", "cell_embedding"])
+def test_a_lost_connection_is_one_sentence(module_town: str, tmp_path: Path, relation: str) -> None:
+    before = contents(module_town)
+    with running(module_town, tmp_path, "--epochs", "2") as run, locked(module_town, relation) as wait_until_held:
+        wait_until_held()
+        with psycopg.connect(module_town, autocommit=True) as admin:
+            ended = admin.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'callipper-db'"
+            ).fetchone()
+        assert ended == (2,)
+        assert run.end() == 1
+    said = run.complaint
+    assert said.startswith("Error: The connection to the database was lost: ")
+    assert said.endswith("What was active before still is; run the same command again.\n")
+    assert said.count("\n") == 1
+    assert contents(module_town) == before
+    succeeds(module_town, tmp_path)
+
+
+def test_two_runs_at_once(town: str, tmp_path: Path) -> None:
+    with running(town, tmp_path / "first", "--epochs", "1") as first, locked(town, "cells") as wait_until_held:
+        wait_until_held()
+        with running(town, tmp_path / "second", "--epochs", "1") as second:
+            assert second.end() == 1
+        assert second.complaint.startswith("Error: Another training run is at work in this database (server process ")
+        assert second.complaint.endswith("Wait for it, or add --wait.\n")
+        assert second.complaint.count("\n") == 1
+        third = Run(town, tmp_path / "third", "--epochs", "1", "--wait")
+        try:
+            third.hear("Another training run is at work in this database; waiting for it.")
+            with psycopg.connect(town) as connection:
+                query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                wait_for(lambda: connection.execute(query).fetchone())
+        except BaseException:
+            third.process.kill()
+            raise
+    # `running` has killed the first, and the lock is gone with it.
+    assert third.end() == 0
+    assert contents(town)["active"][-1][1] == "active"
+
+
+def test_kill_of_the_server(shared_town: str, open_folder: Path, tmp_path: Path) -> None:
+    server = EmbeddedServer(open_folder / "home", durable=False, root_area=open_folder / "area")
+    server.start()
+    try:
+        dsn = server.dsn()
+        schema.init(dsn)
+        fill_town(dsn)
+        copy_vectors(shared_town, dsn)
+        train_town(dsn, tmp_path, QUICK)
+        kill_server(server)  # right after the commit: what was published is there
+        server.start()
+        before = contents(dsn)
+        assert before["active"] == [(1, "active")]
+        with running(dsn, tmp_path, "--epochs", "2") as run, suppress(psycopg.OperationalError):
+            with locked(dsn, "cells") as wait_until_held:
+                wait_until_held()
+                kill_server(server)
+                assert run.end() == 1
+        assert run.complaint.startswith("Error: The connection to the database was lost: ")
+        assert run.complaint.count("\n") == 1
+        server.start()
+        assert contents(dsn) == before
+        succeeds(dsn, tmp_path)
+    finally:
+        server.stop()
+
+
+def kill_server(server: EmbeddedServer) -> None:
+    pid = server.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def copy_vectors(source: str, target: str) -> None:
+    """The vectors of all texts, so that the encoder need not be loaded."""
+    with psycopg.connect(source) as read, psycopg.connect(target) as write:
+        for table, columns in (
+            ("text_encoder", "name, revision, dim, arch"),
+            ("text_vector", "text_encoder_id, text, vec"),
+        ):
+            copied = read.cursor().copy(f"COPY (SELECT {columns} FROM callipper.{table}) TO STDOUT")
+            with copied as rows, write.cursor().copy(f"COPY callipper.{table} ({columns}) FROM STDIN") as into:
+                for row in rows:
+                    into.write(row)
