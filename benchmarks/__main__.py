@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.city import City, missing_data
 from callipper_db.server import EmbeddedServer
 
-NAMES = ("training_step", "training_epoch", "read_stream", "write_embeddings", "london", "index_pays")
+NAMES = ("load_csv", "training_step", "training_epoch", "read_stream", "write_embeddings", "london", "index_pays")
 
 
 def main(chosen: list[str]) -> int:

@@ -20,6 +20,8 @@ ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 TEMPLATE = "A place of {category}[, a type of {category_group}]"
 SRID = 27700
 
+OPTIONS = LoadOptions(where={"dup": "0"}, category_column="label", group_column="group")
+
 
 def missing_data() -> Path | None:
     """The data file that is not there, if so."""
@@ -38,7 +40,7 @@ class City:
         self.server.start()
         dsn = self.server.dsn()
         schema.init(dsn)
-        load(dsn, [LONDON], LoadOptions(where={"dup": "0"}, category_column="label", group_column="group"))
+        load(dsn, [LONDON], OPTIONS)
         with db.session(dsn, autocommit=True) as connection:
             connection.execute("ANALYZE callipper.poi")
         return dsn

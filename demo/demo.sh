@@ -23,8 +23,8 @@ run() {
 
 run "start and set up" callipper-db init
 run "load" callipper-db load demo/monaco.osm.pbf --rejects demo/out/rejects.csv
-run "train and publish" callipper-db train --grid-size 25
-run "ask: yacht" callipper-db query yacht -k 5
+run "train and publish" callipper-db train --grid-size 25 --template 'A place of {category}[, a type of {category_group}]'
+run "ask: supermarket" callipper-db query supermarket -k 5
 run "ask: where to eat" callipper-db query 'somewhere to eat' -k 5
 run "ask, inside a box" callipper-db query 'museum' -k 5 --within 7.415,43.725,7.43,43.735
 run "the same in SQL" callipper-db server psql -c "SELECT cell_id, round((emb <=> text_embed('school'))::numeric, 3) AS distance,

@@ -5,84 +5,30 @@ Each run is held at a point by a lock that the test has on a table, so that it i
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
+from processes import Command, running, wait_for
 from psycopg import sql
-from town import CONFIG, contents, fill_town, train_town
+from town import CONFIG, GRID_M, contents, fill_town, train_town
 
 from callipper_db import db, schema
 from callipper_db.server import EmbeddedServer
 
-ROOT = Path(__file__).parent.parent
-PROGRAM = [sys.executable, "-c", "from callipper_db.cli import main; main()"]
 QUICK = replace(CONFIG, epochs=1)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return found
-
-
-class Run:
-    """`callipper-db train` as a process of its own."""
-
-    def __init__(self, dsn: str, home: Path, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [*PROGRAM, "train", "--dsn", dsn, "--grid-size", "150", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"CALLIPPER_HOME": str(home)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.said: list[str] = []
-
-    def hear(self, beginning: str) -> None:
-        """Wait until it says a line."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said.append(line)
-            if line.startswith(beginning):
-                return
-        raise AssertionError(f"it never said {beginning!r}: {self.said}")
-
-    def end(self, number: signal.Signals | None = None) -> int:
-        """Send a signal and wait for the end; the exit code."""
-        if number is not None:
-            self.process.send_signal(number)
-        out, error = self.process.communicate(timeout=60)
-        self.said += [*error.splitlines(keepends=True), *out.splitlines(keepends=True)]
-        return self.process.returncode
-
-    @property
-    def complaint(self) -> str:
-        """All that it said but its progress."""
-        progress = ("reading ", "encoding ", "training", "epoch ", "cutting ", "embedding ", "writing ", "activating")
-        return "".join(line for line in self.said if not line.startswith(progress))
-
-
 @contextmanager
-def running(dsn: str, home: Path, *arguments: str) -> Iterator[Run]:
-    run = Run(dsn, home, *arguments)
-    try:
-        yield run
-    finally:
-        run.process.kill()
-        run.process.communicate()
+def training(dsn: str, home: Path, *arguments: str) -> Iterator[Command]:
+    with running(home, "train", "--dsn", dsn, "--grid-size", f"{GRID_M}", *arguments) as command:
+        yield command
 
 
 @contextmanager
@@ -120,7 +66,7 @@ def succeeds(dsn: str, folder: Path) -> None:
 @pytest.mark.parametrize("relation", ["poi", "text_vector", "cell", "context_cell", "cell_embedding", "cells"])
 def test_kill_leaves_the_active_model_as_it_was(module_town: str, tmp_path: Path, relation: str) -> None:
     before = contents(module_town)
-    with running(module_town, tmp_path, "--epochs", "2") as run:
+    with training(module_town, tmp_path, "--epochs", "2") as run:
         with locked(module_town, relation) as wait_until_held:
             wait_until_held()
             assert run.end(signal.SIGKILL) == -signal.SIGKILL
@@ -131,37 +77,27 @@ def test_kill_leaves_the_active_model_as_it_was(module_town: str, tmp_path: Path
 
 def test_kill_during_an_epoch_and_resume(town: str, tmp_path: Path) -> None:
     before = contents(town)
-    with locked(town, "cell"), running(town, tmp_path, "--epochs", "40") as run:  # locked: the training never publishes
-        run.hear("epoch 3/40")
+    options = ("--epochs", "40", "--json")
+    with locked(town, "cell"), training(town, tmp_path, *options) as run:  # locked: it never gets to publish
+        run.hear('{"epoch": 3,')
         run.end(signal.SIGKILL)
     wait_until_alone(town)
     assert contents(town) == before
-    with running(town, tmp_path, "--epochs", "40", "--resume") as run:
+    with training(town, tmp_path, *options, "--resume") as run:
         assert run.end() == 0
-        epochs = [line.split("/")[0] for line in run.said if line.startswith("epoch ")]
-        assert epochs[0] not in ("epoch 1", "epoch 2", "epoch 3")
-        assert epochs[-1] == "epoch 40"
+    epochs = [json.loads(line)["epoch"] for line in run.said if line.startswith('{"epoch"')]
+    assert epochs == list(range(epochs[0], 41))
+    assert 4 <= epochs[0] < 40
     assert contents(town)["active"] == [(1, "ready"), (2, "active")]
     assert not list((tmp_path / "checkpoints").iterdir())
-    with running(town, tmp_path, "--epochs", "40", "--resume") as run:
+    with training(town, tmp_path, *options, "--resume") as run:
         assert run.end() == 1
-        assert "Error: There is nothing to resume" in run.complaint
-
-
-def test_a_run_that_starts_over_says_so(town: str, tmp_path: Path) -> None:
-    with locked(town, "cell"), running(town, tmp_path, "--epochs", "40") as run:
-        run.hear("epoch 1/40")
-        run.end(signal.SIGKILL)
-    wait_until_alone(town)
-    with running(town, tmp_path, "--epochs", "2") as run:
-        assert run.end() == 0
-    assert "An unfinished run was found" in run.complaint
-    assert "--resume goes on with it" in run.complaint
+    assert run.complaint.startswith("Error: There is nothing to resume")
 
 
 def test_ctrl_c_during_publishing(module_town: str, tmp_path: Path) -> None:
     before = contents(module_town)
-    with running(module_town, tmp_path, "--epochs", "2") as run:
+    with training(module_town, tmp_path, "--epochs", "2") as run:
         with locked(module_town, "cells") as wait_until_held:
             wait_until_held()
             assert run.end(signal.SIGINT) == 1
@@ -174,7 +110,7 @@ def test_ctrl_c_during_publishing(module_town: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("relation", ["text_vector", "cell_embedding"])
 def test_a_lost_connection_is_one_sentence(module_town: str, tmp_path: Path, relation: str) -> None:
     before = contents(module_town)
-    with running(module_town, tmp_path, "--epochs", "2") as run, locked(module_town, relation) as wait_until_held:
+    with training(module_town, tmp_path, "--epochs", "2") as run, locked(module_town, relation) as wait_until_held:
         wait_until_held()
         with psycopg.connect(module_town, autocommit=True) as admin:
             ended = admin.execute(
@@ -192,25 +128,22 @@ def test_a_lost_connection_is_one_sentence(module_town: str, tmp_path: Path, rel
 
 
 def test_two_runs_at_once(town: str, tmp_path: Path) -> None:
-    with running(town, tmp_path / "first", "--epochs", "1") as first, locked(town, "cells") as wait_until_held:
-        wait_until_held()
-        with running(town, tmp_path / "second", "--epochs", "1") as second:
-            assert second.end() == 1
-        assert second.complaint.startswith("Error: Another training run is at work in this database (server process ")
-        assert second.complaint.endswith("Wait for it, or add --wait.\n")
-        assert second.complaint.count("\n") == 1
-        third = Run(town, tmp_path / "third", "--epochs", "1", "--wait")
-        try:
+    with ExitStack() as stack:
+        with locked(town, "cells") as wait_until_held:
+            first = stack.enter_context(training(town, tmp_path / "first", "--epochs", "1"))
+            wait_until_held()
+            with training(town, tmp_path / "second", "--epochs", "1") as second:
+                assert second.end() == 1
+            assert second.complaint.startswith(
+                "Error: Another training run is at work in this database (server process "
+            )
+            assert second.complaint.endswith("Wait for it, or add --wait.\n")
+            assert second.complaint.count("\n") == 1
+            third = stack.enter_context(training(town, tmp_path / "third", "--epochs", "1", "--wait"))
             third.hear("Another training run is at work in this database; waiting for it.")
-            with psycopg.connect(town) as connection:
-                query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-                wait_for(lambda: connection.execute(query).fetchone())
-        except BaseException:
-            third.process.kill()
-            raise
-    # `running` has killed the first, and the lock is gone with it.
-    assert third.end() == 0
-    assert contents(town)["active"][-1][1] == "active"
+        assert first.end() == 0
+        assert third.end() == 0
+    assert contents(town)["active"] == [(1, "ready"), (2, "ready"), (3, "active")]
 
 
 def test_kill_of_the_server(shared_town: str, open_folder: Path, tmp_path: Path) -> None:
@@ -226,11 +159,10 @@ def test_kill_of_the_server(shared_town: str, open_folder: Path, tmp_path: Path)
         server.start()
         before = contents(dsn)
         assert before["active"] == [(1, "active")]
-        with running(dsn, tmp_path, "--epochs", "2") as run, suppress(psycopg.OperationalError):
-            with locked(dsn, "cells") as wait_until_held:
-                wait_until_held()
-                kill_server(server)
-                assert run.end() == 1
+        with training(dsn, tmp_path, "--epochs", "2") as run, locked(dsn, "cells") as wait_until_held:
+            wait_until_held()
+            kill_server(server)
+            assert run.end() == 1
         assert run.complaint.startswith("Error: The connection to the database was lost: ")
         assert run.complaint.count("\n") == 1
         server.start()

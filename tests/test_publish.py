@@ -329,14 +329,18 @@ class FailAt(Silent):
             raise Failed
 
 
-class Epochs(Silent):
-    """Notes the epochs that were run."""
+class Noting(Silent):
+    """Notes the epochs that were run, and what was said."""
 
     def __init__(self) -> None:
-        self.seen: list[int] = []
+        self.epochs: list[int] = []
+        self.notes: list[str] = []
 
     def epoch(self, figures: dict[str, Any]) -> None:
-        self.seen.append(figures["epoch"])
+        self.epochs.append(figures["epoch"])
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 @pytest.mark.parametrize(
@@ -363,9 +367,20 @@ def test_a_failure_in_the_server_leaves_nothing(town: str, tmp_path: Path) -> No
     with db.session(town) as connection:
         connection.execute("ALTER TABLE callipper.model DROP CONSTRAINT refuses")
     # The training itself was done; it is not repeated.
-    reporter = Epochs()
+    reporter = Noting()
     train_town(town, tmp_path, replace(OTHER, epochs=2), reporter, resume=True)
-    assert reporter.seen == []
+    assert (reporter.epochs, reporter.notes) == ([], [])
     assert contents(town)["active"][0] == (1, "ready")
     with pytest.raises(CheckpointMissing):
         train_town(town, tmp_path, replace(OTHER, epochs=2), resume=True)
+
+
+def test_a_run_that_starts_over_says_so(town: str, tmp_path: Path) -> None:
+    with pytest.raises(Failed):
+        train_town(town, tmp_path, OTHER, FailAt("cutting the grid"))
+    reporter = Noting()
+    train_town(town, tmp_path, replace(OTHER, epochs=1), reporter)
+    assert reporter.epochs == [1]
+    assert reporter.notes == [
+        f"An unfinished run was found ({tmp_path / 'checkpoint.pt'}) and is started over; --resume goes on with it."
+    ]

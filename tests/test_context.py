@@ -1,0 +1,89 @@
+"""What lies around a place: the pyramid against direct sums over POIs, and its text code against scipy's SVD."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import svd
+
+from callipper_db.store import Array
+from trainer.context import CODE_SIZE, LEVELS, PRIOR, build_pyramid, fit_text_code
+
+WIDTH = CODE_SIZE + 1
+
+
+def places(count: int, texts: int, seed: int = 0, reach_m: float = 1500) -> tuple[Array, Array, Array]:
+    """metres (N, 2), text_id (N,), text_vectors (V, 48)."""
+    random = np.random.default_rng(seed)
+    metres = random.uniform(-reach_m, reach_m, (count, 2))
+    return metres, random.integers(0, texts, count), random.normal(0, 1, (texts, 48)).astype(np.float32)
+
+
+def reference_features(metres: Array, codes: Array, place: Array) -> Array:
+    """Each POI counts by how near its cell's centre lies: (1 - |dx|)(1 - |dy|) in cells, and not at all beyond one."""
+    parts = []
+    for size_m in (100.0 * 2**level for level in range(LEVELS)):
+        centre = np.floor(metres / size_m) + 0.5
+        share = np.prod(np.maximum(1 - np.abs(place / size_m - centre), 0), axis=1)
+        parts.append([*((share @ codes) / (share.sum() + PRIOR)), np.log1p(share.sum())])
+    return np.concatenate(parts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(0, 2**31))
+def test_features_are_shares_of_the_cells_around(count: int, texts: int, seed: int) -> None:
+    metres, text_id, vectors = places(count, texts, seed)
+    pyramid = build_pyramid(metres, text_id, vectors)
+    codes = pyramid.text_code(vectors)[text_id].astype(np.float64)
+    asked = np.vstack([metres[:5], places(5, 1, seed + 1, reach_m=6000)[0], [[0.0, 0.0]]])
+    found = pyramid.features(asked)
+    assert found.shape == (len(asked), pyramid.width) == (len(asked), LEVELS * WIDTH)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [reference_features(metres, codes, place) for place in asked], atol=2e-5)
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_a_pois_own_part_is_taken_out_exactly(count: int) -> None:
+    metres, text_id, vectors = places(count, 30)
+    pyramid = build_pyramid(metres, text_id, vectors)
+    codes = pyramid.text_code(vectors)[text_id]
+    found = pyramid.features(metres, own_code=codes)
+    for row in range(0, count, max(1, count // 20)):
+        others = np.arange(count) != row
+        expected = reference_features(metres[others], codes[others].astype(np.float64), metres[row])
+        np.testing.assert_allclose(found[row], expected, atol=2e-5)
+
+
+def test_far_from_everything_there_is_nothing() -> None:
+    pyramid = build_pyramid(*places(50, 10))
+    assert not pyramid.features(np.array([[1e6, -1e6], [-2e7, 2e7]])).any()
+
+
+def test_the_order_of_the_pois_hardly_matters() -> None:
+    metres, text_id, vectors = places(300, 30)
+    order = np.random.default_rng(1).permutation(300)
+    one, other = (build_pyramid(metres[rows], text_id[rows], vectors) for rows in (np.arange(300), order))
+    np.testing.assert_allclose(one.features(metres), other.features(metres), atol=1e-5)
+
+
+def test_text_code_is_the_principal_components() -> None:
+    _, text_id, vectors = places(500, 60)
+    rows = vectors[text_id].astype(np.float64)
+    centred = rows - rows.mean(axis=0)
+    _, _, components = svd(centred, full_matrices=False)
+    code = fit_text_code(vectors, text_id)
+    found = code(vectors)[text_id]
+    expected = centred @ components[:CODE_SIZE].T
+    expected *= np.sign((found * expected).sum(axis=0))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-5)
+
+
+def test_few_texts_leave_the_rest_of_the_code_empty() -> None:
+    _, text_id, vectors = places(100, 3)
+    found = fit_text_code(vectors, text_id)(vectors)
+    assert np.isfinite(found).all()
+    assert np.abs(found[:, :2]).min(axis=0).max() > 0.1
+    np.testing.assert_allclose(found[:, 2:], 0, atol=1e-4)
