@@ -6,6 +6,7 @@ from geoalchemy2 import Geometry
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Computed,
@@ -85,6 +86,62 @@ text_vector = Table(
     comment="what the sentence encoder made of each distinct text, so that none is encoded twice",
 )
 
+
+def _encoder_key() -> Column[int]:
+    return Column(
+        "text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id, ondelete="CASCADE"), nullable=False
+    )
+
+
+text_token = Table(
+    "text_token",
+    metadata,
+    _encoder_key(),
+    Column("token_id", Integer, nullable=False, comment="row of the vocabulary, from 0"),
+    Column("piece", Text, nullable=False),
+    Column("embedding", VECTOR, nullable=False),
+    PrimaryKeyConstraint("text_encoder_id", "token_id"),
+    UniqueConstraint("text_encoder_id", "piece"),
+    comment="the vocabulary of a text encoder: WordPiece pieces and what each enters the network as",
+)
+
+text_position = Table(
+    "text_position",
+    metadata,
+    _encoder_key(),
+    Column("position", Integer, nullable=False, comment="place in the text, from 0"),
+    Column("embedding", VECTOR, nullable=False),
+    PrimaryKeyConstraint("text_encoder_id", "position"),
+    comment="what a text encoder adds to the token at each position (token type included)",
+)
+
+text_weight = Table(
+    "text_weight",
+    metadata,
+    _encoder_key(),
+    Column("layer", Integer, nullable=False),
+    Column("part", Text, nullable=False),
+    Column("neuron", Integer, nullable=False),
+    Column("bias", REAL, nullable=False),
+    Column("weight", VECTOR, nullable=False),
+    PrimaryKeyConstraint("text_encoder_id", "layer", "part", "neuron"),
+    CheckConstraint("part IN ('query', 'key', 'value', 'attention', 'intermediate', 'output')", name="part"),
+    comment="the transformer of a text encoder, a row per neuron",
+)
+
+text_norm = Table(
+    "text_norm",
+    metadata,
+    _encoder_key(),
+    Column("layer", Integer, nullable=False),
+    Column("part", Text, nullable=False),
+    Column("gain", VECTOR, nullable=False),
+    Column("bias", VECTOR, nullable=False),
+    PrimaryKeyConstraint("text_encoder_id", "layer", "part"),
+    CheckConstraint("part IN ('embedding', 'attention', 'output')", name="part"),
+    comment="the layer norms of a text encoder",
+)
+
 model = Table(
     "model",
     metadata,
@@ -150,6 +207,13 @@ text_embedding = Table(
     Column("text_hash", BigInteger, Computed("hashtextextended(text, 0::bigint)", persisted=True), nullable=False),
     Column("text", Text, nullable=False, comment="lower case, single spaces"),
     Column("emb", VECTOR(DIMENSIONS), nullable=False),
+    Column(
+        "vocabulary",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="a common word for places, which describe() may answer with",
+    ),
     PrimaryKeyConstraint("text_hash", "version"),
     comment="texts that text_embed answers without the sentence encoder",
     postgresql_partition_by="LIST (version)",
@@ -190,6 +254,16 @@ cell_embedding = Table(
     PrimaryKeyConstraint("cell_id", "version"),
     comment="what a model makes of each cell, taken at its centre; unit length",
     postgresql_partition_by="LIST (version)",
+)
+
+cell_sample = Table(
+    "cell_sample",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("emb", VECTOR(DIMENSIONS), nullable=False),
+    PrimaryKeyConstraint("version", "number"),
+    comment="some of a model's cells, drawn at random: what is usual in the city, for percentiles without a scan of all cells",
 )
 
 point_embedding = Table(
