@@ -8,6 +8,25 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._active_version() IS 'version of the active model, NULL when there is none';
 
+-- The version that a question is for: the one given, the active one for NULL.
+CREATE OR REPLACE FUNCTION callipper._require_model(version integer) RETURNS integer
+LANGUAGE plpgsql VOLATILE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF version IS NULL THEN
+        version := callipper._active_version();
+        IF version IS NULL THEN
+            RAISE EXCEPTION 'no model is active' USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'Train one with: callipper-db train';
+        END IF;
+    ELSIF NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = _require_model.version) THEN
+        RAISE EXCEPTION 'there is no model version %', version
+            USING ERRCODE = 'undefined_object', HINT = 'SELECT version, status FROM callipper.model lists them.';
+    END IF;
+    RETURN version;
+END
+$$;
+COMMENT ON FUNCTION callipper._require_model(integer) IS 'the model version given, the active one for NULL; an error where there is none';
+
 -- Points the views `cells` and `points` and _active_version() at one version; NULL makes them empty. Reading a partition by
 -- name rather than the partitioned table lets ORDER BY emb <-> ... walk its index. LEFT JOIN, though every cell_id has its
 -- cell, lets the planner skip the join when geom is not asked for. The column lists never change, so that views of the
