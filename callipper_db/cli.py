@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callipper_db import models as model_versions
-from callipper_db import schema, search
+from callipper_db import schema, search, text_encoders
 from callipper_db.config import Settings
 from callipper_db.console import reporter
 from callipper_db.errors import CallipperError, MissingExtra, NotInitialised
@@ -278,6 +279,11 @@ class Bytes:
 @click.option(
     "--index", type=click.Choice(["auto", "hnsw", "none"]), default="auto", show_default=True, help="HNSW on cells."
 )
+@click.option(
+    "--text-tower/--no-text-tower",
+    default=True,
+    help="Install the text encoder too (once, 95 MB), so that any text can be asked in SQL.",
+)
 @click.option("--resume", is_flag=True, help="Go on after the last whole epoch of an interrupted run.")
 @click.option("--wait", is_flag=True, help="Wait when another training run is at work in the database.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line an epoch and one at the end.")
@@ -299,6 +305,7 @@ def train(
     device: str,
     text_encoder: str | None,
     index: str,
+    text_tower: bool,
     resume: bool,
     wait: bool,
     as_json: bool,
@@ -337,6 +344,7 @@ def train(
             grid_size_m=grid_size,
             grid_kind=grid,
             index=index,
+            text_tower=text_tower,
         )
     if as_json:
         print_json(asdict(summary))
@@ -396,6 +404,145 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
     print_table(["", "cell", "similarity", "latitude, longitude", "nearest POIs"], rows)
 
 
+@main.command()
+@click.option("--labels", metavar="FILE|TABLE", help="Labelled places: a file, or a table, view or query.")
+@click.option("--target", metavar="COLUMN,...", help="Column with the label, or the columns of a distribution.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "regression", "distribution"]),
+    help="What the target is (default: guessed from its values).",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["blocks", "random", "both"]),
+    default="both",
+    show_default=True,
+    help="Hold out whole areas, or places at random.",
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Repetitions.")
+@click.option("--model", "version", type=int, help="Version to evaluate (default: the active one).")
+@click.option("--srid", type=int, help="SRID of a file's coordinates (default: what the file says, else 4326).")
+@click.option(
+    "--map", "picture", type=click.Path(dir_okay=False, path_type=Path), help="PNG of the confusions or the errors."
+)
+@click.option("--retrieval", is_flag=True, help="Do texts find held-out POIs? Trains a model for it.")
+@click.option("--label-column", metavar="COLUMN", help="With --retrieval: the POIs' label (default: category).")
+@click.option("--question", default="{}", show_default=True, help="With --retrieval: what is asked for a label.")
+@click.option("--device", default="auto", show_default=True, help="With --retrieval: cpu, cuda, cuda:1, or auto.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_dsn
+def evaluate(
+    dsn: str,
+    labels: str | None,
+    target: str | None,
+    task: str | None,
+    split: str,
+    seeds: int,
+    version: int | None,
+    srid: int | None,
+    picture: Path | None,
+    retrieval: bool,
+    label_column: str | None,
+    question: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """How much a model knows: probes for labels of yours, beside the floors that it must beat.
+
+    The figures also go into the version's metrics, see models show and models compare.
+
+    \b
+    Examples:
+      callipper-db evaluate --labels landuse.geojson.gz --target landuse
+      callipper-db evaluate --labels public.census --target share_1,share_2,share_3 --split blocks --map errors.png
+      callipper-db evaluate --retrieval
+    """
+    if not labels and not retrieval:
+        raise click.UsageError("Give --labels with --target, or --retrieval.")
+    if bool(labels) != bool(target) or (picture and not labels):
+        raise click.UsageError("--labels and --target go together, and --map needs both.")
+    training_side()
+    draw = drawing() if picture else None
+    from trainer.assess import assess
+    from trainer.labels import LabelSource
+    from trainer.retrieval import evaluate_retrieval
+
+    schema.ensure_current(dsn)
+    assessment, found = None, None
+    with reporter(False) as told:  # on stderr, so that a JSON document stays alone
+        if labels and target:
+            label_source = LabelSource(labels, [column.strip() for column in target.split(",")], task, srid)
+            assessment = assess(dsn, label_source, version, told, split=split, seeds=seeds)
+            if draw:
+                draw(assessment, picture)
+        if retrieval:
+            found = evaluate_retrieval(dsn, version, told, device=device, label_column=label_column, question=question)
+    if as_json:
+        print_json(
+            {**(assessment.to_dict() if assessment else {}), **({"retrieval": found.to_dict()} if found else {})}
+        )
+        return
+    if assessment:
+        print_scores(assessment.to_dict())
+    if picture:
+        click.echo(f"Wrote {picture}.")
+    if found:
+        print_retrieval(found.to_dict())
+
+
+def drawing() -> Any:
+    """The function that draws errors, or a sentence that says how to install what it needs."""
+    try:
+        from trainer.figures import draw
+    except ModuleNotFoundError as error:
+        raise MissingExtra(feature="A map", module=error.name, extra="map") from error
+    return draw
+
+
+def print_scores(answer: dict[str, Any]) -> None:
+    """An assessment as tables: a line for each source of features, and one for each class."""
+    how = "guessed from the target; --task says otherwise" if answer["guessed"] else "as asked"
+    targets = f"{len(answer['targets'])} {'classes' if answer['task'] == 'classification' else 'columns'}"
+    click.echo(f"{answer['name']}: {answer['labels']:,} labels, {answer['task']} ({how}), {targets},")
+    click.echo(f"model version {answer['version']}, mean and standard deviation over {answer['seeds']} seeds.\n")
+    figures = list(answer["scores"][0]["mean"])
+    for split in dict.fromkeys(score["split"] for score in answer["scores"]):
+        lines = [score for score in answer["scores"] if score["split"] == split]
+        rows: list[list[object]] = [
+            [line["name"], *(f"{line['mean'][name]:.4f} ± {line['spread'][name]:.4f}" for name in figures)]
+            for line in lines
+        ]
+        print_table([f"held out {'by blocks' if split == 'blocks' else 'at random'}", *map(figure_name, figures)], rows)
+        click.echo()
+        if lines[0].get("classes"):
+            print_table(
+                ["class", "places", "precision", "recall", "F1"],
+                [
+                    [c["class"], round(c["support"]), *(f"{c[name]:.3f}" for name in ("precision", "recall", "f1"))]
+                    for c in lines[0]["classes"]
+                ],
+            )
+            click.echo()
+    for verdict in answer["verdicts"]:
+        click.echo(verdict["says"])
+
+
+def figure_name(figure: str) -> str:
+    """A figure as people write it; an arrow says which way is better."""
+    names = {"macro_f1": "macro F1", "kl": "KL divergence", "l1": "L1", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
+    return f"{names.get(figure, figure)} {'↓' if figure in {'kl', 'l1', 'rmse', 'mae'} else '↑'}"
+
+
+def print_retrieval(answer: dict[str, Any]) -> None:
+    """The AUC of each label, and their mean."""
+    rows: list[list[object]] = [[row["label"], row["places"], f"{row['auc']:.3f}"] for row in answer["labels"]]
+    print_table(["label", "held-out places", "AUC"], rows)
+    click.echo(
+        f"\nMacro AUC {answer['macro_auc']:.4f} over {len(rows)} labels: {answer['held_out']:,} POIs held out from a model"
+        f" trained on {answer['trained_on']:,}, with the settings of version {answer['version']}."
+    )
+
+
 @main.command("plot")
 @click.argument("text")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG file (default: TEXT.png).")
@@ -419,7 +566,7 @@ def plot_command(dsn: str, text: str, output: Path | None) -> None:
 
 @main.group()
 def models() -> None:
-    """Model versions: list, show, activate, drop."""
+    """Model versions: list, show, compare, activate, drop."""
 
 
 @models.command("list")
@@ -468,6 +615,39 @@ def show_model(dsn: str, version: int | None) -> None:
     click.echo(json.dumps(model_versions.show_model(dsn, version), default=str, indent=2, ensure_ascii=False))
 
 
+@models.command("compare")
+@click.argument("first", type=int, metavar="A")
+@click.argument("second", type=int, metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_dsn
+def compare_models(dsn: str, first: int, second: int, as_json: bool) -> None:
+    """Two versions side by side: what they are, the settings that differ, training, and what evaluate has found.
+
+    \b
+    Example:
+      callipper-db models compare 1 2
+    """
+    schema.ensure_current(dsn)
+    found = model_versions.compare_models(dsn, first, second)
+    if as_json:
+        print_json(found)
+        return
+    rows: list[list[object]] = []
+    for section, values in found.items():
+        rows += [[section, "", ""]] if values else []
+        rows += [[f"  {name}", *map(shown, pair)] for name, pair in values.items()]
+    print_table(["", f"version {first}", f"version {second}"], rows)
+
+
+def shown(value: object) -> str:
+    """A value in a table: numbers of a readable length."""
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)
+
+
 @models.command("activate")
 @click.argument("version", type=int)
 @with_dsn
@@ -497,6 +677,86 @@ def drop_model(dsn: str, version: int, force: bool) -> None:
     schema.ensure_current(dsn)
     model_versions.drop_model(dsn, version, force=force)
     click.echo(f"Model version {version} is gone.")
+
+
+@main.group("text-encoder")
+def text_encoder_group() -> None:
+    """Text encoders inside the database: list, install, remove."""
+
+
+@text_encoder_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_dsn
+def list_text_encoders(dsn: str, as_json: bool) -> None:
+    """List the encoders that models were trained with, and whether they run in SQL.
+
+    \b
+    Example:
+      callipper-db text-encoder list
+    """
+    schema.ensure_current(dsn)
+    found = text_encoders.list_text_encoders(dsn)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("There is no text encoder yet. callipper-db train installs one.")
+        return
+    rows: list[list[object]] = [
+        [
+            encoder["name"],
+            encoder["revision"][:12],
+            encoder["dim"],
+            "yes" if encoder["installed"] else "no",
+            ", ".join(map(str, encoder["models"])),
+        ]
+        for encoder in found
+    ]
+    print_table(["name", "revision", "dimensions", "installed", "used by models"], rows)
+
+
+@text_encoder_group.command("install")
+@click.argument("name", required=False)
+@with_dsn
+def install_text_encoder(dsn: str, name: str | None) -> None:
+    """Put an encoder's weights into the database, so that text_embed answers any text.
+
+    NAME as for train --text-encoder. Takes seconds, and about 95 MB for the default encoder. `train` does it by itself.
+
+    \b
+    Examples:
+      callipper-db text-encoder install
+      callipper-db text-encoder install sentence-transformers/all-MiniLM-L12-v2
+    """
+    training_side()
+    from trainer.text import find_encoder
+    from trainer.text_weights import install
+
+    schema.ensure_current(dsn)
+    encoder = find_encoder(name or Settings.from_environment().text_encoder)
+    with reporter(False) as told:
+        fresh = install(dsn, encoder, told)
+    click.echo(f"{encoder.name} {'is installed' if fresh else 'was installed already'}.")
+
+
+@text_encoder_group.command("remove")
+@click.argument("name")
+@with_dsn
+def remove_text_encoder(dsn: str, name: str) -> None:
+    """Take an encoder's weights out of the database. Texts that are remembered are still answered.
+
+    \b
+    Example:
+      callipper-db text-encoder remove sentence-transformers/all-MiniLM-L6-v2
+    """
+    schema.ensure_current(dsn)
+    versions = text_encoders.remove_text_encoder(dsn, name)
+    click.echo(f"{name} is removed.")
+    if versions:
+        click.echo(
+            f"Model version {', '.join(map(str, versions))} answers only remembered texts from now on;"
+            f" to undo this: callipper-db text-encoder install {name}"
+        )
 
 
 @main.group()

