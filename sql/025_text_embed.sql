@@ -1,9 +1,10 @@
 -- The text tower: a text becomes a vector in the space of the places.
 
--- The form under which a text is remembered: lower case, single spaces, none at the ends.
+-- The form under which a text is remembered: lower case, single spaces, none at the ends. No backslash in the pattern: where
+-- standard_conforming_strings is off, it would not be one.
 CREATE OR REPLACE FUNCTION callipper._text_key(text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-    SELECT pg_catalog.lower(pg_catalog.btrim(pg_catalog.regexp_replace($1, '\s+', ' ', 'g')))
+    SELECT pg_catalog.lower(pg_catalog.btrim(pg_catalog.regexp_replace($1, '[[:space:]]+', ' ', 'g')))
 $$;
 COMMENT ON FUNCTION callipper._text_key(text) IS 'a text as it is remembered: lower case, single spaces';
 

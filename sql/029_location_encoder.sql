@@ -1,0 +1,74 @@
+-- The location encoder as one value: what model.arch says, with the numbers that belong to it. What is internal here and in
+-- 030_loc_embed.sql is reached through _locate(), and runs with its rights and under the search_path that it pins.
+
+-- These are views because a view gives a value its type. A neuron is its weights and, as its last number, its bias.
+CREATE OR REPLACE VIEW callipper._location_layer AS
+SELECT m.version, l.number,
+    l.layer ->> 'layer' AS name, l.layer ->> 'activation' AS activation, l.layer ->> 'residual' AS residual,
+    ARRAY(
+        SELECT w.weight OPERATOR(@extschema:vector@.||) ARRAY[w.bias]::@extschema:vector@.vector
+        FROM callipper.location_weight w WHERE w.version = m.version AND w.layer = l.layer ->> 'layer' ORDER BY w.neuron
+    ) AS neurons
+FROM callipper.model m, jsonb_array_elements(m.arch -> 'layers') WITH ORDINALITY AS l(layer, number);
+
+CREATE OR REPLACE VIEW callipper._location_feature AS
+SELECT m.version, f.number, f.feature ->> 'kind' AS kind,
+    ARRAY(SELECT d::float8 FROM jsonb_array_elements(f.feature -> 'divisors_m') WITH ORDINALITY AS e(d, n) ORDER BY n)
+        AS divisors_m,
+    ARRAY(SELECT s::float8 FROM jsonb_array_elements(f.feature -> 'sizes_m') WITH ORDINALITY AS e(s, n) ORDER BY n)
+        AS sizes_m,
+    (f.feature -> 'code')::integer AS code, (f.feature -> 'prior')::float8 AS prior,
+    -- JSON writes a list as pgvector writes a vector.
+    CASE f.feature ->> 'kind' WHEN 'context' THEN (m.standardisation -> 'mean')::text::@extschema:vector@.vector END AS mean,
+    CASE f.feature ->> 'kind' WHEN 'context' THEN (m.standardisation -> 'scale')::text::@extschema:vector@.vector END AS scale
+FROM callipper.model m, jsonb_array_elements(m.arch -> 'features') WITH ORDINALITY AS f(feature, number);
+
+CREATE OR REPLACE VIEW callipper._location_encoder AS
+SELECT m.version, m.srid, m.origin_easting, m.origin_northing, m.extent,
+    ARRAY(SELECT f FROM callipper._location_feature f WHERE f.version = m.version ORDER BY f.number) AS features,
+    ARRAY(SELECT l FROM callipper._location_layer l WHERE l.version = m.version ORDER BY l.number) AS layers
+FROM callipper.model m;
+
+-- Reads a version's location encoder: whole, to be kept, or without its neurons, to be used once. Where there is none that
+-- can run here, the first is NULL and the second an error. VOLATILE, to see what is committed by now, as _find_text is.
+CREATE OR REPLACE FUNCTION callipper._read_location_encoder(version integer, whole boolean) RETURNS callipper._location_encoder
+LANGUAGE plpgsql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+DECLARE
+    encoder callipper._location_encoder;
+    unknown text := (
+        SELECT string_agg(DISTINCT part, ', ') FROM (
+            SELECT format('feature "%s"', f.kind) FROM callipper._location_feature f
+                WHERE f.version = _read_location_encoder.version AND coalesce(f.kind, '') NOT IN ('grid', 'context')
+            UNION ALL SELECT format('activation "%s"', l.activation) FROM callipper._location_layer l
+                WHERE l.version = _read_location_encoder.version AND l.activation NOT IN ('relu')
+            UNION ALL SELECT format('residual "%s"', l.residual) FROM callipper._location_layer l
+                WHERE l.version = _read_location_encoder.version AND l.residual NOT IN ('begin', 'add')
+        ) AS parts(part)
+    );
+BEGIN
+    SELECT e.version, e.srid, e.origin_easting, e.origin_northing, e.extent, e.features,
+        CASE WHEN whole THEN e.layers ELSE ARRAY(
+            SELECT ROW(l.version, l.number, l.name, l.activation, l.residual, NULL)::callipper._location_layer
+            FROM callipper._location_layer l WHERE l.version = e.version ORDER BY l.number
+        ) END
+        INTO encoder FROM callipper._location_encoder e WHERE e.version = _read_location_encoder.version;
+    IF unknown IS NULL AND cardinality(encoder.features) > 0 AND cardinality(encoder.layers) > 0 THEN
+        RETURN encoder;
+    ELSIF whole THEN
+        RETURN NULL;
+    END IF;
+    PERFORM callipper._require_model(version);  -- in an old snapshot even the active version may not be there yet
+    RAISE EXCEPTION 'the location encoder of model version % cannot run here: %',
+            version, coalesce('unknown ' || unknown, 'it is empty')
+        USING ERRCODE = 'feature_not_supported', HINT = 'Run init of the callipper-db that trained this model, or train anew.';
+END
+$$;
+COMMENT ON FUNCTION callipper._read_location_encoder(integer, boolean) IS
+    'location encoder of a model version: whole, or without its neurons';
+
+-- IMMUTABLE so that a plan keeps the answer: what the rows of a version say never changes.
+CREATE OR REPLACE FUNCTION callipper._location_encoder(version integer) RETURNS callipper._location_encoder
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT callipper._read_location_encoder(version, true)
+$$;
+COMMENT ON FUNCTION callipper._location_encoder(integer) IS 'location encoder of a model version, whole, for a plan to keep';

@@ -1,0 +1,74 @@
+-- How well a place is supported by data: whether an embedding there can be more than a guess.
+
+-- How far a place's neighbours reach: the distance to the nth nearest training POI, or to the last where there are fewer. In
+-- degrees: a circle of degrees is an ellipse on the ground, which does as well where only areas are compared, and the index
+-- on geom can be walked by it.
+CREATE OR REPLACE FUNCTION callipper._reach(lonlat @extschema:postgis@.geometry, version integer, neighbours integer)
+RETURNS float8
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(max(distance), 'infinity') FROM (
+            SELECT p.geom <-> lonlat AS distance FROM callipper.point_embedding p
+            WHERE p.version = _reach.version ORDER BY p.geom <-> lonlat LIMIT neighbours
+        ) AS nearest
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper._reach(@extschema:postgis@.geometry, integer, integer) IS
+    'distance to the nth nearest training POI of a model version, in degrees';
+
+-- The reach that is usual where there are POIs: nine of ten have their eighth neighbour within it. Measured at 64 POIs that
+-- stand evenly in the order of their ids, so always the same. VOLATILE, to see what is committed by now.
+CREATE OR REPLACE FUNCTION callipper._measure_usual_reach(version integer) RETURNS float8
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY callipper._reach(sample.geom, _measure_usual_reach.version, 9))
+        FROM (
+            SELECT min(p.point_id)::numeric AS first, max(p.point_id)::numeric AS last FROM callipper.point_embedding p
+            WHERE p.version = _measure_usual_reach.version
+        ) AS ids, generate_series(0, 63) AS step, LATERAL (
+            SELECT p.geom FROM callipper.point_embedding p
+            WHERE p.version = _measure_usual_reach.version AND p.point_id >= (first + (last - first) * step / 64)::bigint
+            ORDER BY p.point_id LIMIT 1
+        ) AS sample
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper._measure_usual_reach(integer) IS
+    'reach that nine of ten training POIs of a model version keep within';
+
+-- IMMUTABLE so that a plan keeps the answer, as with _location_encoder().
+CREATE OR REPLACE FUNCTION callipper._usual_reach(version integer) RETURNS float8
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT callipper._measure_usual_reach(version)
+$$;
+COMMENT ON FUNCTION callipper._usual_reach(integer) IS 'usual reach of a model version''s POIs, for a plan to keep';
+
+-- The density of POIs is the number of neighbours by the area that they reach over, so a ratio of densities is one of squares.
+CREATE OR REPLACE FUNCTION callipper._rate_support(place @extschema:postgis@.geometry) RETURNS float8
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE SECURITY DEFINER COST 10000
+SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    here geometry := ST_Transform(callipper._as_point(place, 4326), 4326);
+    smallest CONSTANT float8 := 1e-5;  -- a metre; what shares one spot is infinitely dense otherwise
+BEGIN
+    PERFORM callipper._require_model(NULL);
+    RETURN least(1, (greatest(callipper._usual_reach(callipper._active_version()), smallest)
+        / greatest(callipper._reach(here, callipper._active_version(), 8), smallest)) ^ 2);
+END
+$$;
+COMMENT ON FUNCTION callipper._rate_support(@extschema:postgis@.geometry) IS 'support of a place by the active model''s POIs';
+
+-- IMMUTABLE for the same reason, and with the same caution, as text_embed.
+CREATE OR REPLACE FUNCTION callipper.loc_support(place @extschema:postgis@.geometry) RETURNS float8
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS $$
+    SELECT callipper._rate_support(place)
+$$;
+COMMENT ON FUNCTION callipper.loc_support(@extschema:postgis@.geometry) IS
+    'how well the active model''s POIs support what loc_embed says of a place, from 0 to 1: the density of its eight nearest'
+    ' training POIs, as a share of the density that nine of ten training POIs have around them, and at most 1. So 1 wherever'
+    ' POIs are as dense as is usual for them, a quarter where the eighth is twice as far, and 0.0001 at a hundred times as far';
