@@ -6,7 +6,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## install PostgreSQL, PostGIS, pgvector and .venv (TORCH=cuda for the CUDA build of torch)
-	@bash scripts/install-postgres.sh && bash scripts/install-python.sh
+	@bash scripts/install-postgres.sh $(if $(filter test,$(MAKECMDGOALS)),--pgbouncer) && bash scripts/install-python.sh
 
 demo: setup ## train on a small city and ask it questions in SQL
 	@bash demo/demo.sh

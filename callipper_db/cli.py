@@ -427,7 +427,6 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
 )
 @click.option("--retrieval", is_flag=True, help="Do texts find held-out POIs? Trains a model for it.")
 @click.option("--label-column", metavar="COLUMN", help="With --retrieval: the POIs' label (default: category).")
-@click.option("--question", default="{}", show_default=True, help="With --retrieval: what is asked for a label.")
 @click.option("--device", default="auto", show_default=True, help="With --retrieval: cpu, cuda, cuda:1, or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_dsn
@@ -443,7 +442,6 @@ def evaluate(
     picture: Path | None,
     retrieval: bool,
     label_column: str | None,
-    question: str,
     device: str,
     as_json: bool,
 ) -> None:
@@ -476,7 +474,7 @@ def evaluate(
             if draw:
                 draw(assessment, picture)
         if retrieval:
-            found = evaluate_retrieval(dsn, version, told, device=device, label_column=label_column, question=question)
+            found = evaluate_retrieval(dsn, version, told, device=device, label_column=label_column)
     if as_json:
         print_json(
             {**(assessment.to_dict() if assessment else {}), **({"retrieval": found.to_dict()} if found else {})}
@@ -534,11 +532,15 @@ def figure_name(figure: str) -> str:
 
 
 def print_retrieval(answer: dict[str, Any]) -> None:
-    """The AUC of each label, and their mean."""
-    rows: list[list[object]] = [[row["label"], row["places"], f"{row['auc']:.3f}"] for row in answer["labels"]]
-    print_table(["label", "held-out places", "AUC"], rows)
+    """The AUC of each label, and their means."""
+    ways = list(answer["macro_auc"])
+    rows: list[list[object]] = [
+        [row["label"], row["places"], *(f"{row['auc'][way]:.3f}" for way in ways)] for row in answer["labels"]
+    ]
+    print_table(["label", "held-out places", *(f"AUC, asked by {way}" for way in ways)], rows)
+    macro = " and ".join(f"{answer['macro_auc'][way]:.4f} asked by {way}" for way in ways)
     click.echo(
-        f"\nMacro AUC {answer['macro_auc']:.4f} over {len(rows)} labels: {answer['held_out']:,} POIs held out from a model"
+        f"\nMacro AUC {macro}, over {len(rows)} labels: {answer['held_out']:,} POIs held out from a model"
         f" trained on {answer['trained_on']:,}, with the settings of version {answer['version']}."
     )
 

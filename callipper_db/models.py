@@ -1,4 +1,4 @@
-"""Model versions: list, show, activate, drop."""
+"""Model versions: list, show, compare, activate, drop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from callipper_db import db
 from callipper_db.errors import DatabaseFailed, ModelActive, UnknownModel
@@ -13,6 +14,8 @@ from callipper_db.errors import DatabaseFailed, ModelActive, UnknownModel
 COLUMNS = (
     """m.version, m.status, m.created_at, m.activated_at, m.srid, e.name AS text_encoder, m.metrics, m.provenance"""
 )
+
+SPLITS = ("random", "blocks")  # of an evaluation
 
 
 def list_models(dsn: str) -> list[dict[str, Any]]:
@@ -40,6 +43,67 @@ def show_model(dsn: str, version: int | None) -> dict[str, Any]:
     if found is None:
         raise UnknownModel(version="(active)" if version is None else version)
     return found
+
+
+def compare_models(dsn: str, first: int, second: int) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Two versions side by side: section -> what -> (the first's, the second's). Raises UnknownModel.
+
+    Sections: model, settings (those that differ), training, and evaluation (those figures that one of the two has).
+    """
+    sides = [_flat(show_model(dsn, version), _bytes(dsn, version)) for version in (first, second)]
+    result = {}
+    for section in sides[0]:
+        one, other = (side[section] for side in sides)
+        rows = {name: (one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other])}
+        if section == "settings":
+            rows = {name: pair for name, pair in rows.items() if pair[0] != pair[1]}
+        result[section] = rows
+    return result
+
+
+def _flat(model: dict[str, Any], size: int) -> dict[str, dict[str, Any]]:
+    """What is compared of a version."""
+    metrics, provenance = model["metrics"], model["provenance"]
+    about = {name: model[name] for name in ("status", "created_at", "text_encoder", "extent", "texts", "cells")}
+    about |= {"CRS": f"EPSG:{model['srid']}"}
+    about |= {"grid": f"{model['grid_kind']} {model['grid_size_m']:g} m", "bytes": size}
+    about |= {"POIs": provenance.get("rows"), "source": provenance.get("source")}
+    settings = {"text": provenance.get("text"), **provenance.get("config", {})}
+    training = {name: metrics.get(name) for name in ("validation_loss", "best_epoch")}
+    training |= {f"{stage}, s": value for stage, value in provenance.get("seconds", {}).items()}
+    evaluation = {
+        f"{name} ({split}), {figure}": value
+        for name, splits in metrics.get("evaluation", {}).items()
+        for split, figures in splits.items()
+        if split in SPLITS
+        for figure, value in figures["model"].items()
+    }
+    retrieval = metrics.get("evaluation", {}).get("retrieval", {"macro_auc": {}})
+    evaluation |= {f"retrieval, AUC by {way}": value for way, value in retrieval["macro_auc"].items()}
+    return {"model": about, "settings": settings, "training": training, "evaluation": evaluation}
+
+
+def _bytes(dsn: str, version: int) -> int:
+    """What the embeddings of a version take on disk, indexes included."""
+    with db.session(dsn) as connection:
+        row = connection.execute(
+            "SELECT coalesce(sum(pg_total_relation_size(to_regclass(format('callipper.%%I', parent || '_v' || %s)))), 0)::int8"
+            " FROM unnest(ARRAY['text_embedding', 'cell_embedding', 'point_embedding']) AS parent",
+            [str(version)],
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def record_evaluation(dsn: str, version: int, name: str, figures: dict[str, Any]) -> None:
+    """Keep figures with a version's metrics, under 'evaluation' and a name; what stands there under other keys stays."""
+    with db.session(dsn) as connection:
+        connection.execute(
+            "UPDATE callipper.model SET metrics = metrics || jsonb_build_object('evaluation',"
+            " coalesce(metrics -> 'evaluation', '{}') || jsonb_build_object(%(name)s::text,"
+            " coalesce(metrics -> 'evaluation' -> %(name)s, '{}') || %(figures)s)) WHERE version = %(version)s",
+            {"name": name, "figures": Jsonb(figures), "version": version},
+        )
 
 
 def activate_model(dsn: str, version: int) -> None:

@@ -293,7 +293,8 @@ def _digest_function() -> sql.Composed:
     return sql.SQL(
         "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE"
         " AS $$ SELECT {digest}::text $$;"
-        " COMMENT ON FUNCTION callipper._sql_digest() IS 'names the program version that init was run with'"
+        " COMMENT ON FUNCTION callipper._sql_digest() IS 'names the program version that init was run with';"
+        " GRANT EXECUTE ON FUNCTION callipper._sql_digest() TO PUBLIC"
     ).format(digest=sql.Literal(sql_digest()))
 
 

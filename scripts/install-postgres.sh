@@ -3,15 +3,18 @@
 #
 #   scripts/install-postgres.sh           as root, or as a user who may use sudo
 #   scripts/install-postgres.sh --print   only shows the commands
+#   scripts/install-postgres.sh --pgbouncer   also installs PgBouncer, which only the tests use
 #
 # PGVECTOR_MIN=0.8.3 asks for a newer pgvector than the default minimum and builds it from source if need be.
 set -euo pipefail
 
 readonly min_postgres=15 suggested_vector=0.8.3
 readonly min_vector=${PGVECTOR_MIN:-0.7}
+readonly policy=/usr/sbin/policy-rc.d # where Debian's packages ask whether they may start their services
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
 
 print_only=false
+pgbouncer="" # or the option that asks for it
 scratch=""
 
 fail() {
@@ -63,11 +66,17 @@ has_vector() {
   [ -n "$version" ] && at_least "$version" "$min_vector"
 }
 
+# Debian keeps it where only root's PATH leads.
+has_pgbouncer() {
+  [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null
+}
+
 # Says what is installed; succeeds only if nothing is missing.
 everything_there() {
   local pg_config vector
   pg_config=$(find_pg_config)
   [ -n "$pg_config" ] && has_postgis "$pg_config" && has_vector "$pg_config" || return 1
+  [ -z "$pgbouncer" ] || has_pgbouncer || return 1
   vector=$(extension_version "$pg_config" vector)
   echo "$("$pg_config" --version), PostGIS $(extension_version "$pg_config" postgis), pgvector $vector: ready"
   at_least "$vector" "$suggested_vector" ||
@@ -78,10 +87,10 @@ everything_there() {
 become_root() {
   [ "$(id -u)" -ne 0 ] || return 0
   if command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
-    exec sudo env PGVECTOR_MIN="$min_vector" bash "$0"
+    exec sudo env PGVECTOR_MIN="$min_vector" bash "$0" ${pgbouncer:+"$pgbouncer"}
   fi
   echo "This needs root, and there is no sudo that can be used here. As root, run" >&2
-  echo "  bash $(realpath "$0")" >&2
+  echo "  bash $(realpath "$0")${pgbouncer:+ $pgbouncer}" >&2
   echo "which does:" >&2
   print_only=true
   install_all >&2
@@ -213,6 +222,21 @@ install_vector() {
   fi
 }
 
+# Installs the connection pooler. Debian would also start it, now and whenever the machine starts; that is the user's to
+# decide.
+install_pgbouncer() {
+  if [ -e "$policy" ]; then
+    apt_install pgbouncer
+  else
+    trap 'rm -f "$policy"' EXIT
+    run sh -c "printf '#!/bin/sh\\nexit 101\\n' >$policy && chmod 755 $policy"
+    apt_install pgbouncer
+    run rm "$policy"
+    trap - EXIT
+  fi
+  run update-rc.d pgbouncer disable
+}
+
 install_all() {
   local pg_config major
   run apt-get update -qq
@@ -226,17 +250,21 @@ install_all() {
   fi
   has_postgis "$pg_config" 2>/dev/null || apt_install "postgresql-$major-postgis-3"
   has_vector "$pg_config" 2>/dev/null || install_vector "$pg_config" "$major"
+  [ -z "$pgbouncer" ] || has_pgbouncer || install_pgbouncer
 }
 
 main() {
-  case "${1:-}" in
-    "") ;;
-    --print) print_only=true ;;
-    *) fail "usage: $0 [--print]" ;;
-  esac
+  local option
+  for option in "$@"; do
+    case "$option" in
+      --print) print_only=true ;;
+      --pgbouncer) pgbouncer=$option ;;
+      *) fail "usage: $0 [--print] [--pgbouncer]" ;;
+    esac
+  done
   ! everything_there || return 0
   command -v apt-get >/dev/null ||
-    fail "this script knows Debian and Ubuntu only. Install PostgreSQL >= $min_postgres, PostGIS >= 3.3 and pgvector >= $min_vector."
+    fail "this script knows Debian and Ubuntu only. Install PostgreSQL >= $min_postgres, PostGIS >= 3.3 and pgvector >= $min_vector${pgbouncer:+, and PgBouncer}."
   if $print_only; then
     install_all
     return

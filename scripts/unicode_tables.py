@@ -58,18 +58,23 @@ def kind(code: int) -> int:
 
 def is_reordered(char: str) -> bool:
     """Whether the canonical order moves it (its combining class is not 0)."""
+    char = decompose(char)[0]
     after_it, before_it = f"a{char}{LOWEST}", f"a{HIGHEST}{char}"
-    return decompose(after_it) != "a" + decompose(char) + LOWEST or decompose(before_it) != "a" + HIGHEST + decompose(char)
+    return decompose(after_it) != "a" + decompose(char) + LOWEST or decompose(before_it) != "a" + HIGHEST + decompose(
+        char
+    )
 
 
-def combining_class(code: int, kinds: dict[int, int]) -> int:
-    """The canonical combining class of a code point, 0 for one that is not restless."""
-    if kinds[code] != RESTLESS:
-        return 0
-    known = (mark for mark in CODES if kinds[mark] == MARK and decompose(chr(mark)) == chr(mark))
-    classes = {unicodedata.combining(chr(mark)): chr(mark) for mark in known}
-    # The first class whose mark is not moved before it.
-    return next(number for number, mark in sorted(classes.items()) if decompose(f"a{chr(code)}{mark}")[-1] == mark)
+def combining_classes(kinds: dict[int, int]) -> dict[int, int]:
+    """Canonical combining class of the restless code points, 0 for all others; the library must agree with their order."""
+    moved = [code for code in CODES if kinds[code] in (MARK, RESTLESS) and decompose(chr(code)) == chr(code)]
+    examples = {unicodedata.combining(chr(code)): chr(code) for code in moved}
+    classes = {code: unicodedata.combining(chr(code)) if kinds[code] == RESTLESS else 0 for code in CODES}
+    for code, number in classes.items():
+        for other, mark in examples.items():
+            pair = mark + chr(code)
+            assert not number or decompose(f"a{pair}")[1:] == (pair if other <= number else pair[::-1]), f"U+{code:X}"
+    return classes
 
 
 def lower_offset(code: int) -> int:
@@ -134,7 +139,6 @@ def main() -> None:
     """Write the file."""
     kinds = {code: kind(code) for code in CODES}
     check(kinds)
-    classes = {code: combining_class(code, kinds) for code in CODES}
     TARGET.write_text(
         f"""-- What the BERT tokenizer does to each code point from U+0080 on. Written by scripts/unicode_tables.py from tokenizers
 -- {tokenizers.__version__}, whose categories are those of Unicode 8, decompositions of Unicode 9, letter cases of Unicode 17. Do not edit.
@@ -150,7 +154,7 @@ def main() -> None:
         )
         + function(
             "_combining_class",
-            list(runs(classes)),
+            list(runs(combining_classes(kinds))),
             "By which number NFD orders the code points of kind 7; 0 for all others.",
             "canonical combining class of a code point of kind 7 of _char_kind",
         )

@@ -1,163 +1,228 @@
--- The BERT tokenizer: a text becomes the ids of word pieces, as Hugging Face's tokenizers library makes them.
+-- The WordPiece tokenizer of BERT encoders: a text becomes the token ids that the encoder was trained on, for every text the
+-- same as Hugging Face's tokenizers give. Nothing here asks the database's locale, ICU or the server's Unicode tables.
 
--- A text with its words set apart by spaces: control characters gone, each punctuation mark and each Chinese ideograph a word
--- of its own, accents off and small letters where the encoder was trained so. sql/014_unicode.sql says what each character is.
-CREATE OR REPLACE FUNCTION callipper._bert_words(content text, lower_case boolean, strip_accents boolean, split_cjk boolean)
-RETURNS text
+-- Orders combining marks as NFD does. Only the marks of kind 7 matter, since accents are stripped next; all other marks and
+-- dropped characters just don't end a run of marks. Needed once in a million texts.
+CREATE OR REPLACE FUNCTION callipper._canonical_order(content text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF octet_length(content) = length(content) THEN  -- ASCII alone
-        content := translate(content, E'\t\n\r', '   ');
-        content := regexp_replace(content, '[\u0001-\u001f\u007f]', '', 'g');
-        content := regexp_replace(content, '[!-/:-@[-`{-~]', ' \& ', 'g');
-        RETURN CASE WHEN lower_case THEN lower(content COLLATE "C") ELSE content END;
-    END IF;
     RETURN (
-        WITH cleaned AS (
-            SELECT number, c, kind
-            FROM (
-                SELECT number, c, CASE
-                    WHEN code >= 128 THEN callipper._char_kind(code)
-                    WHEN code IN (9, 10, 13, 32) THEN 2
-                    WHEN code < 32 OR code = 127 THEN 1
-                    ELSE 0
-                END AS kind
-                FROM (SELECT number, c, ascii(c) AS code FROM unnest(string_to_array(content, NULL)) WITH ORDINALITY AS u(c, number)) a
-                OFFSET 0
-            ) k
-            WHERE kind <> 1
-        ), decomposed AS (
-            SELECT number, place, kind, ascii(part) AS code,
-                CASE WHEN ascii(part) >= 128 THEN callipper._char_kind(ascii(part)) & 7 ELSE 0 END AS part_kind
-            FROM cleaned, LATERAL unnest(CASE WHEN strip_accents AND kind >= 8
-                THEN string_to_array(normalize(c, NFD), NULL) ELSE ARRAY[c] END) WITH ORDINALITY AS p(part, place)
-        ), ordered AS (
-            -- The canonical order: what combines with a character follows it by combining class.
-            SELECT *, count(*) FILTER (WHERE NOT strip_accents OR part_kind NOT IN (5, 7)) OVER (ORDER BY number, place) AS run,
-                CASE WHEN strip_accents AND part_kind = 7 THEN callipper._combining_class(code) ELSE 0 END AS class
-            FROM decomposed
-        )
-        SELECT string_agg(CASE
-            WHEN kind & 7 = 2 THEN ' '
-            WHEN kind & 7 = 3 AND split_cjk THEN ' ' || chr(code) || ' '
-            WHEN part_kind = 4 OR code BETWEEN 33 AND 47 OR code BETWEEN 58 AND 64 OR code BETWEEN 91 AND 96
-                OR code BETWEEN 123 AND 126 THEN ' ' || chr(code) || ' '
-            WHEN NOT lower_case THEN chr(code)
-            WHEN code < 128 THEN lower(chr(code) COLLATE "C")
-            WHEN code = 304 THEN U&'i\0307'
-            ELSE (SELECT chr(code + CASE o WHEN 1000001 THEN 1 - code % 2 WHEN 1000002 THEN code % 2 ELSE o END)
-                  FROM (SELECT callipper._lower_offset(code) AS o OFFSET 0) l)
-        END, '' ORDER BY run, class, number, place)
-        FROM ordered
-        WHERE NOT (strip_accents AND part_kind IN (5, 6))
+        SELECT string_agg(c, '' ORDER BY run, class, number)
+        FROM (
+            SELECT c, number, callipper._combining_class(ascii(c)) AS class,
+                count(*) FILTER (WHERE ascii(c) < 128 OR callipper._char_kind(ascii(c)) NOT IN (1, 5, 7))
+                    OVER (ORDER BY number) AS run
+            FROM string_to_table(content, NULL) WITH ORDINALITY AS chars (c, number)
+        ) AS marks
     );
 END
 $$;
-COMMENT ON FUNCTION callipper._bert_words(text, boolean, boolean, boolean) IS
-    'a text as BERT''s tokenizer reads it, its words set apart by spaces';
+COMMENT ON FUNCTION callipper._canonical_order(text) IS 'a decomposed text with those marks in canonical order that are no accents';
 
--- The pieces of one word: again and again the longest one that the vocabulary holds. NULL where there is none.
-CREATE OR REPLACE FUNCTION callipper._word_pieces(word text, encoder integer, prefix text) RETURNS integer[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+-- BERT's normalisation of all that is not ASCII: control characters go, spaces become ' ', accents go, capitals become small,
+-- and ideographs and punctuation get spaces around them. _char_kind() tells what is what.
+CREATE OR REPLACE FUNCTION callipper._normalize_unicode(content text, lower_case boolean, strip_accents boolean, split_cjk boolean)
+RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    result integer[] := '{}';
-    inside text := '';
-    found_id integer;
-    found_length integer;
+    result text;
+    restless boolean;
 BEGIN
-    WHILE word <> '' LOOP
-        SELECT t.token_id INTO found_id FROM callipper.text_token t WHERE t.text_encoder_id = encoder AND t.piece = inside || word;
-        found_length := length(word);
-        IF found_id IS NULL THEN
-            SELECT t.token_id, n INTO found_id, found_length
-            FROM generate_series(length(word) - 1, 1, -1) AS n,
-                LATERAL (SELECT p.token_id FROM callipper.text_token p
-                         WHERE p.text_encoder_id = encoder AND p.piece = inside || left(word, n) OFFSET 0) AS t
-            LIMIT 1;
+    IF strip_accents THEN
+        SELECT string_agg(CASE WHEN ascii(c) > 127 AND callipper._char_kind(ascii(c)) > 7 THEN normalize(c, NFD) ELSE c END, '')
+        INTO content FROM string_to_table(content, NULL) AS c;
+    ELSIF lower_case THEN
+        content := replace(content, chr(304), 'i' || chr(775)); -- the one lower case of two characters
+    END IF;
+    FOR pass IN 1..2 LOOP
+        SELECT string_agg(
+            CASE WHEN ascii(c) < 128 THEN c ELSE
+                CASE callipper._char_kind(ascii(c)) & 7
+                    WHEN 1 THEN ''
+                    WHEN 2 THEN ' '
+                    WHEN 3 THEN CASE WHEN split_cjk THEN ' ' || c || ' ' ELSE c END
+                    WHEN 4 THEN ' ' || c || ' '
+                    WHEN 0 THEN CASE WHEN lower_case THEN
+                        CASE callipper._lower_offset(ascii(c))
+                            WHEN 0 THEN c
+                            WHEN 1000001 THEN chr(ascii(c) | 1)
+                            WHEN 1000002 THEN chr(ascii(c) + (ascii(c) & 1))
+                            ELSE chr(ascii(c) + callipper._lower_offset(ascii(c)))
+                        END ELSE c END
+                    ELSE CASE WHEN strip_accents AND callipper._char_kind(ascii(c)) < 7 THEN '' ELSE c END
+                END
+            END, ''), bool_or(ascii(c) > 127 AND callipper._char_kind(ascii(c)) = 7)
+        INTO result, restless FROM string_to_table(content, NULL) AS c;
+        EXIT WHEN pass = 2 OR NOT (restless AND strip_accents);
+        content := callipper._canonical_order(content);
+    END LOOP;
+    RETURN coalesce(result, '');
+END
+$$;
+COMMENT ON FUNCTION callipper._normalize_unicode(text, boolean, boolean, boolean) IS
+    'a text as a BERT encoder reads it, but for the ASCII in it';
+
+-- The words of a text as BERT's normalisation and pre-tokenisation give them: between spaces, and each punctuation alone.
+CREATE OR REPLACE FUNCTION callipper._bert_words(content text, lower_case boolean, strip_accents boolean, split_cjk boolean)
+RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF octet_length(content) > length(content) THEN
+        content := callipper._normalize_unicode(content, lower_case, strip_accents, split_cjk);
+    END IF;
+    IF content ~ '[\u0001-\u001f\u007f]' COLLATE "C" THEN
+        content := regexp_replace(translate(content, E'\t\n\r', '   '), '[\u0001-\u001f\u007f]' COLLATE "C", '', 'g');
+    END IF;
+    IF lower_case THEN
+        content := lower(content COLLATE "C"); -- ASCII only
+    END IF;
+    content := regexp_replace(content, '([!-/:-@[-`{-~])' COLLATE "C", ' \1 ', 'g');
+    RETURN array_remove(string_to_array(content, ' '), '');
+END
+$$;
+COMMENT ON FUNCTION callipper._bert_words(text, boolean, boolean, boolean) IS 'words of a text, as BERT splits it';
+
+-- The same for a text in which special tokens may stand literally: they are found before all else, and are words of their own.
+-- Of more words than are asked for, some may be left out.
+CREATE OR REPLACE FUNCTION callipper._words(
+    content text, special text[], lower_case boolean, strip_accents boolean, split_cjk boolean, most integer
+) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    token text;
+    pattern text COLLATE "C";
+    found text[];
+    between text[];
+    words text[] := '{}';
+BEGIN
+    FOREACH token IN ARRAY special LOOP
+        IF strpos(content, token) > 0 THEN
+            pattern := concat_ws('|', pattern, regexp_replace(token COLLATE "C", '([^a-zA-Z0-9])', '\\\1', 'g'));
         END IF;
-        IF found_id IS NULL THEN
+    END LOOP;
+    IF pattern IS NULL THEN
+        RETURN callipper._bert_words(content, lower_case, strip_accents, split_cjk);
+    END IF;
+    found := ARRAY(SELECT m[1] FROM regexp_matches(content, '(' || pattern || ')', 'g') AS m);
+    between := regexp_split_to_array(content, pattern);
+    FOR i IN 1..cardinality(between) LOOP
+        words := words || callipper._bert_words(between[i], lower_case, strip_accents, split_cjk) || found[i];
+        EXIT WHEN cardinality(words) > most;
+    END LOOP;
+    RETURN array_remove(words, NULL);
+END
+$$;
+COMMENT ON FUNCTION callipper._words(text, text[], boolean, boolean, boolean, integer) IS
+    'words of a text, as BERT splits it, special tokens included';
+
+-- Splits a word that is not in the vocabulary: the longest piece that it begins with, then the longest that the rest begins
+-- with, and so on. NULL where some rest begins with none.
+CREATE OR REPLACE FUNCTION callipper._split_word(word text, encoder integer, prefix text) RETURNS integer[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+DECLARE
+    rest text := word;
+    shortest integer := 1;
+    token integer;
+    size integer;
+    ids integer[] := '{}';
+BEGIN
+    WHILE length(rest) >= shortest LOOP
+        SELECT t.token_id, length(t.piece) INTO token, size FROM callipper.text_token t
+            WHERE t.text_encoder_id = encoder
+                AND t.piece = ANY (ARRAY(SELECT left(rest, n) FROM generate_series(shortest, length(rest)) AS n))
+            ORDER BY length(t.piece) DESC LIMIT 1;
+        IF NOT FOUND THEN
             RETURN NULL;
         END IF;
-        result := result || found_id;
-        word := substr(word, found_length + 1);
-        inside := prefix;
+        ids := ids || token;
+        rest := prefix || substr(rest, size + 1);
+        shortest := length(prefix) + 1;
     END LOOP;
-    RETURN result;
+    RETURN ids;
 END
 $$;
-COMMENT ON FUNCTION callipper._word_pieces(text, integer, text) IS 'token ids of one word, NULL where the vocabulary cannot spell it';
+COMMENT ON FUNCTION callipper._split_word(text, integer, text) IS
+    'token ids of a word by greedy longest match, NULL when it cannot be split';
 
--- The token ids of a text, as many as the encoder takes. A long text is read in portions, so that the end of a megabyte is
--- not looked at when its beginning is enough; a word that a portion cuts is read on with the next.
-CREATE OR REPLACE FUNCTION callipper._wordpiece(content text, encoder integer) RETURNS integer[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+-- Token ids of the first words of a text, those that begin and end every text included; at most as many as the encoder reads.
+CREATE OR REPLACE FUNCTION callipper._word_tokens(words text[], encoder integer, tokenizer jsonb) RETURNS integer[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
 DECLARE
-    portion integer := 4000;
-    settings jsonb := (SELECT t.arch -> 'tokenizer' FROM callipper.text_encoder t WHERE t.text_encoder_id = encoder);
-    lower_case boolean := settings ->> 'lower_case';
-    strip_accents boolean := coalesce((settings ->> 'strip_accents')::boolean, lower_case);
-    split_cjk boolean := settings ->> 'split_cjk';
-    longest_word integer := settings ->> 'max_word_chars';
-    room integer := (settings ->> 'max_tokens')::integer - 2;
-    id_of jsonb := (
-        SELECT jsonb_object_agg(t.piece, t.token_id) FROM callipper.text_token t
-        WHERE t.text_encoder_id = encoder AND t.piece = ANY (ARRAY(SELECT jsonb_array_elements_text(settings -> 'special')))
-    );
-    special text;
-    at integer;
-    upto integer;
-    cut integer;
-    marker text;
-    segment text;
-    words text := '';
-    word text;
-    result integer[] := '{}';
+    most integer := (tokenizer ->> 'max_tokens')::integer - 2;
+    longest integer := (tokenizer ->> 'max_word_chars')::integer;
+    unknown text := tokenizer ->> 'unknown';
+    listed text[] := ARRAY[tokenizer ->> 'first', tokenizer ->> 'last', unknown] || words[1:most];
+    found integer[];
+    ids integer[] := '{}';
 BEGIN
-    IF current_setting('server_encoding') <> 'UTF8' THEN
-        RAISE EXCEPTION 'the encoding of this database is %, and texts are read as UTF8', current_setting('server_encoding')
-            USING ERRCODE = 'feature_not_supported', HINT = 'Make the database with: CREATE DATABASE ... ENCODING ''UTF8''';
+    found := ARRAY(
+        SELECT t.token_id FROM unnest(listed) WITH ORDINALITY AS w (word, number)
+        LEFT JOIN callipper.text_token t ON t.text_encoder_id = encoder
+            AND t.piece = CASE WHEN length(w.word) > longest THEN unknown ELSE w.word END
+        ORDER BY w.number
+    );
+    IF array_position(found[1:3], NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'the vocabulary of text encoder % lacks %', encoder, listed[array_position(found, NULL)]
+            USING ERRCODE = 'data_corrupted', HINT = 'Install the text encoder anew.';
     END IF;
-    WHILE content <> '' AND cardinality(result) < room LOOP
-        -- A special token that stands in the text is what it says, before anything else is looked at.
-        upto := NULL;
-        marker := NULL;
-        FOR special IN SELECT jsonb_object_keys(id_of) LOOP
-            at := strpos(content, special);
-            IF at > 0 AND (upto IS NULL OR at <= upto) THEN
-                upto := at - 1;
-                marker := special;
-            END IF;
-        END LOOP;
-        segment := CASE WHEN marker IS NULL THEN content ELSE left(content, upto) END;
-        content := CASE WHEN marker IS NULL THEN '' ELSE substr(content, upto + length(marker) + 1) END;
-        words := '';
-        WHILE segment <> '' AND cardinality(result) < room LOOP
-            cut := least(portion, length(segment));
-            -- What combines with a character stays with it.
-            WHILE cut < length(segment) AND ascii(substr(segment, cut + 1, 1)) >= 128
-                AND callipper._char_kind(ascii(substr(segment, cut + 1, 1))) & 7 IN (1, 5, 6, 7) AND cut < 2 * portion LOOP
-                cut := cut + 1;
-            END LOOP;
-            words := words || coalesce(callipper._bert_words(left(segment, cut), lower_case, strip_accents, split_cjk), '');
-            segment := substr(segment, cut + 1);
-            portion := least(2 * portion, 64000);  -- cutting takes time in proportion to all that remains
-            FOR word IN SELECT w FROM string_to_table(CASE WHEN segment = '' THEN words ELSE regexp_replace(words, '[^ ]*$', '') END, ' ') w
-                WHERE w <> '' LOOP
-                result := result || coalesce(
-                    CASE WHEN length(word) <= longest_word THEN callipper._word_pieces(word, encoder, settings ->> 'prefix') END,
-                    ARRAY[(id_of ->> (settings ->> 'unknown'))::integer]
-                );
-                EXIT WHEN cardinality(result) >= room;
-            END LOOP;
-            -- A cut word; of one that is too long in any case, as much as shows that.
-            words := left(substring(words FROM '[^ ]*$'), longest_word + 1);
-        END LOOP;
-        IF marker IS NOT NULL THEN
-            result := result || (id_of ->> marker)::integer;
-        END IF;
+    IF array_position(found, NULL) IS NULL THEN
+        RETURN found[1] || found[4:] || found[2];
+    END IF;
+    FOR i IN 4..cardinality(found) LOOP
+        ids := ids || CASE WHEN found[i] IS NULL
+            THEN coalesce(callipper._split_word(listed[i], encoder, tokenizer ->> 'prefix'), found[3:3]) ELSE found[i:i] END;
+        EXIT WHEN cardinality(ids) >= most;
     END LOOP;
-    RETURN (id_of ->> (settings ->> 'first'))::integer || result[:room] || (id_of ->> (settings ->> 'last'))::integer;
+    RETURN found[1] || ids[1:most] || found[2];
+END
+$$;
+COMMENT ON FUNCTION callipper._word_tokens(text[], integer, jsonb) IS 'token ids of words, with those that begin and end a text';
+
+-- Token ids of a text. Only its beginning is read while that yields enough tokens; as it is cut after what always ends a word,
+-- its tokens are the first of the whole text. A special token that held such an end could be cut in two: then all is read.
+CREATE OR REPLACE FUNCTION callipper._wordpiece(content text, encoder integer) RETURNS integer[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+DECLARE
+    tokenizer jsonb;
+    special text[];
+    lower_case boolean;
+    strip_accents boolean;
+    split_cjk boolean;
+    most integer;
+    ends text COLLATE "C";
+    size integer;
+    part text;
+    ids integer[];
+BEGIN
+    IF getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'texts can be read in a database of encoding UTF8 only, not %', getdatabaseencoding()
+            USING ERRCODE = 'feature_not_supported', HINT = 'Create the database with: CREATE DATABASE ... ENCODING ''UTF8''.';
+    END IF;
+    SELECT e.arch -> 'tokenizer', ARRAY(SELECT jsonb_array_elements_text(e.arch -> 'tokenizer' -> 'special'))
+        INTO tokenizer, special FROM callipper.text_encoder e WHERE e.text_encoder_id = encoder;
+    IF tokenizer IS NULL THEN
+        RAISE EXCEPTION 'text encoder % is not installed in this database', encoder
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'callipper-db train installs the encoder of its model.';
+    END IF;
+    lower_case := tokenizer ->> 'lower_case';
+    strip_accents := coalesce(tokenizer ->> 'strip_accents', tokenizer ->> 'lower_case');
+    split_cjk := tokenizer ->> 'split_cjk';
+    most := tokenizer ->> 'max_tokens';
+    size := 8 * most;
+    LOOP
+        part := left(content, size);
+        IF octet_length(part) < octet_length(content) THEN
+            ends := '[ \t\r\n,.;\u3000-\u3002' || CASE WHEN split_cjk THEN '\u4e00-\u9fff]' ELSE ']' END;
+            part := CASE WHEN array_to_string(special, '') ~ ends THEN content ELSE coalesce(substring(part FROM '^.*' || ends), '') END;
+        END IF;
+        ids := callipper._word_tokens(
+            callipper._words(part, special, lower_case, strip_accents, split_cjk, most), encoder, tokenizer
+        );
+        EXIT WHEN cardinality(ids) = most OR octet_length(part) = octet_length(content);
+        size := 8 * size;
+    END LOOP;
+    RETURN ids;
 END
 $$;
 COMMENT ON FUNCTION callipper._wordpiece(text, integer) IS
-    'token ids of a text as the encoder''s own tokenizer makes them, cut at the encoder''s limit';
+    'token ids of a text for a text encoder, first and last special tokens included, cut at what the encoder reads';

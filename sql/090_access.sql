@@ -12,16 +12,29 @@ EXCEPTION
 END
 $$;
 
--- EXECUTE is PUBLIC's by default; what changes models is taken back.
-REVOKE EXECUTE ON FUNCTION callipper.activate(integer), callipper.drop_model(integer, boolean),
-    callipper._replace_views(integer) FROM PUBLIC;
+-- EXECUTE is PUBLIC's by default. Here it goes to nobody but the owner, and what only asks goes to the readers: the functions
+-- without an underscore, and those that they call in the reader's name. Whatever reads weights does so in the owner's name
+-- (SECURITY DEFINER).
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA callipper FROM PUBLIC;
 
 DO $$
+DECLARE
+    answering regprocedure;
 BEGIN
-    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'callipper_reader') THEN
-        GRANT USAGE ON SCHEMA callipper TO callipper_reader;
-        GRANT SELECT ON callipper.cells, callipper.points, callipper.poi, callipper.cell, callipper.grid,
-            callipper.model, callipper.text_encoder, callipper.text_embedding TO callipper_reader;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'callipper_reader') THEN
+        RETURN;
     END IF;
+    GRANT USAGE ON SCHEMA callipper TO callipper_reader;
+    GRANT SELECT ON callipper.cells, callipper.points, callipper.poi, callipper.cell, callipper.grid,
+        callipper.model, callipper.text_encoder, callipper.text_embedding TO callipper_reader;
+    FOR answering IN
+        SELECT p.oid FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'callipper'::regnamespace AND p.proname NOT IN ('activate', 'drop_model') AND (
+            p.proname NOT LIKE '\_%'
+            OR p.proname IN ('_active_version', '_require_model', '_find_text', '_locate', '_rate_support')
+        )
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO callipper_reader', answering);
+    END LOOP;
 END
 $$;

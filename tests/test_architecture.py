@@ -19,7 +19,21 @@ LAYERS = (
     {"errors", "tables", "progress", "osm"},
     {"config"},
     {"db"},
-    {"schema", "load", "read", "grid", "store", "models", "search", "export", "server", "doctor", "plot", "console"},
+    {
+        "schema",
+        "load",
+        "read",
+        "grid",
+        "store",
+        "models",
+        "search",
+        "text_encoders",
+        "export",
+        "server",
+        "doctor",
+        "plot",
+    }
+    | {"console"},
     {"cli", "web", "__main__"},
 )
 ALONE = {"errors", "tables", "progress", "osm"}  # import nothing of ours

@@ -1,0 +1,160 @@
+"""Places embedded in SQL: a set of points in London by both location encoders, in one backend.
+
+The weights are random, since training changes no time. The baseline is the network alone, read from its table layer by layer
+as a plain PL/pgSQL loop does it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from psycopg import sql
+
+from benchmarks.city import SRID, City, median_ratio
+from callipper_db import db
+from callipper_db.store import read_rows
+from trainer.config import TrainConfig
+from trainer.context import build_pyramid
+from trainer.embed import embed_places
+from trainer.fit import Trained
+from trainer.model import CaLLiPer
+from trainer.publish import Publication, publish
+
+POINTS = 10_000
+FEW = 1_000  # for what is slower, or measured beside
+ROUNDS = 3
+BARS_MS = {"coordinate": 1.5, "contextual": 3.0}
+BAR_DIFFERENCE = 1e-5
+
+BASELINE = """
+CREATE FUNCTION pg_temp.plain(version integer, layers text[], x vector) RETURNS vector LANGUAGE plpgsql AS $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY layers LOOP
+        x := ARRAY(
+            SELECT greatest(inner_product(w.weight, x) + w.bias, 0) FROM callipper.location_weight w
+            WHERE w.version = plain.version AND w.layer = name ORDER BY w.neuron
+        )::vector;
+    END LOOP;
+    RETURN x;
+END
+$$
+"""
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A model with random weights, in torch and in the database."""
+
+    trained: Trained
+    version: int
+
+
+def run(city: City) -> dict[str, Any]:
+    """Milliseconds a point and what is behind them, by encoder. The models are dropped again."""
+    models = {encoder: _publish(city, encoder) for encoder in BARS_MS}
+    try:
+        figures = {encoder: _measure(city, model) for encoder, model in models.items()}
+    finally:
+        with db.session(city.dsn) as connection:
+            for model in models.values():
+                connection.execute("SELECT callipper.drop_model(%s, true)", [model.version])
+    kept = (
+        figures[encoder]["ms"] <= bar and figures[encoder]["difference_to_torch"] <= BAR_DIFFERENCE
+        for encoder, bar in BARS_MS.items()
+    )
+    return {"points": POINTS, **figures, "bars_ms": BARS_MS, "bar_difference": BAR_DIFFERENCE, "holds": all(kept)}
+
+
+def _publish(city: City, encoder: str) -> Untrained:
+    samples, config = city.samples, TrainConfig(encoder=encoder, device="cpu")
+    pyramid = None
+    if encoder == "contextual":
+        pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, city.text_vectors)
+    torch.manual_seed(0)
+    model = CaLLiPer(config, city.text_vectors.shape[1], pyramid.width if pyramid else 0).eval()
+    if pyramid:
+        model.location.fit_standardisation(torch.from_numpy(pyramid.features(samples.metres - samples.origin)))
+    trained = Trained(model, samples.origin, pyramid, best_epoch=1)
+    with db.session(city.dsn) as connection:
+        row = connection.execute(
+            "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('benchmark', 'r1', %s)"
+            " ON CONFLICT (name, revision) DO UPDATE SET dim = excluded.dim RETURNING text_encoder_id",
+            [city.text_vectors.shape[1]],
+        ).fetchone()
+        assert row is not None
+        publication = Publication(
+            text_encoder_id=int(row[0]),
+            words=[],
+            word_vectors=city.text_vectors[:0],
+            text_vectors=city.text_vectors,
+            grid_size_m=1000.0,
+            grid_kind="square",
+            index="none",
+            metrics={},
+            provenance={},
+        )
+        version, _ = publish(connection, trained, samples, config, publication, lambda name, total: lambda rows: None)
+    return Untrained(trained, version)
+
+
+def _measure(city: City, model: Untrained) -> dict[str, Any]:
+    """One model's figures. Its version is asked by name first, while the other model is the active one."""
+    with db.session(city.dsn) as connection:
+        connection.execute(sql.SQL(BASELINE))
+        connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
+        _ask(connection, city)
+        few = f"FROM pg_temp.asked WHERE number <= {FEW}"
+        named = [_ms(connection, f"SELECT count(loc_embed(geom, {model.version})) {few}") / FEW for _ in range(ROUNDS)]
+        connection.execute("SELECT callipper.activate(%s)", [model.version])
+        first_ms = _ms(connection, "SELECT loc_embed(geom) FROM pg_temp.asked LIMIT 1")
+        layers = list(model.trained.model.location.linear_layers())
+        width = model.trained.model.location.input.in_features
+        plain_query = sql.SQL(
+            "SELECT count(pg_temp.plain({}, {}, array_fill(number, ARRAY[{}])::vector)) FROM pg_temp.asked WHERE number <= {}"
+        ).format(model.version, layers, width, FEW)
+        ours, plain, support = [], [], []
+        for _ in range(ROUNDS):
+            plain.append(_ms(connection, plain_query) / FEW)
+            ours.append(_ms(connection, "SELECT count(loc_embed(geom)) FROM pg_temp.asked") / POINTS)
+            support.append(_ms(connection, f"SELECT count(loc_support(geom)) {few}") / FEW)
+        return {
+            "ms": round(float(np.median(ours)), 3),
+            "share_of_baseline": round(median_ratio(ours, plain), 2),
+            "ms_when_not_active": round(float(np.median(named)), 3),
+            "ms_first_in_session": round(first_ms, 1),
+            "support_ms": round(float(np.median(support)), 3),
+            "difference_to_torch": _difference(connection, model.trained),
+        }
+
+
+def _ask(connection: db.Connection, city: City) -> None:
+    """Put the points into a table: anywhere in the rectangle around the POIs, with longitude and latitude."""
+    low, high = city.samples.metres.min(axis=0), city.samples.metres.max(axis=0)
+    metres = np.random.default_rng(0).uniform(low, high, (POINTS, 2))
+    connection.execute("CREATE TEMPORARY TABLE asked (number integer, geom geometry) ON COMMIT DROP")
+    connection.execute(
+        "INSERT INTO pg_temp.asked SELECT n, ST_Transform(ST_SetSRID(ST_Point(x, y), %s), 4326)"
+        " FROM unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS p(x, y, n)",
+        [SRID, *metres.T.tolist()],
+    )
+
+
+def _difference(connection: db.Connection, trained: Trained) -> float:
+    """The largest difference of any number of any point to what torch says."""
+    query = sql.SQL(
+        "SELECT ST_X(ST_Transform(geom, {0})), ST_Y(ST_Transform(geom, {0})), loc_embed(geom) FROM pg_temp.asked"
+    ).format(SRID)
+    easting, northing, found = read_rows(connection, query, ["float8", "float8", "vector"], dim=128)
+    return float(np.abs(found - embed_places(trained, np.column_stack([easting, northing]))).max())
+
+
+def _ms(connection: db.Connection, query: str | sql.Composed) -> float:
+    started = time.perf_counter()
+    connection.execute(sql.SQL(query) if isinstance(query, str) else query).fetchall()
+    return (time.perf_counter() - started) * 1000
