@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -95,15 +96,21 @@ def _bytes(dsn: str, version: int) -> int:
     return int(row[0])
 
 
-def record_evaluation(dsn: str, version: int, name: str, figures: dict[str, Any]) -> None:
-    """Keep figures with a version's metrics, under 'evaluation' and a name; what stands there under other keys stays."""
-    with db.session(dsn) as connection:
-        connection.execute(
-            "UPDATE callipper.model SET metrics = metrics || jsonb_build_object('evaluation',"
-            " coalesce(metrics -> 'evaluation', '{}') || jsonb_build_object(%(name)s::text,"
-            " coalesce(metrics -> 'evaluation' -> %(name)s, '{}') || %(figures)s)) WHERE version = %(version)s",
-            {"name": name, "figures": Jsonb(figures), "version": version},
-        )
+def record_evaluation(dsn: str, version: int, name: str, figures: dict[str, Any], note: Callable[[str], None]) -> None:
+    """Keep figures with a version's metrics, under 'evaluation' and a name; what stands there under other keys stays.
+
+    A role that may only read is told so by `note`: its figures are worth showing all the same.
+    """
+    try:
+        with db.session(dsn) as connection:
+            connection.execute(
+                "UPDATE callipper.model SET metrics = metrics || jsonb_build_object('evaluation',"
+                " coalesce(metrics -> 'evaluation', '{}') || jsonb_build_object(%(name)s::text,"
+                " coalesce(metrics -> 'evaluation' -> %(name)s, '{}') || %(figures)s)) WHERE version = %(version)s",
+                {"name": name, "figures": Jsonb(figures), "version": version},
+            )
+    except DatabaseFailed as error:
+        note(f"The figures are not kept with the version. {error}.")
 
 
 def activate_model(dsn: str, version: int) -> None:

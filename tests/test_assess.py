@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from handmade import write_model
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from callipper_db import db, models
 from callipper_db.cli import main
@@ -479,6 +480,25 @@ def test_figures_stay_with_the_version_and_are_merged(town: str, label_file: Pat
     again = models.show_model(town, 1)["metrics"]["evaluation"]
     assert again["labels: kind"]["random"]["seeds"] == 2
     assert again["labels: kind"]["blocks"] == evaluation["labels: kind"]["blocks"]
+
+
+def test_a_role_that_only_reads_gets_its_answer(town: str, label_file: Path) -> None:
+    with db.session(town) as connection:
+        connection.execute("DROP ROLE IF EXISTS callipper_test_reader")
+        connection.execute("CREATE ROLE callipper_test_reader LOGIN")
+        connection.execute("GRANT USAGE ON SCHEMA callipper TO callipper_test_reader")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA callipper TO callipper_test_reader")
+        connection.execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA callipper TO callipper_test_reader")
+    try:
+        options = ["--labels", str(label_file), "--target", "kind", "--seeds", "1", "--split", "random"]
+        reader = make_conninfo(town, options="-c role=callipper_test_reader")
+        result = run("evaluate", *options, "--dsn", reader)
+        assert "The figures are not kept with the version" in result.stderr and "macro F1" in result.stdout
+        assert "evaluation" not in models.show_model(town, 1)["metrics"]
+    finally:
+        with db.session(town) as connection:
+            connection.execute("DROP OWNED BY callipper_test_reader")
+            connection.execute("DROP ROLE callipper_test_reader")
 
 
 def test_evaluate_answers_in_json(module_town: str, label_file: Path) -> None:

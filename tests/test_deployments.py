@@ -417,7 +417,6 @@ WHOLE = ["--no-comments", "--exclude-table-data=*.spatial_ref_sys"]
     [
         (["--no-owner", "--schema=callipper"], [], []),
         (["-Fc", "-Z0", "--schema=callipper"], ["--no-owner"], []),
-        (["--no-owner", *WHOLE], [], []),
         (["-Fc", "-Z0", *WHOLE], ["--no-owner"], []),
         # Harmless: what they are about is there already.
         (

@@ -135,7 +135,7 @@ def assess(
         labels.metres, labels.targets, split=split, seeds=seeds, features=features, advance=reporter.advance
     )
     assessment = Assessment(model.version, labels, seeds, result)
-    models.record_evaluation(dsn, model.version, labels.name, assessment.record())
+    models.record_evaluation(dsn, model.version, labels.name, assessment.record(), reporter.note)
     return assessment
 
 

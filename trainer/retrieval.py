@@ -130,7 +130,7 @@ def evaluate_retrieval(
         reporter,
         model.version,
     )
-    models.record_evaluation(dsn, model.version, "retrieval", result.to_dict())
+    models.record_evaluation(dsn, model.version, "retrieval", result.to_dict(), reporter.note)
     return result
 
 
