@@ -23,7 +23,7 @@ COMMENT ON FUNCTION callipper._canonical_order(text) IS 'a decomposed text with 
 -- and ideographs and punctuation get spaces around them. _char_kind() tells what is what.
 CREATE OR REPLACE FUNCTION callipper._normalize_unicode(content text, lower_case boolean, strip_accents boolean, split_cjk boolean)
 RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     result text;
     restless boolean;
@@ -118,7 +118,7 @@ COMMENT ON FUNCTION callipper._words(text, text[], boolean, boolean, boolean, in
 -- Splits a word that is not in the vocabulary: the longest piece that it begins with, then the longest that the rest begins
 -- with, and so on. NULL where some rest begins with none.
 CREATE OR REPLACE FUNCTION callipper._split_word(word text, encoder integer, prefix text) RETURNS integer[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     rest text := word;
     shortest integer := 1;
@@ -146,7 +146,7 @@ COMMENT ON FUNCTION callipper._split_word(text, integer, text) IS
 
 -- Token ids of the first words of a text, those that begin and end every text included; at most as many as the encoder reads.
 CREATE OR REPLACE FUNCTION callipper._word_tokens(words text[], encoder integer, tokenizer jsonb) RETURNS integer[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     most integer := (tokenizer ->> 'max_tokens')::integer - 2;
     longest integer := (tokenizer ->> 'max_word_chars')::integer;
@@ -181,7 +181,7 @@ COMMENT ON FUNCTION callipper._word_tokens(text[], integer, jsonb) IS 'token ids
 -- Token ids of a text. Only its beginning is read while that yields enough tokens; as it is cut after what always ends a word,
 -- its tokens are the first of the whole text. A special token that held such an end could be cut in two: then all is read.
 CREATE OR REPLACE FUNCTION callipper._wordpiece(content text, encoder integer) RETURNS integer[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     tokenizer jsonb;
     special text[];
