@@ -7,13 +7,18 @@ Rows whose fields have fixed lengths are one numpy structured array; texts vary,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
+from callipper_db import db
 from callipper_db.db import Connection, version_tuple
+from callipper_db.errors import CallipperError
 from callipper_db.tables import SCHEMA
 
 Array = npt.NDArray[Any]
@@ -24,6 +29,7 @@ POINT_EWKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("srid", "<u4"), ("xy",
 ROWS_PER_MESSAGE = 8192
 MESSAGE_BYTES = 4 * 2**20
 SAFE_PARALLEL_BUILD = (0, 8, 3)  # of pgvector; parallel HNSW builds before it overflow a buffer (CVE-2026-3172)
+WATCH_S = 0.5  # between two looks at an index that is being built
 SCALARS = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float4": ">f4", "float8": ">f8"}
 
 
@@ -188,11 +194,43 @@ def attach_partition(connection: Connection, table: str, version: int) -> None:
     connection.execute(sql.SQL("ANALYZE {}").format(name))
 
 
-def build_hnsw(connection: Connection, version: int) -> None:
-    """An HNSW index over the cells of one version, for `ORDER BY emb <-> ... LIMIT k` without a filter."""
+def build_hnsw(connection: Connection, version: int, advance: Callable[[int], None] = lambda rows: None) -> None:
+    """An HNSW index over the cells of one version, for `ORDER BY emb <-> ... LIMIT k` without a filter.
+
+    `advance` is told of cells as they enter the index, from another thread; of none where the server takes no second
+    connection.
+    """
     row = connection.execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'").fetchone()
     if row and version_tuple(row[0]) < SAFE_PARALLEL_BUILD:
         connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
-    connection.execute(
-        sql.SQL("CREATE INDEX ON {} USING hnsw (emb vector_l2_ops)").format(partition("cell_embedding", version))
-    )
+    with _watched(connection, advance):
+        connection.execute(
+            sql.SQL("CREATE INDEX ON {} USING hnsw (emb vector_l2_ops)").format(partition("cell_embedding", version))
+        )
+
+
+@contextmanager
+def _watched(connection: Connection, advance: Callable[[int], None]) -> Iterator[None]:
+    """Tell how far the index is that the connection makes meanwhile: it is asked by a second one, since it is busy itself."""
+    info, ended = connection.info, Event()
+    dsn = make_conninfo(info.dsn, password=info.password or None)
+    watcher = Thread(target=_watch, args=(dsn, info.backend_pid, advance, ended), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _watch(dsn: str, backend: int, advance: Callable[[int], None], ended: Event) -> None:
+    """Progress is not worth an error: where it cannot be had, the index is built in silence."""
+    done = 0
+    with suppress(CallipperError), db.session(dsn, autocommit=True) as connection:
+        while not ended.wait(WATCH_S):
+            row = connection.execute(
+                "SELECT tuples_done FROM pg_catalog.pg_stat_progress_create_index WHERE pid = %s", [backend]
+            ).fetchone()
+            if row is not None and row[0] > done:
+                advance(row[0] - done)
+                done = row[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from geoalchemy2 import Geometry
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -212,9 +213,16 @@ text_embedding = Table(
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="a common word for places, which describe() may answer with",
+        comment="a common word for places, which describe may answer with",
+    ),
+    Column(
+        "city_distances",
+        ARRAY(REAL),
+        comment="of the vocabulary: minus the similarity of each cell of cell_sample, ascending;"
+        " computed anew where it is NULL",
     ),
     PrimaryKeyConstraint("text_hash", "version"),
+    Index("text_embedding_vocabulary_idx", "version", postgresql_where=text("vocabulary")),
     comment="texts that text_embed answers without the sentence encoder",
     postgresql_partition_by="LIST (version)",
 )

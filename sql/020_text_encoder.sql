@@ -52,8 +52,8 @@ BEGIN
         WHERE n.text_encoder_id = encoder AND n.layer = _layer_norm.layer AND n.part = _layer_norm.part;
     FOR number IN 1..cardinality(tokens) LOOP
         centred := tokens[number] - array_fill(inner_product(tokens[number], ones) / width, ARRAY[width])::vector;
-        result[number] := norm.bias + norm.gain * centred
-            * array_fill(1 / sqrt(inner_product(centred, centred) / width + epsilon), ARRAY[width])::vector;
+        result[number] := norm.bias + norm.gain
+            * (centred * array_fill(1 / sqrt(inner_product(centred, centred) / width + epsilon), ARRAY[width])::vector);
     END LOOP;
     RETURN result;
 END
@@ -64,29 +64,30 @@ COMMENT ON FUNCTION callipper._layer_norm(@extschema:vector@.vector[], integer, 
 -- The activation x / 2 * (1 + erf(x / sqrt 2)). PostgreSQL has erf() only from version 16 on, and number by number it would be
 -- the slowest part of all; so erf(x / sqrt 2) is taken as tanh(x * P(x^2)), P a polynomial of degree 6, of which only tanh()
 -- does not work on whole vectors. The coefficients are a minimax fit over |x| < 6.2: GELU is off by 7e-8 at most, and
--- beyond, tanh() is 1 as it should be.
+-- beyond, tanh() is 1 as it should be. A product too small for a float4 is an error in pgvector, so P sees tiny numbers as 0.
 CREATE OR REPLACE FUNCTION callipper._gelu(tokens @extschema:vector@.vector[]) RETURNS @extschema:vector@.vector[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
 DECLARE
     width integer[] := ARRAY[vector_dims(tokens[1])];
-    half vector := array_fill(0.5, width)::vector;
-    c0 vector := array_fill(7.97884268e-01, width)::vector;
-    c1 vector := array_fill(3.63341492e-02, width)::vector;
-    c2 vector := array_fill(-3.30267565e-05, width)::vector;
-    c3 vector := array_fill(-5.52733701e-05, width)::vector;
-    c4 vector := array_fill(3.97406848e-06, width)::vector;
-    c5 vector := array_fill(-1.33783058e-07, width)::vector;
-    c6 vector := array_fill(1.81392409e-09, width)::vector;
+    one vector := array_fill(real '1', width)::vector;  -- real, for a numeric would take 100 times as long to convert
+    half vector := array_fill(real '0.5', width)::vector;
+    c0 vector := array_fill(real '7.97884268e-01', width)::vector;
+    c1 vector := array_fill(real '3.63341492e-02', width)::vector;
+    c2 vector := array_fill(real '-3.30267565e-05', width)::vector;
+    c3 vector := array_fill(real '-5.52733701e-05', width)::vector;
+    c4 vector := array_fill(real '3.97406848e-06', width)::vector;
+    c5 vector := array_fill(real '-1.33783058e-07', width)::vector;
+    c6 vector := array_fill(real '1.81392409e-09', width)::vector;
     x vector;
     square vector;
     argument vector;
     result vector[] := '{}';
 BEGIN
     FOR number IN 1..cardinality(tokens) LOOP
-        x := tokens[number];
+        x := tokens[number] + one - one;
         square := x * x;
         argument := x * (c0 + square * (c1 + square * (c2 + square * (c3 + square * (c4 + square * (c5 + square * c6))))));
-        result[number] := half * (x + x * ARRAY(SELECT tanh(unnest(argument::real[])))::vector);
+        result[number] := tokens[number] * (half * ARRAY(SELECT 1 + tanh(unnest(argument::real[])))::vector);
     END LOOP;
     RETURN result;
 END
@@ -100,7 +101,7 @@ RETURNS @extschema:vector@.vector[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
 BEGIN
     RETURN ARRAY(
-        SELECT ARRAY(SELECT inner_product(w.weight, token) + w.bias FROM unnest(tokens) token)::vector
+        SELECT ARRAY(SELECT inner_product(w.weight, unnest(tokens)) + w.bias)::vector
         FROM callipper.text_weight w
         WHERE w.text_encoder_id = encoder AND w.layer = _values.layer AND w.part = 'value'
         ORDER BY w.neuron
@@ -111,7 +112,8 @@ COMMENT ON FUNCTION callipper._values(@extschema:vector@.vector[], integer, inte
     'the values of an attention layer: (tokens, inputs) -> (neurons, tokens)';
 
 -- Attention: each head of each token mixes the values of all tokens, by the softmax of how well its query fits their keys.
--- The highest score is subtracted before exp(), and differences that no float4 could hold are cut.
+-- The highest score is subtracted before exp(), and differences that no float4 could hold are cut. OFFSET 0 keeps what a
+-- subquery computes from being computed again at each place where it is used.
 CREATE OR REPLACE FUNCTION callipper._attention(
     queries @extschema:vector@.vector[], keys @extschema:vector@.vector[], "values" @extschema:vector@.vector[], heads integer
 ) RETURNS @extschema:vector@.vector[]
@@ -120,30 +122,28 @@ DECLARE
     width integer := cardinality("values") / heads;
     scale float8 := 1 / sqrt(width);
     ones vector := array_fill(1, ARRAY[cardinality(keys)])::vector;
-    shares vector[];
-    totals float8[];
+    head_keys vector[];
+    head_values vector[];
+    mixes vector[];
     result vector[] := '{}';
 BEGIN
-    FOR token IN 1..cardinality(queries) LOOP
-        shares := ARRAY(
-            SELECT (SELECT array_agg(exp(greatest(score - best, -80)))::vector FROM unnest(scores) score)
-            FROM generate_series(0, heads - 1) head, LATERAL (
-                SELECT array_agg(score) AS scores, max(score) AS best
-                FROM (
-                    SELECT scale * inner_product(
-                        subvector(queries[token], head * width + 1, width), subvector(keys[other], head * width + 1, width)
-                    ) AS score
-                    FROM generate_series(1, cardinality(keys)) other
-                ) s
-            ) t
-            ORDER BY head
+    FOR start IN 1..heads * width BY width LOOP  -- the head's first neuron
+        head_keys := ARRAY(SELECT subvector(unnest(keys), start, width));
+        head_values := "values"[start:start + width - 1];
+        mixes := ARRAY(
+            SELECT ARRAY(SELECT inner_product(shares, unnest(head_values)) / inner_product(shares, ones))::vector
+            FROM (
+                SELECT ARRAY(SELECT exp(greatest(unnest(scores) - best, -80)))::vector AS shares
+                FROM (SELECT subvector(unnest(queries), start, width) AS query OFFSET 0) q, LATERAL (
+                    SELECT array_agg(score) AS scores, max(score) AS best
+                    FROM (SELECT scale * inner_product(query, unnest(head_keys)) AS score OFFSET 0) s
+                ) t
+                OFFSET 0
+            ) u
         );
-        totals := ARRAY(SELECT inner_product(share, ones) FROM unnest(shares) share);
-        result[token] := ARRAY(
-            SELECT inner_product(shares[(neuron - 1) / width + 1], value) / totals[(neuron - 1) / width + 1]
-            FROM unnest("values") WITH ORDINALITY AS v (value, neuron)
-            ORDER BY neuron
-        )::vector;
+        FOR token IN 1..cardinality(queries) LOOP
+            result[token] := coalesce(result[token] || mixes[token], mixes[token]);
+        END LOOP;
     END LOOP;
     RETURN result;
 END

@@ -294,7 +294,11 @@ def test_no_active_model(run: Any, database: str, arguments: list[str]) -> None:
             ["models", "drop", "1"],
             "Model version 1 is the active one and is not dropped. Activate another first, or add --force.",
         ),
-        (["query", "zoo"], "model version 1 has not met the text \"zoo\". Add it with: callipper-db remember 'zoo'"),
+        (
+            ["query", "zoo"],
+            'model version 1 has not met the text "zoo", and its text encoder handmade is not in the database. Install it with:'
+            " callipper-db text-encoder install handmade. Or add the text with: callipper-db remember 'zoo'",
+        ),
         (["query", "it's {0}"], "model version 1 has not met the text \"it's"),
         (["query", ""], "the text is empty"),
         (["query", "\udcff"], "The text is not valid UTF-8."),

@@ -517,14 +517,7 @@ def test_a_reader_needs_no_right_on_the_weights(
     expected = one(asking, "loc_embed(%s::geometry)", PLACE)
     role = sql.Identifier(f"reader_{asking.info.backend_pid}")
     asking.execute(sql.SQL("CREATE ROLE {}").format(role))
-    asking.execute(sql.SQL("GRANT USAGE ON SCHEMA callipper TO {}").format(role))
-    asking.execute(
-        sql.SQL(
-            "GRANT EXECUTE ON FUNCTION callipper.loc_embed(geometry), callipper.loc_embed(geometry, integer),"
-            " callipper.loc_support(geometry), callipper._locate(geometry, integer), callipper._rate_support(geometry),"
-            " callipper._active_version() TO {}"
-        ).format(role)
-    )
+    asking.execute(sql.SQL("GRANT callipper_reader TO {}").format(role))
     asking.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
     np.testing.assert_array_equal(one(asking, "loc_embed(%s::geometry)", PLACE), expected)
     other = models["small", "coordinate"].version

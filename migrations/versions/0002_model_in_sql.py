@@ -75,8 +75,19 @@ CREATE TABLE callipper.cell_sample (
 COMMENT ON TABLE callipper.cell_sample IS
     'some of a model''s cells, drawn at random: what is usual in the city, for percentiles without a scan of all cells';
 
+INSERT INTO callipper.cell_sample (version, number, emb)
+SELECT c.version, c.number, c.emb FROM (
+    SELECT e.version, row_number() OVER (PARTITION BY e.version ORDER BY hashint8(e.cell_id), e.cell_id) - 1 AS number, e.emb
+    FROM callipper.cell_embedding e
+) c WHERE c.number < 1000;
+
 ALTER TABLE callipper.text_embedding ADD COLUMN vocabulary boolean NOT NULL DEFAULT false;
-COMMENT ON COLUMN callipper.text_embedding.vocabulary IS 'a common word for places, which describe() may answer with'
+COMMENT ON COLUMN callipper.text_embedding.vocabulary IS 'a common word for places, which describe may answer with';
+
+ALTER TABLE callipper.text_embedding ADD COLUMN city_distances real[];
+COMMENT ON COLUMN callipper.text_embedding.city_distances IS
+    'of the vocabulary: minus the similarity of each cell of cell_sample, ascending; computed anew where it is NULL';
+CREATE INDEX text_embedding_vocabulary_idx ON callipper.text_embedding (version) WHERE vocabulary
 """
 
 
@@ -88,7 +99,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them."""
-    op.execute("ALTER TABLE callipper.text_embedding DROP COLUMN vocabulary CASCADE")
+    op.execute("ALTER TABLE callipper.text_embedding DROP COLUMN city_distances, DROP COLUMN vocabulary CASCADE")
     op.execute(
         "DROP TABLE callipper.cell_sample, callipper.text_norm, callipper.text_weight, callipper.text_position,"
         " callipper.text_token CASCADE"

@@ -1,0 +1,228 @@
+-- The cells and training POIs that are nearest to a vector: what search() and its siblings stand on.
+-- A filter on space is applied first and the ranking is exact, by an expression that no index serves: an index on emb would
+-- answer with too few rows. It is asked in _cells_by_index() alone, for the whole city.
+
+-- The version that answers. Tables are read as they are by now, in VOLATILE functions, so that a version that has just become
+-- active has its rows; where the transaction keeps an older snapshot they cannot be seen, and that is said.
+CREATE OR REPLACE FUNCTION callipper._answering_version() RETURNS integer
+LANGUAGE plpgsql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    active integer := callipper._require_model(NULL);
+BEGIN
+    IF NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = active) THEN
+        RAISE EXCEPTION 'model version % became active after this transaction had taken its snapshot', active
+            USING ERRCODE = 'serialization_failure', HINT = 'Ask again in a new transaction.';
+    END IF;
+    RETURN active;
+END
+$$;
+COMMENT ON FUNCTION callipper._answering_version() IS 'version of the active model; an error where it cannot be seen';
+
+-- An area in the coordinates of the tables. PostGIS compares no arcs.
+CREATE OR REPLACE FUNCTION callipper._area(within @extschema:postgis@.geometry) RETURNS @extschema:postgis@.geometry
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:postgis@, pg_temp AS $$
+BEGIN
+    IF ST_SRID(within) = 0 THEN
+        RAISE EXCEPTION 'the geometry has no SRID' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Say what its coordinates are, such as ST_SetSRID(geom, 4326) for longitude and latitude.';
+    END IF;
+    RETURN ST_Transform(CASE WHEN ST_HasArc(within) THEN ST_CurveToLine(within) ELSE within END, 4326);
+END
+$$;
+COMMENT ON FUNCTION callipper._area(@extschema:postgis@.geometry) IS 'a geometry in SRID 4326, without arcs';
+
+-- How many rows are wanted.
+CREATE OR REPLACE FUNCTION callipper._require_k(k integer) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF k IS NULL OR k < 1 THEN
+        RAISE EXCEPTION 'k is %', coalesce(k::text, 'NULL') USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Say how many rows you want, from 1 on.';
+    END IF;
+    RETURN k;
+END
+$$;
+COMMENT ON FUNCTION callipper._require_k(integer) IS 'k, where it is a number of rows; else an error';
+
+-- What is usual in the city: how far its sampled cells are from a question, the nearest first. The distance, here and below,
+-- is that of pgvector's <#>: minus the similarity.
+CREATE OR REPLACE FUNCTION callipper._city_distances(version integer, question @extschema:vector@.vector) RETURNS real[]
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT array_agg(d.distance ORDER BY d.distance) FROM (
+            SELECT (s.emb <#> question)::real AS distance FROM callipper.cell_sample s
+            WHERE s.version = _city_distances.version
+        ) d
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper._city_distances(integer, @extschema:vector@.vector) IS
+    'distance of each sampled cell of a version from a question, ascending; NULL where the version has no sample';
+
+-- width_bucket() counts the sampled cells that are as near or nearer, by bisection; the others are farther.
+CREATE OR REPLACE FUNCTION callipper._percentile(distance float8, city real[]) RETURNS float8
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT 100.0::pg_catalog.float8 * (pg_catalog.cardinality($2) - pg_catalog.width_bucket($1::pg_catalog.float4, $2))
+        / pg_catalog.cardinality($2)
+$$;
+COMMENT ON FUNCTION callipper._percentile(float8, real[]) IS
+    'which share of the sampled cells is farther from a question, in percent';
+
+-- Whether an index can be asked for the nearest cells. One of the user's own may be partial, or of another distance.
+CREATE OR REPLACE FUNCTION callipper._has_index(version integer) RETURNS boolean
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
+            JOIN pg_opclass o ON o.oid = i.indclass[0] JOIN pg_attribute t ON (t.attrelid, t.attnum) = (i.indrelid, i.indkey[0])
+        WHERE i.indrelid = to_regclass(format('callipper.%I', 'cell_embedding_v' || version))
+            AND i.indisvalid AND i.indpred IS NULL AND a.amname = 'hnsw' AND o.opcname = 'vector_l2_ops' AND t.attname = 'emb'
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper._has_index(integer) IS 'whether all cells of a version have an HNSW index for <->';
+
+-- Nearest cells by the index, in no order. It looks at 1,000 candidates, the most that pgvector allows; with sequential scans
+-- off, the planner takes it at any size. HNSW can get lost in a part of the city that resembles the question less than others
+-- do. The sample tells: each sampled cell that is nearer than the 300th found must be among those found, else nothing is.
+CREATE OR REPLACE FUNCTION callipper._cells_by_index(
+    version integer, question @extschema:vector@.vector, city real[], OUT cell_ids bigint[], OUT distances float8[]
+)
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, @extschema:vector@, pg_temp
+SET hnsw.ef_search = 1000 SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    reach real;
+BEGIN
+    EXECUTE format(
+        'SELECT array_agg(b.cell_id), array_agg(b.distance) FROM ('
+        '    SELECT e.cell_id, e.emb <#> $1 AS distance FROM callipper.%I e ORDER BY e.emb <-> $1 LIMIT 1000) b',
+        'cell_embedding_v' || version
+    ) INTO cell_ids, distances USING question;
+    reach := distances[least(300, cardinality(distances))];
+    IF NOT city[:width_bucket(reach, city)] <@ distances::real[] THEN
+        cell_ids := NULL;
+        distances := NULL;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION callipper._cells_by_index(integer, @extschema:vector@.vector, real[]) IS
+    'up to 1,000 nearest cells of a version and their distances by HNSW; NULL where it seems to have missed nearer ones';
+
+-- The nearest cells of an area, by looking at each. CASE makes the order depend on both tables, or the planner might rank the
+-- city first. A cell passes the filter faster than the planner thinks: in a small area, starting parallel workers takes longer.
+-- Of a rectangle, most cells are known to be inside by their bounding boxes.
+CREATE OR REPLACE FUNCTION callipper._cells_in_area(
+    version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[],
+    OUT cell_ids bigint[], OUT distances float8[]
+)
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp
+SET parallel_setup_cost = 50000 SET jit = off AS $$
+BEGIN
+    EXECUTE format(
+        'SELECT array_agg(b.cell_id), array_agg(-b.similarity) FROM ('
+        '    SELECT e.cell_id, CASE WHEN c.cell_id = e.cell_id THEN -(e.emb <#> $1) END AS similarity'
+        '    FROM callipper.cell c JOIN callipper.%I e ON e.cell_id = c.cell_id'
+        '    WHERE c.grid_id = $2 AND c.geom && $3 AND (c.geom @ $4 OR ST_Intersects(c.geom, $3)) AND e.cell_id <> ALL ($5)'
+        '    ORDER BY similarity DESC, e.cell_id LIMIT $6) b',
+        'cell_embedding_v' || version
+    ) INTO cell_ids, distances
+    USING question, (SELECT m.grid_id FROM callipper.model m WHERE m.version = _cells_in_area.version), area,
+        CASE WHEN ST_OrderingEquals(area, ST_Envelope(area)) THEN area END, excluded, k;
+END
+$$;
+COMMENT ON FUNCTION callipper._cells_in_area(integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]) IS
+    'the k nearest cells of a version that intersect an area, nearest first, and their distances; exact';
+
+-- The nearest cells of the city, by looking at each.
+CREATE OR REPLACE FUNCTION callipper._cells_in_city(
+    version integer, question @extschema:vector@.vector, k integer, excluded bigint[],
+    OUT cell_ids bigint[], OUT distances float8[]
+)
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, @extschema:vector@, pg_temp SET jit = off AS $$
+BEGIN
+    EXECUTE format(
+        'SELECT array_agg(b.cell_id), array_agg(-b.similarity) FROM ('
+        '    SELECT e.cell_id, -(e.emb <#> $1) AS similarity FROM callipper.%I e WHERE e.cell_id <> ALL ($2)'
+        '    ORDER BY similarity DESC, e.cell_id LIMIT $3) b',
+        'cell_embedding_v' || version
+    ) INTO cell_ids, distances USING question, excluded, k;
+END
+$$;
+COMMENT ON FUNCTION callipper._cells_in_city(integer, @extschema:vector@.vector, integer, bigint[]) IS
+    'the k nearest cells of a version, nearest first, and their distances; exact';
+
+-- The k best cells for a question: by the index where it can serve and finds enough, else by looking at each.
+CREATE OR REPLACE FUNCTION callipper._best_cells(
+    version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[]
+) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
+LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED
+SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    most_by_index constant integer := 100;  -- of more, too many are missed
+    city real[];
+    best bigint[];
+    distances float8[];
+BEGIN
+    IF callipper._require_k(k) IS NULL OR question IS NULL THEN
+        RETURN;
+    END IF;
+    city := callipper._city_distances(version, question);
+    IF area IS NOT NULL THEN
+        SELECT a.cell_ids, a.distances INTO best, distances
+            FROM callipper._cells_in_area(version, question, k, area, excluded) a;
+    ELSIF k <= most_by_index AND callipper._has_index(version) THEN
+        SELECT array_agg(b.cell_id), array_agg(b.distance) INTO best, distances FROM (
+            SELECT f.cell_id, f.distance
+            FROM callipper._cells_by_index(version, question, city) i,
+                unnest(i.cell_ids, i.distances) AS f(cell_id, distance)
+            WHERE NOT EXISTS (SELECT FROM unnest(excluded) AS x(cell_id) WHERE x.cell_id = f.cell_id)
+            ORDER BY f.distance, f.cell_id LIMIT k
+        ) b;
+    END IF;
+    IF area IS NULL AND (best IS NULL OR cardinality(best) < k) THEN
+        SELECT c.cell_ids, c.distances INTO best, distances
+            FROM callipper._cells_in_city(version, question, k, excluded) c;
+    END IF;
+    RETURN QUERY
+        SELECT b.cell_id, c.geom, -b.distance, callipper._percentile(b.distance, city)
+        FROM unnest(best, distances) WITH ORDINALITY AS b(cell_id, distance, place)
+        LEFT JOIN callipper.cell c ON c.cell_id = b.cell_id ORDER BY b.place;
+END
+$$;
+COMMENT ON FUNCTION callipper._best_cells(
+    integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]
+) IS 'the k cells of a version that fit a question best, in an area unless it is NULL, but for those excluded; best first';
+
+-- The k best training POIs. They are fewer than the cells, and no index is asked. poi_id and point_id are the same number only
+-- where the model was trained on callipper.poi.
+CREATE OR REPLACE FUNCTION callipper._best_points(
+    version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[]
+) RETURNS TABLE (
+    point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
+    similarity float8, percentile float8
+)
+LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED
+SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp SET jit = off AS $$
+BEGIN
+    IF callipper._require_k(k) IS NULL OR question IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'SELECT b.point_id, p.name, p.category, b.text, b.geom, b.similarity, callipper._percentile(-b.similarity, $1) FROM ('
+        '    SELECT e.point_id, e.text, e.geom, -(e.emb <#> $2) AS similarity FROM callipper.%I e'
+        '    WHERE ($3 IS NULL OR ST_Intersects(e.geom, $3)) AND e.point_id <> ALL ($4)'
+        '    ORDER BY similarity DESC, e.point_id LIMIT $5'
+        ') b LEFT JOIN callipper.poi p ON p.poi_id = b.point_id AND $6 ORDER BY b.similarity DESC, b.point_id',
+        'point_embedding_v' || version
+    ) USING callipper._city_distances(version, question), question, area, excluded, k,
+        (SELECT m.provenance ->> 'source' = 'callipper.poi' FROM callipper.model m WHERE m.version = _best_points.version);
+END
+$$;
+COMMENT ON FUNCTION callipper._best_points(
+    integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]
+) IS 'the k training POIs of a version whose places fit a question best; otherwise as _best_cells()';

@@ -1,0 +1,69 @@
+-- What is it like here? Texts for a place. By similarity alone, every place would be like the same few words, those that lie in
+-- the middle of all texts; so a text is rated by how the place stands out in the city, among the version's sampled cells.
+
+-- The texts for a place. The distances of the sampled cells are kept with each text of the vocabulary and taken from the sample
+-- where they are not. As a vector they are unpacked once a text, and give mean and deviation at once.
+CREATE OR REPLACE FUNCTION callipper.describe(place @extschema:postgis@.geometry, k integer DEFAULT 10)
+RETURNS TABLE (text text, similarity float8, percentile float8)
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
+SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+DECLARE
+    version integer := callipper._answering_version();
+BEGIN
+    RETURN QUERY SELECT * FROM callipper._best_texts(version, callipper._locate(place, version), k);
+END
+$$;
+COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, integer) IS
+    'The k texts that say best what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)). Of the'
+    ' common words for places and the categories that the model was published with, those come first that fit the place better'
+    ' than they fit the rest of the city: percentile says how many percent of the city''s cells fit the text less well, by a'
+    ' random sample of up to 1,000 of them; among equals the one that stands out farther, in standard deviations, is first.'
+    ' similarity is the cosine, from -1 to 1. The place is any geometry that loc_embed() takes.';
+
+-- VOLATILE, to see the rows of a version that has just become active; see _answering_version().
+CREATE OR REPLACE FUNCTION callipper._best_texts(version integer, place @extschema:vector@.vector, k integer)
+RETURNS TABLE (text text, similarity float8, percentile float8)
+LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    sampled integer := (SELECT count(*) FROM callipper.cell_sample s WHERE s.version = _best_texts.version);
+    ones vector;
+BEGIN
+    IF callipper._require_k(k) IS NULL OR place IS NULL THEN
+        RETURN;
+    ELSIF sampled = 0 OR NOT EXISTS (
+        SELECT FROM callipper.text_embedding t WHERE t.version = _best_texts.version AND t.vocabulary
+    ) THEN
+        RAISE EXCEPTION 'model version % was published without words for places', version
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Train a new version with: callipper-db train';
+    END IF;
+    ones := array_fill(1, ARRAY[sampled])::vector;
+    RETURN QUERY
+        SELECT rated.text, -rated.distance, rated.percentile
+        FROM (
+            SELECT t.text, t.distance, callipper._percentile(t.distance, t.city::real[]) AS percentile,
+                inner_product(t.city, ones) / sampled AS mean, inner_product(t.city, t.city) / sampled AS square
+            FROM (
+                SELECT e.text, e.emb <#> place AS distance,
+                    coalesce(e.city_distances, callipper._city_distances(version, e.emb))::vector AS city
+                FROM callipper.text_embedding e WHERE e.version = _best_texts.version AND e.vocabulary
+                OFFSET 0
+            ) t
+        ) rated
+        ORDER BY rated.percentile DESC,
+            (rated.mean - rated.distance) / nullif(sqrt(greatest(rated.square - rated.mean ^ 2, 0)), 0) DESC NULLS LAST,
+            rated.text
+        LIMIT k;
+END
+$$;
+COMMENT ON FUNCTION callipper._best_texts(integer, @extschema:vector@.vector, integer) IS
+    'the k texts of a version''s vocabulary by which a place stands out most among the version''s sampled cells';
+
+-- SQL, so that it is folded to a number where both arguments are constant, and cannot be cheaper than its parts.
+CREATE OR REPLACE FUNCTION callipper.text_similarity(text text, place @extschema:postgis@.geometry) RETURNS float8
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 1000000 AS $$
+    SELECT @extschema:vector@.inner_product(callipper.text_embed($1), callipper.loc_embed($2))
+$$;
+COMMENT ON FUNCTION callipper.text_similarity(text, @extschema:postgis@.geometry) IS
+    'How well a text fits a place: SELECT text_similarity(''quiet park'', ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)). The cosine,'
+    ' from -1 to 1. Compare it between places; between texts describe() is fairer.';
