@@ -27,8 +27,10 @@ run "train and publish" callipper-db train --grid-size 25 --template 'A place of
 run "ask: supermarket" callipper-db query supermarket -k 5
 run "ask: where to eat" callipper-db query 'somewhere to eat' -k 5
 run "ask, inside a box" callipper-db query 'museum' -k 5 --within 7.415,43.725,7.43,43.735
-run "the same in SQL" callipper-db server psql -c "SELECT cell_id, round((emb <=> text_embed('school'))::numeric, 3) AS distance,
-       ST_AsText(ST_Centroid(geom), 4) AS centre FROM callipper.cells ORDER BY emb <-> text_embed('school') LIMIT 5"
+run "any text, in SQL" callipper-db server psql -c "SELECT cell_id, round(similarity::numeric, 3) AS similarity, percentile,
+       ST_AsText(ST_Centroid(geom), 4) AS centre FROM search('somewhere to buy fresh fish', 5)"
+run "what is it like there" callipper-db server psql -c "SELECT text, round(percentile::numeric, 1) AS percentile
+       FROM describe(ST_SetSRID(ST_Point(7.4276, 43.7396), 4326), 5)"
 run "map" callipper-db plot 'somewhere to eat' -o demo/out/somewhere-to-eat.png
 
 printf '\nHow long it took:\n'
@@ -37,8 +39,7 @@ cat <<'END'
 
 The map: demo/out/somewhere-to-eat.png. To go on (after: source .venv/bin/activate):
   callipper-db query 'luxury shopping'            ask something else
-  callipper-db remember 'fresh fish'              teach it a text that it has not met
-  callipper-db server psql                        SQL: cells, points, text_embed('...')
+  callipper-db server psql                        SQL: search('...'), cells, text_embed('...'), see docs/sql.md
   psql "$(callipper-db dsn)"                      the same from any client
   callipper-db load FILE; callipper-db train      your own POIs
   callipper-db server stop                        when you are done

@@ -2,6 +2,14 @@
 -- A filter on space is applied first and the ranking is exact, by an expression that no index serves: an index on emb would
 -- answer with too few rows. It is asked in _cells_by_index() alone, for the whole city.
 
+-- Only a superuser may give a function a setting that the server does not know yet, as hnsw.ef_search below; pgvector makes
+-- its settings known once something of it runs.
+DO $$
+BEGIN
+    PERFORM '[1]'::@extschema:vector@.vector;
+END
+$$;
+
 -- The version that answers. Tables are read as they are by now, in VOLATILE functions, so that a version that has just become
 -- active has its rows; where the transaction keeps an older snapshot they cannot be seen, and that is said.
 CREATE OR REPLACE FUNCTION callipper._answering_version() RETURNS integer
@@ -20,7 +28,8 @@ COMMENT ON FUNCTION callipper._answering_version() IS 'version of the active mod
 
 -- An area in the coordinates of the tables. PostGIS compares no arcs.
 CREATE OR REPLACE FUNCTION callipper._area(within @extschema:postgis@.geometry) RETURNS @extschema:postgis@.geometry
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:postgis@, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
 BEGIN
     IF ST_SRID(within) = 0 THEN
         RAISE EXCEPTION 'the geometry has no SRID' USING ERRCODE = 'invalid_parameter_value',
@@ -133,7 +142,9 @@ BEGIN
         CASE WHEN ST_OrderingEquals(area, ST_Envelope(area)) THEN area END, excluded, k;
 END
 $$;
-COMMENT ON FUNCTION callipper._cells_in_area(integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]) IS
+COMMENT ON FUNCTION callipper._cells_in_area(
+    integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]
+) IS
     'the k nearest cells of a version that intersect an area, nearest first, and their distances; exact';
 
 -- The nearest cells of the city, by looking at each.

@@ -18,9 +18,9 @@ $$;
 COMMENT ON FUNCTION callipper.search(text, integer, @extschema:postgis@.geometry) IS
     'The k grid cells that fit a text best, best first: SELECT * FROM search(''quiet park'', 10,'
     ' ST_MakeEnvelope(7.41, 43.72, 7.43, 43.74, 4326)). similarity is the cosine, from -1 to 1. percentile says how many'
-    ' percent of the city''s cells fit less well, by a random sample of up to 1,000 of them. With within, a geometry of any kind and'
-    ' SRID, only cells that intersect it count, and none of them is missed. NULL is the whole city; there an HNSW index, where'
-    ' the cells have one, answers for k up to 100, and then about one cell in a hundred can be missing.';
+    ' percent of the city''s cells fit less well, by a random sample of up to 1,000 of them. With within, a geometry of any'
+    ' kind and SRID, only cells that intersect it count, and none of them is missed. NULL is the whole city; there an HNSW'
+    ' index, where the cells have one, answers for k up to 100, and about one of a hundred cells can be missing.';
 
 -- The training POIs for a text.
 CREATE OR REPLACE FUNCTION callipper.search_points(

@@ -14,10 +14,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, integer) IS
-    'The k texts that say best what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)). Of the'
-    ' common words for places and the categories that the model was published with, those come first that fit the place better'
-    ' than they fit the rest of the city: percentile says how many percent of the city''s cells fit the text less well, by a'
-    ' random sample of up to 1,000 of them; among equals the one that stands out farther, in standard deviations, is first.'
+    'The k texts that say best what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)). Of'
+    ' the common words for places and the categories that the model was published with, those come first by which the place'
+    ' stands out in its city: percentile says how many percent of the city''s cells fit the text less well, by a random sample'
+    ' of up to 1,000 of them; among equals, the one by which it stands out farther, in standard deviations, is first.'
     ' similarity is the cosine, from -1 to 1. The place is any geometry that loc_embed() takes.';
 
 -- VOLATILE, to see the rows of a version that has just become active; see _answering_version().
@@ -65,5 +65,5 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 1000000 AS $$
     SELECT @extschema:vector@.inner_product(callipper.text_embed($1), callipper.loc_embed($2))
 $$;
 COMMENT ON FUNCTION callipper.text_similarity(text, @extschema:postgis@.geometry) IS
-    'How well a text fits a place: SELECT text_similarity(''quiet park'', ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)). The cosine,'
-    ' from -1 to 1. Compare it between places; between texts describe() is fairer.';
+    'How well a text fits a place: SELECT text_similarity(''quiet park'', ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)). The'
+    ' cosine, from -1 to 1. Compare it between places; between texts, describe() is fairer.';

@@ -236,6 +236,8 @@ def test_the_catalogue_is_the_golden_one(connection: db.Connection) -> None:
 # They write nothing; they are volatile to see what is committed by now, however old the snapshot of the query.
 FRESH = {
     "_find_text", "_require_model", "_locate", "_rate_support", "_read_location_encoder", "_measure_usual_reach",
+    "_answering_version", "_best_cells", "_best_points", "_best_texts", "_cells_by_index", "_cells_in_area",
+    "_cells_in_city", "_city_distances", "_combine", "_too_near",
 }  # fmt: skip
 
 

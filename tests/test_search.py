@@ -153,7 +153,7 @@ def test_what_is_no_area_is_refused(town: tuple[str, Model, Any], area: str, rea
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zoo", 'has not met the text "zoo". Add it with: callipper-db remember'),
+        ("zoo", 'has not met the text "zoo", and its text encoder handmade is not in the database'),
         ("{zoo}", 'has not met the text "{zoo}"'),
         ("", "the text is empty"),
         (" ", "the text is empty"),
