@@ -168,3 +168,7 @@ class CheckpointMissing(CallipperError):
 
 class BadArea(CallipperError):
     """--within {value!r} is neither a bounding box 'west,south,east,north' in degrees nor a WKT geometry: {reason}"""
+
+
+class BadPlace(CallipperError):
+    """{value!r} cannot be asked about as a place, which is 'LON,LAT' in degrees or a WKT geometry: {reason}"""

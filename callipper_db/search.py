@@ -2,83 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
 from callipper_db import db
-from callipper_db.errors import BadArea, NoActiveModel, TextUnknown
+from callipper_db.errors import BadArea, BadPlace, NoActiveModel, TextUnknown
 
-# An index on emb would answer a filtered search with too few rows, so the filter comes first and the ranking is exact:
-# MATERIALIZED keeps the planner from merging the two.
-NEAREST_CELLS = """
-WITH inside AS MATERIALIZED (
-    SELECT cell_id, geom, emb FROM callipper.cells
-    WHERE %(area)s::text IS NULL OR ST_Intersects(geom, ST_GeomFromEWKT(%(area)s))
-), nearest AS (
-    SELECT cell_id, geom, emb <#> text_embed(%(text)s) AS minus_similarity
-    FROM {cells} ORDER BY emb <-> text_embed(%(text)s) LIMIT %(k)s
-)
-SELECT cell_id, round((-minus_similarity)::numeric, 4)::float8 AS similarity,
-       round(ST_X(ST_Centroid(geom))::numeric, 6)::float8 AS lon, round(ST_Y(ST_Centroid(geom))::numeric, 6)::float8 AS lat,
+CELLS = """
+SELECT a.cell_id, round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile,
+       round(ST_X(ST_Centroid(a.geom))::numeric, 6)::float8 AS lon, round(ST_Y(ST_Centroid(a.geom))::numeric, 6)::float8 AS lat,
        ARRAY(SELECT coalesce(p.name, p.category, p.text) FROM callipper.points p
-             ORDER BY p.geom <-> ST_Centroid(n.geom) LIMIT 3) AS places
-FROM nearest n ORDER BY minus_similarity, cell_id
+             ORDER BY p.geom <-> ST_Centroid(a.geom) LIMIT 3) AS places
+FROM {answer} WITH ORDINALITY AS a(cell_id, geom, similarity, percentile, rank) ORDER BY a.rank
 """
-
-MOST_CANDIDATES = 1000  # of an HNSW index: pgvector's largest hnsw.ef_search
+SEARCH = CELLS.format(answer="callipper.search(%(text)s, %(k)s, ST_GeomFromEWKT(%(area)s))")
+SIMILAR = CELLS.format(
+    answer="callipper.similar_to(ST_GeomFromEWKT(%(place)s), %(k)s, ST_GeomFromEWKT(%(area)s), %(min_distance_m)s)"
+)
+DESCRIBE = """
+SELECT a.text, round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile
+FROM callipper.describe(ST_GeomFromEWKT(%(place)s), %(k)s) WITH ORDINALITY AS a(text, similarity, percentile, rank)
+ORDER BY a.rank
+"""
 
 
 def nearest_cells(dsn: str, text: str, k: int = 10, within: str | None = None) -> list[dict[str, Any]]:
-    """The k cells that fit a text best, best first: cell_id, similarity (cosine), lon, lat, places (the nearest POIs).
+    """The k cells that fit a text best, best first: cell_id, similarity (cosine), percentile, lon, lat, places (nearest POIs).
 
-    `within`: a bounding box 'west,south,east,north' in degrees, or WKT (SRID 4326 unless it says another); cells that
-    touch it count. Raises NoActiveModel, TextUnknown, BadArea.
+    `percentile`: how many percent of the city's cells fit less well, None for a model without a sample. `within`: a bounding
+    box 'west,south,east,north' in degrees, or WKT (SRID 4326 unless it says another); cells that touch it count. Raises
+    NoActiveModel, TextUnknown, BadArea.
     """
-    by_index = within is None and k <= MOST_CANDIDATES
-    query = NEAREST_CELLS.replace("{cells}", "callipper.cells" if by_index else "inside")
-    with db.session(dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
+    with _asking(dsn) as connection:
         area = None if within is None else _area(connection, within)
-        if connection.execute("SELECT callipper._active_version()").fetchone() == (None,):
-            raise NoActiveModel
-        if by_index:  # an index looks at 40 candidates unless told, and so returns no more rows than that
-            connection.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(max(100, k))])
-        # A literal rather than a parameter would fold text_embed; psycopg sends this query unprepared with its parameters,
-        # and PostgreSQL plans such a one with their values, which folds it too.
         try:
-            return cursor.execute(query, {"text": text, "k": k, "area": area}).fetchall()
+            return _rows(connection, SEARCH, text=text, k=k, area=area)
         except (psycopg.errors.NoDataFound, psycopg.errors.InvalidParameterValue) as error:
-            hint = error.diag.message_hint or ""
-            raise TextUnknown(reason=f"{error.diag.message_primary}. {hint}") from error
+            raise TextUnknown(reason=_with_hint(error)) from error
         except UnicodeEncodeError as error:
             raise TextUnknown(reason="The text is not valid UTF-8.") from error
 
 
+def similar_cells(
+    dsn: str, place: str, k: int = 10, within: str | None = None, min_distance_m: float = 0.0
+) -> list[dict[str, Any]]:
+    """The k cells that are most like a place, best first, with the keys of nearest_cells.
+
+    `place`: 'LON,LAT' in degrees, or WKT. `min_distance_m`: cells nearer to it do not count; metres in the model's projection.
+    Raises NoActiveModel, BadPlace, BadArea.
+    """
+    with _asking(dsn) as connection:
+        area = None if within is None else _area(connection, within)
+        return _about(connection, SIMILAR, place, k=k, area=area, min_distance_m=min_distance_m)
+
+
+def describe_place(dsn: str, place: str, k: int = 10) -> list[dict[str, Any]]:
+    """The k texts that say best what a place, 'LON,LAT' or WKT, is like: text, similarity (cosine), percentile.
+
+    Raises NoActiveModel, BadPlace.
+    """
+    with _asking(dsn) as connection:
+        return _about(connection, DESCRIBE, place, k=k)
+
+
+@contextmanager
+def _asking(dsn: str) -> Iterator[db.Connection]:
+    """A session with an active model."""
+    with db.session(dsn) as connection:
+        if connection.execute("SELECT callipper._active_version()").fetchone() == (None,):
+            raise NoActiveModel
+        yield connection
+
+
+def _rows(connection: db.Connection, query: str, **values: object) -> list[dict[str, Any]]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query.encode(), values).fetchall()
+
+
+def _about(connection: db.Connection, query: str, place: str, **values: object) -> list[dict[str, Any]]:
+    try:
+        return _rows(connection, query, place=_spot(connection, place), **values)
+    except psycopg.errors.InvalidParameterValue as error:
+        raise BadPlace(value=place, reason=_with_hint(error)) from error
+
+
+def _with_hint(error: psycopg.Error) -> str:
+    return f"{error.diag.message_primary}. {error.diag.message_hint or ''}".strip()
+
+
+def _spot(connection: db.Connection, place: str) -> str:
+    """EWKT in SRID 4326 of a longitude and latitude or a WKT geometry."""
+    if (numbers := _numbers(place, 2)) is not None:
+        lon, lat = numbers
+        if not (-180 <= lon <= 180 and -90 <= lat <= 90):
+            raise BadPlace(value=place, reason="longitude comes first, from -180 to 180, then latitude, from -90 to 90")
+        return f"SRID=4326;POINT({lon} {lat})"
+    try:
+        return _ewkt(connection, place)
+    except (UnicodeEncodeError, psycopg.Error) as error:
+        raise BadPlace(value=place, reason=str(error).splitlines()[0]) from error
+
+
 def _area(connection: db.Connection, within: str) -> str:
     """EWKT in SRID 4326 of a bounding box or a WKT geometry."""
-    if (box := _numbers(within)) is not None:
+    if (box := _numbers(within, 4)) is not None:
         west, south, east, north = box
         if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
             raise BadArea(value=within, reason="west must lie west of east, and south of north")
         return f"SRID=4326;POLYGON(({west} {south},{east} {south},{east} {north},{west} {north},{west} {south}))"
     try:
-        with connection.transaction():
-            row = connection.execute(
-                "SELECT ST_AsEWKT(ST_Transform(CASE WHEN ST_SRID(g) = 0 THEN ST_SetSRID(g, 4326) ELSE g END, 4326))"
-                " FROM ST_GeomFromEWKT(%s) g",
-                [within],
-            ).fetchone()
+        return _ewkt(connection, within)
     except (UnicodeEncodeError, psycopg.Error) as error:
         raise BadArea(value=within, reason=str(error).splitlines()[0]) from error
+
+
+def _ewkt(connection: db.Connection, wkt: str) -> str:
+    """A WKT geometry in SRID 4326, which it has if it says no other."""
+    with connection.transaction():
+        row = connection.execute(
+            "SELECT ST_AsEWKT(ST_Transform(CASE WHEN ST_SRID(g) = 0 THEN ST_SetSRID(g, 4326) ELSE g END, 4326))"
+            " FROM ST_GeomFromEWKT(%s) g",
+            [wkt],
+        ).fetchone()
     assert row is not None
     return str(row[0])
 
 
-def _numbers(within: str) -> list[float] | None:
-    """The four numbers of a bounding box; None for anything else (a triangle in WKT has three commas too)."""
+def _numbers(text: str, count: int) -> list[float] | None:
+    """So many numbers with commas between; None for anything else (a triangle in WKT has three commas too)."""
     try:
-        numbers = [float(part) for part in within.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
         return None
-    return numbers if len(numbers) == 4 else None
+    return numbers if len(numbers) == count else None

@@ -34,6 +34,7 @@ def remove_text_encoder(dsn: str, name: str) -> list[int]:
     encoders = [e["text_encoder_id"] for e in found]
     with db.session(dsn, autocommit=True) as connection:
         with connection.transaction():
+            connection.execute("LOCK TABLE callipper.text_norm IN SHARE ROW EXCLUSIVE MODE")  # as an installation does
             for table in TABLES:
                 connection.execute(f"DELETE FROM callipper.{table} WHERE text_encoder_id = ANY(%s)", [encoders])
         for table in TABLES:  # gives the space back, about 95 MB for a small encoder

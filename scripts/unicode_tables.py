@@ -22,6 +22,12 @@ PLAIN, DROPPED, SPACE, IDEOGRAPH, PUNCTUATION, MARK, STARTING_MARK, RESTLESS = r
 DECOMPOSES = 8  # added to the kind
 UPPER_IF_EVEN, UPPER_IF_ODD = 1_000_001, 1_000_002  # in place of an offset, where capitals and small letters alternate
 DOTTED_I = 0x130  # the only code point whose lower case is two
+HEADER = """\
+-- What the BERT tokenizer does to each code point from U+0080 on. Written by scripts/unicode_tables.py from tokenizers
+-- {version}, whose categories are those of Unicode 8, decompositions of Unicode 9, letter cases of Unicode 17. Do not edit.
+-- Each function finds the run of equal code points that holds its argument: first come their values, then their beginnings.
+-- NULL for ASCII, of which sql/015_wordpiece.sql takes care.
+"""
 LOWEST, HIGHEST = "\u0334", "\u0345"  # marks of the combining classes 1 and 240: the ends, but for two
 
 
@@ -53,7 +59,10 @@ def kind(code: int) -> int:
         return PUNCTUATION + decomposes
     if strip(char) == "":
         return MARK if is_reordered(char) else STARTING_MARK
-    return (RESTLESS if is_reordered(char) else PLAIN) + decomposes
+    if is_reordered(char):
+        assert not decomposes, f"U+{code:X} is moved and decomposes"
+        return RESTLESS
+    return PLAIN + decomposes
 
 
 def is_reordered(char: str) -> bool:
@@ -122,7 +131,7 @@ def array(numbers: list[int]) -> str:
 
 
 def function(name: str, pairs: list[tuple[int, int]], remark: str, comment: str) -> str:
-    """An SQL function from a code point to the value of its run, 0 before the first."""
+    """An SQL function from a code point to the value of its run, NULL before the first."""
     starts, values = ([pair[column] for pair in pairs] for column in (0, 1))
     assert starts[0] == CODES[0]
     return f"""
@@ -140,10 +149,7 @@ def main() -> None:
     kinds = {code: kind(code) for code in CODES}
     check(kinds)
     TARGET.write_text(
-        f"""-- What the BERT tokenizer does to each code point from U+0080 on. Written by scripts/unicode_tables.py from tokenizers
--- {tokenizers.__version__}, whose categories are those of Unicode 8, decompositions of Unicode 9, letter cases of Unicode 17. Do not edit.
--- Each function finds the run of equal code points that holds its argument: below, their values, then their beginnings.
-"""
+        HEADER.format(version=tokenizers.__version__)
         + function(
             "_char_kind",
             list(runs(kinds)),

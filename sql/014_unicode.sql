@@ -1,6 +1,7 @@
 -- What the BERT tokenizer does to each code point from U+0080 on. Written by scripts/unicode_tables.py from tokenizers
 -- 0.23.3, whose categories are those of Unicode 8, decompositions of Unicode 9, letter cases of Unicode 17. Do not edit.
--- Each function finds the run of equal code points that holds its argument: below, their values, then their beginnings.
+-- Each function finds the run of equal code points that holds its argument: first come their values, then their beginnings.
+-- NULL for ASCII, of which sql/015_wordpiece.sql takes care.
 
 -- 0 a part of words, 1 dropped, 2 a space, 3 a Chinese ideograph, 4 punctuation, 5 an accent, 6 an accent that the
 -- canonical order does not move, 7 no accent, but moved by the canonical order; 8 more when NFD decomposes it.

@@ -7,11 +7,10 @@ CREATE OR REPLACE FUNCTION callipper._canonical_order(content text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (
-        SELECT string_agg(c, '' ORDER BY run, class, number)
+        SELECT string_agg(c, '' ORDER BY run, class NULLS FIRST, number)
         FROM (
             SELECT c, number, callipper._combining_class(ascii(c)) AS class,
-                count(*) FILTER (WHERE ascii(c) < 128 OR callipper._char_kind(ascii(c)) NOT IN (1, 5, 7))
-                    OVER (ORDER BY number) AS run
+                count(*) FILTER (WHERE (callipper._char_kind(ascii(c)) IN (1, 5, 7)) IS NOT TRUE) OVER (ORDER BY number) AS run
             FROM string_to_table(content, NULL) WITH ORDINALITY AS chars (c, number)
         ) AS marks
     );
@@ -20,43 +19,48 @@ $$;
 COMMENT ON FUNCTION callipper._canonical_order(text) IS 'a decomposed text with those marks in canonical order that are no accents';
 
 -- BERT's normalisation of all that is not ASCII: control characters go, spaces become ' ', accents go, capitals become small,
--- and ideographs and punctuation get spaces around them. _char_kind() tells what is what.
-CREATE OR REPLACE FUNCTION callipper._normalize_unicode(content text, lower_case boolean, strip_accents boolean, split_cjk boolean)
-RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+-- and ideographs and punctuation get spaces around them. _char_kind() tells what is what; OFFSET 0 makes it be asked once. The
+-- server's Unicode is newer than the tokenizer's: what has nothing to decompose for it has nothing to decompose for that.
+CREATE OR REPLACE FUNCTION callipper._normalize_unicode(
+    content text, lower_case boolean, strip_accents boolean, split_cjk boolean
+) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     result text;
-    restless boolean;
+    unordered boolean;
 BEGIN
-    IF strip_accents THEN
-        SELECT string_agg(CASE WHEN ascii(c) > 127 AND callipper._char_kind(ascii(c)) > 7 THEN normalize(c, NFD) ELSE c END, '')
-        INTO content FROM string_to_table(content, NULL) AS c;
-    ELSIF lower_case THEN
-        content := replace(content, chr(304), 'i' || chr(775)); -- the one lower case of two characters
+    IF strip_accents AND content IS NOT NFD NORMALIZED THEN
+        SELECT string_agg(CASE WHEN callipper._char_kind(ascii(c)) > 7 THEN normalize(c, NFD) ELSE c END, '') INTO content
+        FROM string_to_table(content, NULL) AS c;
+    ELSIF lower_case AND NOT strip_accents THEN
+        content := replace(content, chr(304), 'i' || chr(775));  -- the one lower case of two characters
     END IF;
     FOR pass IN 1..2 LOOP
         SELECT string_agg(
-            CASE WHEN ascii(c) < 128 THEN c ELSE
-                CASE callipper._char_kind(ascii(c)) & 7
-                    WHEN 1 THEN ''
-                    WHEN 2 THEN ' '
-                    WHEN 3 THEN CASE WHEN split_cjk THEN ' ' || c || ' ' ELSE c END
-                    WHEN 4 THEN ' ' || c || ' '
-                    WHEN 0 THEN CASE WHEN lower_case THEN
-                        CASE callipper._lower_offset(ascii(c))
+            CASE kind & 7
+                WHEN 0 THEN
+                    CASE WHEN lower_case THEN
+                        CASE callipper._lower_offset(code)
                             WHEN 0 THEN c
-                            WHEN 1000001 THEN chr(ascii(c) | 1)
-                            WHEN 1000002 THEN chr(ascii(c) + (ascii(c) & 1))
-                            ELSE chr(ascii(c) + callipper._lower_offset(ascii(c)))
-                        END ELSE c END
-                    ELSE CASE WHEN strip_accents AND callipper._char_kind(ascii(c)) < 7 THEN '' ELSE c END
-                END
-            END, ''), bool_or(ascii(c) > 127 AND callipper._char_kind(ascii(c)) = 7)
-        INTO result, restless FROM string_to_table(content, NULL) AS c;
-        EXIT WHEN pass = 2 OR NOT (restless AND strip_accents);
+                            WHEN 1000001 THEN chr(code | 1)
+                            WHEN 1000002 THEN chr(code + (code & 1))
+                            ELSE chr(code + callipper._lower_offset(code))
+                        END
+                    ELSE c END
+                WHEN 1 THEN ''
+                WHEN 2 THEN ' '
+                WHEN 3 THEN CASE WHEN split_cjk THEN ' ' || c || ' ' ELSE c END
+                WHEN 4 THEN ' ' || c || ' '
+                WHEN 7 THEN c
+                ELSE CASE WHEN strip_accents AND kind IS NOT NULL THEN '' ELSE c END
+            END, ''), bool_or(kind = 7) INTO result, unordered
+        FROM (SELECT c, ascii(c) AS code, callipper._char_kind(ascii(c)) AS kind
+              FROM string_to_table(content, NULL) AS c OFFSET 0) AS chars;
+        EXIT WHEN pass = 2 OR NOT (unordered AND strip_accents);
         content := callipper._canonical_order(content);
     END LOOP;
-    RETURN coalesce(result, '');
+    RETURN result;
 END
 $$;
 COMMENT ON FUNCTION callipper._normalize_unicode(text, boolean, boolean, boolean) IS
@@ -67,16 +71,16 @@ CREATE OR REPLACE FUNCTION callipper._bert_words(content text, lower_case boolea
 RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF content ~ E'[\\u0001-\\u001f\\u007f]' COLLATE "C" THEN
+        content := regexp_replace(translate(content, E'\t\n\r', '   '), E'[\\u0001-\\u001f\\u007f]' COLLATE "C", '', 'g');
+    END IF;
     IF octet_length(content) > length(content) THEN
         content := callipper._normalize_unicode(content, lower_case, strip_accents, split_cjk);
     END IF;
-    IF content ~ '[\u0001-\u001f\u007f]' COLLATE "C" THEN
-        content := regexp_replace(translate(content, E'\t\n\r', '   '), '[\u0001-\u001f\u007f]' COLLATE "C", '', 'g');
-    END IF;
     IF lower_case THEN
-        content := lower(content COLLATE "C"); -- ASCII only
+        content := lower(content COLLATE "C");  -- ASCII only
     END IF;
-    content := regexp_replace(content, '([!-/:-@[-`{-~])' COLLATE "C", ' \1 ', 'g');
+    content := regexp_replace(content, '([!-/:-@[-`{-~])' COLLATE "C", E' \\1 ', 'g');
     RETURN array_remove(string_to_array(content, ' '), '');
 END
 $$;
@@ -97,7 +101,7 @@ DECLARE
 BEGIN
     FOREACH token IN ARRAY special LOOP
         IF strpos(content, token) > 0 THEN
-            pattern := concat_ws('|', pattern, regexp_replace(token COLLATE "C", '([^a-zA-Z0-9])', '\\\1', 'g'));
+            pattern := concat_ws('|', pattern, regexp_replace(token COLLATE "C", '([^a-zA-Z0-9])', E'\\\\\\1', 'g'));
         END IF;
     END LOOP;
     IF pattern IS NULL THEN
@@ -116,9 +120,10 @@ COMMENT ON FUNCTION callipper._words(text, text[], boolean, boolean, boolean, in
     'words of a text, as BERT splits it, special tokens included';
 
 -- Splits a word that is not in the vocabulary: the longest piece that it begins with, then the longest that the rest begins
--- with, and so on. NULL where some rest begins with none.
-CREATE OR REPLACE FUNCTION callipper._split_word(word text, encoder integer, prefix text) RETURNS integer[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+-- with, and so on. NULL where some rest begins with none. `longest` is a length that no piece exceeds.
+CREATE OR REPLACE FUNCTION callipper._split_word(word text, encoder integer, prefix text, longest integer) RETURNS integer[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     rest text := word;
     shortest integer := 1;
@@ -129,7 +134,7 @@ BEGIN
     WHILE length(rest) >= shortest LOOP
         SELECT t.token_id, length(t.piece) INTO token, size FROM callipper.text_token t
             WHERE t.text_encoder_id = encoder
-                AND t.piece = ANY (ARRAY(SELECT left(rest, n) FROM generate_series(shortest, length(rest)) AS n))
+                AND t.piece = ANY (ARRAY(SELECT left(rest, n) FROM generate_series(shortest, least(length(rest), longest)) AS n))
             ORDER BY length(t.piece) DESC LIMIT 1;
         IF NOT FOUND THEN
             RETURN NULL;
@@ -141,15 +146,18 @@ BEGIN
     RETURN ids;
 END
 $$;
-COMMENT ON FUNCTION callipper._split_word(text, integer, text) IS
+COMMENT ON FUNCTION callipper._split_word(text, integer, text, integer) IS
     'token ids of a word by greedy longest match, NULL when it cannot be split';
 
 -- Token ids of the first words of a text, those that begin and end every text included; at most as many as the encoder reads.
+-- Most words are whole in the vocabulary, so all are looked up at once. The plan is made once: for known values it is the same.
 CREATE OR REPLACE FUNCTION callipper._word_tokens(words text[], encoder integer, tokenizer jsonb) RETURNS integer[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     most integer := (tokenizer ->> 'max_tokens')::integer - 2;
-    longest integer := (tokenizer ->> 'max_word_chars')::integer;
+    longest_word integer := (tokenizer ->> 'max_word_chars')::integer;
+    longest_piece integer := coalesce((tokenizer ->> 'max_piece_chars')::integer, longest_word);
     unknown text := tokenizer ->> 'unknown';
     listed text[] := ARRAY[tokenizer ->> 'first', tokenizer ->> 'last', unknown] || words[1:most];
     found integer[];
@@ -158,7 +166,7 @@ BEGIN
     found := ARRAY(
         SELECT t.token_id FROM unnest(listed) WITH ORDINALITY AS w (word, number)
         LEFT JOIN callipper.text_token t ON t.text_encoder_id = encoder
-            AND t.piece = CASE WHEN length(w.word) > longest THEN unknown ELSE w.word END
+            AND t.piece = CASE WHEN length(w.word) > longest_word THEN unknown ELSE w.word END
         ORDER BY w.number
     );
     IF array_position(found[1:3], NULL) IS NOT NULL THEN
@@ -169,8 +177,8 @@ BEGIN
         RETURN found[1] || found[4:] || found[2];
     END IF;
     FOR i IN 4..cardinality(found) LOOP
-        ids := ids || CASE WHEN found[i] IS NULL
-            THEN coalesce(callipper._split_word(listed[i], encoder, tokenizer ->> 'prefix'), found[3:3]) ELSE found[i:i] END;
+        ids := ids || CASE WHEN found[i] IS NOT NULL THEN found[i:i] ELSE
+            coalesce(callipper._split_word(listed[i], encoder, tokenizer ->> 'prefix', longest_piece), found[3:3]) END;
         EXIT WHEN cardinality(ids) >= most;
     END LOOP;
     RETURN found[1] || ids[1:most] || found[2];
@@ -181,7 +189,8 @@ COMMENT ON FUNCTION callipper._word_tokens(text[], integer, jsonb) IS 'token ids
 -- Token ids of a text. Only its beginning is read while that yields enough tokens; as it is cut after what always ends a word,
 -- its tokens are the first of the whole text. A special token that held such an end could be cut in two: then all is read.
 CREATE OR REPLACE FUNCTION callipper._wordpiece(content text, encoder integer) RETURNS integer[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     tokenizer jsonb;
     special text[];
@@ -202,7 +211,7 @@ BEGIN
         INTO tokenizer, special FROM callipper.text_encoder e WHERE e.text_encoder_id = encoder;
     IF tokenizer IS NULL THEN
         RAISE EXCEPTION 'text encoder % is not installed in this database', encoder
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'callipper-db train installs the encoder of its model.';
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Install it with: callipper-db text-encoder install NAME.';
     END IF;
     lower_case := tokenizer ->> 'lower_case';
     strip_accents := coalesce(tokenizer ->> 'strip_accents', tokenizer ->> 'lower_case');
@@ -212,8 +221,9 @@ BEGIN
     LOOP
         part := left(content, size);
         IF octet_length(part) < octet_length(content) THEN
-            ends := '[ \t\r\n,.;\u3000-\u3002' || CASE WHEN split_cjk THEN '\u4e00-\u9fff]' ELSE ']' END;
-            part := CASE WHEN array_to_string(special, '') ~ ends THEN content ELSE coalesce(substring(part FROM '^.*' || ends), '') END;
+            ends := E'[ \t\r\n,.;\\u3000-\\u3002' || CASE WHEN split_cjk THEN E'\\u4e00-\\u9fff]' ELSE ']' END;
+            part := CASE WHEN array_to_string(special, '') ~ ends THEN content
+                    ELSE coalesce(substring(part FROM '^.*' || ends), '') END;
         END IF;
         ids := callipper._word_tokens(
             callipper._words(part, special, lower_case, strip_accents, split_cjk, most), encoder, tokenizer

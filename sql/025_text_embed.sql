@@ -43,8 +43,11 @@ COMMENT ON FUNCTION callipper._encode_text(text, integer) IS 'embedding of any t
 
 -- The embedding of a text by a model version: one that is remembered in text_embedding, else one that this transaction has
 -- met, else the transformer's. VOLATILE, to see what is committed by now: a query that waited for activate() has a snapshot
--- from before it, in which the old model is active, while the views already show the new one. What a transaction has met lies in open cursors: they are the one kind of memory that a
--- function has in a parallel worker, on a standby and in a read-only transaction alike, and they go with the transaction.
+-- from before it, in which the old model is active, while the views already show the new one.
+--
+-- What a transaction has met lies in open cursors: they are the one kind of memory that a function has in a parallel worker,
+-- on a standby and in a read-only transaction alike, and they go with the transaction. The vector is read from the text of
+-- the cursor. To fetch it would run whatever somebody has opened under that name, with the rights of this function's owner.
 CREATE OR REPLACE FUNCTION callipper._find_text(content text, version integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
 DECLARE
@@ -67,8 +70,8 @@ BEGIN
         END IF;
     END IF;
     met := format('callipper text v%s %s %s', version, hashtextextended(content, 1), hashtextextended(content, 2));
-    IF EXISTS (SELECT FROM pg_cursors c WHERE c.name = met::text) THEN
-        FETCH FIRST FROM met INTO answer;
+    SELECT split_part(c.statement, '''', 2)::vector INTO answer FROM pg_cursors c WHERE c.name = met::text;
+    IF FOUND THEN
         RETURN answer;
     END IF;
     answer := callipper._encode_text(content, version);
@@ -80,7 +83,7 @@ BEGIN
             CLOSE oldest;
         END;
     END IF;
-    OPEN met SCROLL FOR SELECT answer;
+    OPEN met NO SCROLL FOR EXECUTE format('SELECT %L', answer);
     RETURN answer;
 END
 $$;

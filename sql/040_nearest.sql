@@ -2,29 +2,32 @@
 -- A filter on space is applied first and the ranking is exact, by an expression that no index serves: an index on emb would
 -- answer with too few rows. It is asked in _cells_by_index() alone, for the whole city.
 
--- Only a superuser may give a function a setting that the server does not know yet, as hnsw.ef_search below; pgvector makes
--- its settings known once something of it runs.
-DO $$
-BEGIN
-    PERFORM '[1]'::@extschema:vector@.vector;
-END
+-- Only a superuser may give a function a setting that the server does not know yet, such as hnsw.ef_search below, and pgvector
+-- makes its settings known when the first vector is read. So one is read here, as a default value; also by whoever restores a
+-- dump, in which functions stand in the order of their names.
+CREATE OR REPLACE FUNCTION callipper._announce_settings(vector @extschema:vector@.vector DEFAULT '[1]') RETURNS void
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
 $$;
+COMMENT ON FUNCTION callipper._announce_settings(@extschema:vector@.vector) IS
+    'does nothing; makes the settings of pgvector known where it is created, before functions that carry them';
 
--- The version that answers. Tables are read as they are by now, in VOLATILE functions, so that a version that has just become
--- active has its rows; where the transaction keeps an older snapshot they cannot be seen, and that is said.
+-- The version that answers. The table says it as of the query's snapshot, which is a new one in VOLATILE functions unless the
+-- transaction keeps its own; the version's rows are seen in the same. A constant, as in _active_version(), a session may learn
+-- of late, and the rows of a version that came after the transaction's snapshot it could not see.
 CREATE OR REPLACE FUNCTION callipper._answering_version() RETURNS integer
 LANGUAGE plpgsql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    active integer := callipper._require_model(NULL);
+    active integer := (SELECT m.version FROM callipper.model m WHERE m.status = 'active');
 BEGIN
-    IF NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = active) THEN
-        RAISE EXCEPTION 'model version % became active after this transaction had taken its snapshot', active
-            USING ERRCODE = 'serialization_failure', HINT = 'Ask again in a new transaction.';
+    IF active IS NULL THEN
+        RAISE EXCEPTION 'no model is active' USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Train one with: callipper-db train';
     END IF;
     RETURN active;
 END
 $$;
-COMMENT ON FUNCTION callipper._answering_version() IS 'version of the active model; an error where it cannot be seen';
+COMMENT ON FUNCTION callipper._answering_version() IS
+    'version of the model that the tables say is active; an error where there is none';
 
 -- An area in the coordinates of the tables. PostGIS compares no arcs.
 CREATE OR REPLACE FUNCTION callipper._area(within @extschema:postgis@.geometry) RETURNS @extschema:postgis@.geometry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,8 +64,12 @@ def write_model(
     hnsw: bool = False,
     texts: tuple[str, ...] = TEXTS,
     source: str = "callipper.poi",
+    embed: Callable[[store.Array], store.Array] | None = None,
 ) -> Model:
-    """A version with random unit vectors over the grid that (N, 2) POIs span, one POI by default."""
+    """A version over the grid that (N, 2) POIs span, one POI by default.
+
+    Its vectors are random and of unit length, but that `embed` makes those of the cells of their (C, 2) centres.
+    """
     metres = ORIGIN[None] if metres is None else metres
     point_id = write_pois(connection, metres) if seed == 0 else np.arange(1, len(metres) + 1)
     grid = ensure_grid(connection, metres, SRID, size_m)
@@ -85,7 +90,8 @@ def write_model(
         Jsonb({"validation_loss": 1.5}),
         Jsonb({"source": source, "rows": len(metres)}),
     )
-    cells, points = unit_vectors(len(grid.cell_id), seed), unit_vectors(len(metres), seed + 1000)
+    cells = embed(grid.centre) if embed else unit_vectors(len(grid.cell_id), seed)
+    points = unit_vectors(len(metres), seed + 1000)
     words = unit_vectors(len(texts), seed + 2000)
     _write(
         connection,
@@ -113,6 +119,18 @@ def write_model(
     if activate:
         connection.execute("SELECT callipper.activate(%s)", [version])
     return Model(version, grid, cells, points, dict(zip(texts, words, strict=True)))
+
+
+def write_sample(connection: Connection, model: Model, count: int = 1000) -> store.Array:
+    """A sample of the model's cells for percentiles; returns its (S, 128) vectors."""
+    drawn = model.cells[np.random.default_rng(model.version).permutation(len(model.cells))[:count]]
+    columns = {
+        "version": ("int4", np.full(len(drawn), model.version)),
+        "number": ("int4", np.arange(len(drawn))),
+        "emb": ("vector", drawn),
+    }
+    store.write_rows(connection, sql.Identifier("callipper", "cell_sample"), columns)  # type: ignore[arg-type]
+    return drawn
 
 
 def _write(connection: Connection, table: str, version: int, columns: dict[str, tuple[str, object]]) -> None:

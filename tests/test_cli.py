@@ -140,12 +140,12 @@ def test_the_environment_names_the_database(run: Any, database: str, monkeypatch
 
 def test_query(run: Any, database: str, model: Model) -> None:
     lines = run("query", "pub", "--dsn", database, "-k", "3").stdout.splitlines()
-    assert lines[0].split()[:3] == ["cell", "similarity", "latitude,"]
+    assert lines[0].split()[:4] == ["cell", "similarity", "percentile", "latitude,"]
     assert [int(line.split()[1]) for line in lines[1:]] == model.ranking("pub")[:3].tolist()
     assert "place 1" in lines[1]
     found = json.loads(run("query", "PUB ", "--dsn", database, "-k", "3", "--json").stdout)
     assert [cell["cell_id"] for cell in found] == model.ranking("pub")[:3].tolist()
-    assert set(found[0]) == {"cell_id", "similarity", "lon", "lat", "places"}
+    assert set(found[0]) == {"cell_id", "similarity", "percentile", "lon", "lat", "places"}
     within = json.loads(run("query", "pub", "--dsn", database, "--within", "-10,-10,0,0", "--json").stdout)
     assert within == []
 
@@ -234,6 +234,8 @@ ASKS_THE_DATABASE: list[list[str]] = [
     ["init"],
     ["init", "--sql"],
     ["query", "pub"],
+    ["similar", "-0.1,51"],
+    ["describe", "-0.1,51"],
     ["plot", "pub"],
     ["load", "pois.csv"],
     ["train"],
@@ -277,7 +279,15 @@ def test_a_schema_from_the_future(run: Any, database: str, arguments: list[str])
 
 
 @pytest.mark.parametrize(
-    "arguments", [["query", "pub"], ["query", "pub", "--within", "1,2,3,4"], ["plot", "pub"]], ids=" ".join
+    "arguments",
+    [
+        ["query", "pub"],
+        ["query", "pub", "--within", "1,2,3,4"],
+        ["similar", "-0.1,51"],
+        ["describe", "-0.1,51"],
+        ["plot", "pub"],
+    ],
+    ids=" ".join,
 )
 def test_no_active_model(run: Any, database: str, arguments: list[str]) -> None:
     message = failure(run(*arguments, "--dsn", database, exit_code=1))
@@ -304,6 +314,9 @@ def test_no_active_model(run: Any, database: str, arguments: list[str]) -> None:
         (["query", "\udcff"], "The text is not valid UTF-8."),
         (["query", "a\0b"], "The database refused: "),
         (["query", "pub", "--within", "here"], "--within 'here' is neither a bounding box"),
+        (["similar", "200,3"], "'200,3' cannot be asked about as a place"),
+        (["similar", "3,49", "--within", "here"], "--within 'here' is neither a bounding box"),
+        (["describe", "here"], "'here' cannot be asked about as a place, which is 'LON,LAT' in degrees or a WKT geometry: "),
         (["plot", "zoo"], "model version 1 has not met the text"),
         (["plot", "pub", "-o", "no/such/folder/pub.png"], "no/such/folder/pub.png: No such file or directory"),
         (["load", "no-such-file.csv"], "no-such-file.csv"),
@@ -327,6 +340,8 @@ def test_a_setting_that_is_not_usable(run: Any, monkeypatch: pytest.MonkeyPatch)
     "arguments",
     [
         ["query", "pub", "-k", "0"],
+        ["similar", "3,49", "--min-distance", "-1"],
+        ["describe"],
         ["query"],
         ["models", "activate", "x"],
         ["train", "--srid", "WGS84"],

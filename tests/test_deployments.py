@@ -61,6 +61,14 @@ QUESTIONS = {
     "a place in metres": "SELECT callipper.loc_embed(public.ST_SetSRID(public.ST_Point(136757, 456116), 28992))",
     "places of a table": "SELECT point_id, callipper.loc_embed(geom) FROM callipper.points ORDER BY point_id LIMIT 20",
     "the support of a place": f"SELECT callipper.loc_support({PLACE})",
+    "a search": f"SELECT * FROM callipper.search('{UNKNOWN}')",
+    "a search in an area": f"SELECT * FROM callipper.search('park', 20, {AREA})",
+    "a search of points": "SELECT point_id, text, geom, similarity, percentile FROM callipper.search_points('school', 20)",
+    "a search by examples": f"SELECT * FROM callipper.search_by_examples('{{park, cafe}}', '{{factory, {UNKNOWN}}}', 20)",
+    "cells similar to a place": f"SELECT * FROM callipper.similar_to({PLACE}, 20, {AREA}, 300)",
+    "points similar to a place": f"SELECT point_id, similarity FROM callipper.similar_points_to({PLACE}, 20, NULL, 300)",
+    "what a place is like": f"SELECT * FROM callipper.describe({PLACE}, 400)",
+    "a text and a place": f"SELECT callipper.text_similarity('{UNKNOWN}', {PLACE})",
 }
 ACTIONS = {"activate", "drop_model"}  # what changes the model is no question
 

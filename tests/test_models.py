@@ -371,11 +371,14 @@ def test_an_unknown_text_is_an_error_that_says_what_to_do(connection: db.Connect
     model = write_model(connection)
     error = refused(connection, "SELECT text_embed('It''s a  Zoo')")
     assert error.sqlstate == "P0002"
-    assert error.diag.message_primary == f"""model version {model.version} has not met the text "it's a zoo\""""
+    assert error.diag.message_primary == (
+        f"""model version {model.version} has not met the text "It's a  Zoo", and its text encoder handmade is not in the database"""
+    )
     assert error.diag.message_hint is not None
-    assert "callipper-db remember 'it''s a zoo'" in error.diag.message_hint
+    assert "callipper-db text-encoder install handmade" in error.diag.message_hint
+    assert "callipper-db remember 'It''s a  Zoo'" in error.diag.message_hint
     long = refused(connection, "SELECT text_embed(repeat('long ', 10000))")
-    assert len(long.diag.message_primary or "") < 120
+    assert len(long.diag.message_primary or "") < 160
 
 
 def test_text_is_data(connection: db.Connection) -> None:

@@ -72,7 +72,7 @@ class TextEncoder:
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of the loading, amid ours
         try:
-            return SentenceTransformer(str(self.folder), device=self.device)
+            return SentenceTransformer(str(self.folder), device=self.device).float()  # as it is computed in SQL
         except Exception as error:  # of a dozen kinds, as files are damaged or missing
             reason = f"{self.folder} is no whole sentence encoder ({str(error).splitlines()[0]})"
             raise TextEncoderMissing(name=self.name, reason=reason) from error

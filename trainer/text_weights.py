@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from callipper_db import db, store
 from callipper_db.db import Connection
@@ -36,28 +36,43 @@ PARTS = {
 }
 NORMS = {"attention": "attention.output.LayerNorm", "output": "output.LayerNorm"}
 EMBEDDING = -1  # the layer of the norm that comes before layer 0
+# What a config.json means by leaving it out.
+DEFAULTS = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+}
+# An installed encoder must answer these as the encoder itself does: capitals, accents, punctuation, digits, another script.
+TRIALS = ("quiet park", "Café-Bar, 12 Rue de l'Église", "駅前の公園")
+TOLERANCE = 1e-3  # as a share of the largest number; right answers are off by 1e-6
 
 
 @dataclass(frozen=True)
 class Transformer:
     """The files of a BERT encoder, read lazily: the largest part is 47 MB."""
 
+    name: str
     weights: Path
     arch: dict[str, Any]
     pieces: list[str]
 
     @contextmanager
     def tensors(self) -> Iterator[Callable[[str], Array]]:
-        """A function from a tensor's name to its values, float32."""
-        with safe_open(self.weights, "numpy") as file:
-            names = set(file.keys())
-            prefix = "" if "embeddings.word_embeddings.weight" in names else "bert."
-            yield lambda name: np.asarray(file.get_tensor(prefix + name), np.float32)
+        """A function from a tensor's name to its values, float32. Raises TextEncoderUnsupported."""
+        try:
+            with safe_open(self.weights, "pt") as file:  # numpy knows no bfloat16
+                prefix = "" if "embeddings.word_embeddings.weight" in set(file.keys()) else "bert."
+                yield lambda name: file.get_tensor(prefix + name).float().numpy()
+        except SafetensorError as error:
+            reason = f"{self.weights} is damaged or lacks a part ({error})"
+            raise TextEncoderUnsupported(name=self.name, reason=reason) from error
 
 
 def read_transformer(encoder: TextEncoder) -> Transformer:
     """What the database needs to know about an encoder. Raises TextEncoderUnsupported, saying what is not of the family."""
-    config = encoder.arch
+    config = DEFAULTS | encoder.arch
     folder = encoder.folder
 
     def refuse(reason: str) -> TextEncoderUnsupported:
@@ -65,8 +80,8 @@ def read_transformer(encoder: TextEncoder) -> Transformer:
 
     if config.get("model_type") != "bert":
         raise refuse(f"it is of the type {config.get('model_type')}, not bert")
-    if config.get("hidden_act") != "gelu":
-        raise refuse(f"its activation is {config.get('hidden_act')}, not gelu")
+    if config["hidden_act"] != "gelu":
+        raise refuse(f"its activation is {config['hidden_act']}, not gelu")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise refuse("its positions are not absolute")
     tokenizer = _json(folder / "tokenizer.json")
@@ -87,7 +102,7 @@ def read_transformer(encoder: TextEncoder) -> Transformer:
         "normalize": "Normalize" in modules,
         "tokenizer": _tokenizer(tokenizer, _limit(folder, config), refuse),
     }
-    return Transformer(folder / "model.safetensors", config | added, pieces)
+    return Transformer(encoder.name, folder / "model.safetensors", config | added, pieces)
 
 
 def _json(path: Path) -> Any:
@@ -140,6 +155,7 @@ def _tokenizer(
         "split_cjk": bool(normalizer.get("handle_chinese_chars", True)),
         "max_tokens": limit,
         "max_word_chars": int(model.get("max_input_chars_per_word", 100)),
+        "max_piece_chars": max(map(len, model["vocab"])),
         "prefix": model.get("continuing_subword_prefix", "##"),
         "unknown": model.get("unk_token", "[UNK]"),
         "first": "[CLS]",
@@ -169,10 +185,28 @@ def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
             return False
         reporter.stage("installing the text encoder", len(transformer.pieces))
         _write(connection, transformer, text_encoder_id, reporter.advance)
+        _try_out(connection, encoder, text_encoder_id)
     with db.session(dsn, autocommit=True) as connection:
         # Besides statistics, this writes the visibility of each row once and for all: else the first readers would.
         connection.execute("VACUUM ANALYZE callipper.text_token, callipper.text_position, callipper.text_weight")
     return True
+
+
+def _try_out(connection: Connection, encoder: TextEncoder, text_encoder_id: int) -> None:
+    """Raise TextEncoderUnsupported unless SQL makes of a few texts what the encoder itself makes of them.
+
+    So whatever read_transformer does not know of an encoder's family ends here, and not in wrong answers.
+    """
+    rows = connection.execute(
+        "SELECT callipper._encode_tokens(callipper._wordpiece(text, %(id)s), %(id)s)::real[]"
+        " FROM unnest(%(texts)s::text[]) WITH ORDINALITY AS u (text, number) ORDER BY number",
+        {"id": text_encoder_id, "texts": list(TRIALS)},
+    ).fetchall()
+    expected = encoder.encode(list(TRIALS))
+    found = np.array([vector or [np.nan] * encoder.dim for (vector,) in rows])
+    off = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if not off <= TOLERANCE:
+        raise TextEncoderUnsupported(name=encoder.name, reason=f"its vectors come out different there, by {off:.1g}")
 
 
 def _write(

@@ -24,7 +24,8 @@ CREATE TABLE callipper.text_token (
     CONSTRAINT text_token_text_encoder_id_fkey FOREIGN KEY (text_encoder_id)
         REFERENCES callipper.text_encoder (text_encoder_id) ON DELETE CASCADE
 ) WITH (toast_tuple_target = 8160);
-COMMENT ON TABLE callipper.text_token IS 'the vocabulary of a text encoder: WordPiece pieces and what each enters the network as';
+COMMENT ON TABLE callipper.text_token IS
+    'the vocabulary of a text encoder: WordPiece pieces and what each enters the network as';
 COMMENT ON COLUMN callipper.text_token.token_id IS 'row of the vocabulary, from 0';
 
 CREATE TABLE callipper.text_position (
