@@ -27,6 +27,44 @@ END
 $$;
 COMMENT ON FUNCTION callipper._require_model(integer) IS 'the model version given, the active one for NULL; an error where there is none';
 
+-- Takes both views for an exchange. A query that reads `points` before `cells` and one that reads them the other way round
+-- would each, half-way, wait for us while we wait for them; PostgreSQL would end one of the two. So the second view is asked
+-- for only as long as no deadlock is looked for yet; after that both are let go, and it is the contested one's turn to be the
+-- first, for which we queue. Whoever set a lock_timeout gets its error. To reset an option that is not set changes nothing,
+-- and unlike LOCK TABLE it locks the view alone, not the tables in it.
+CREATE OR REPLACE FUNCTION callipper._lock_views() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lock constant text := 'ALTER VIEW callipper.%I RESET (check_option)';
+    usual constant text := current_setting('lock_timeout');
+    patience constant interval := nullif(usual::interval, '0');
+    began constant timestamptz := clock_timestamp();
+    views text[] := '{cells, points}';
+    has_one boolean;
+BEGIN
+    IF to_regclass('callipper.cells') IS NULL THEN
+        RETURN;  -- they are made for the first time
+    END IF;
+    LOOP
+        has_one := false;
+        BEGIN
+            EXECUTE format(lock, views[1]);
+            has_one := true;
+            PERFORM set_config('lock_timeout', '100ms', true);
+            EXECUTE format(lock, views[2]);
+            PERFORM set_config('lock_timeout', usual, true);
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF NOT has_one OR clock_timestamp() - began > patience THEN
+                RAISE;
+            END IF;
+            views := ARRAY[views[2], views[1]];
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION callipper._lock_views() IS 'lock the views cells and points, without a deadlock with their readers';
+
 -- Points the views `cells` and `points` and _active_version() at one version; NULL makes them empty. Reading a partition by
 -- name rather than the partitioned table lets ORDER BY emb <-> ... walk its index. LEFT JOIN, though every cell_id has its
 -- cell, lets the planner skip the join when geom is not asked for. The column lists never change, so that views of the
@@ -39,6 +77,7 @@ DECLARE
     own_source boolean := coalesce((SELECT m.provenance ->> 'source' = 'callipper.poi' FROM callipper.model m
                                     WHERE m.version = _replace_views.version), false);
 BEGIN
+    PERFORM callipper._lock_views();
     EXECUTE format($view$
         CREATE OR REPLACE VIEW callipper.cells AS
         SELECT e.cell_id, c.geom, e.emb

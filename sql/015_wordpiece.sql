@@ -10,7 +10,8 @@ BEGIN
         SELECT string_agg(c, '' ORDER BY run, class NULLS FIRST, number)
         FROM (
             SELECT c, number, callipper._combining_class(ascii(c)) AS class,
-                count(*) FILTER (WHERE (callipper._char_kind(ascii(c)) IN (1, 5, 7)) IS NOT TRUE) OVER (ORDER BY number) AS run
+                count(*) FILTER (WHERE (callipper._char_kind(ascii(c)) IN (1, 5, 7)) IS NOT TRUE)
+                    OVER (ORDER BY number) AS run
             FROM string_to_table(content, NULL) WITH ORDINALITY AS chars (c, number)
         ) AS marks
     );
@@ -134,7 +135,9 @@ BEGIN
     WHILE length(rest) >= shortest LOOP
         SELECT t.token_id, length(t.piece) INTO token, size FROM callipper.text_token t
             WHERE t.text_encoder_id = encoder
-                AND t.piece = ANY (ARRAY(SELECT left(rest, n) FROM generate_series(shortest, least(length(rest), longest)) AS n))
+                AND t.piece = ANY (ARRAY(
+                    SELECT left(rest, n) FROM generate_series(shortest, least(length(rest), longest)) AS n
+                ))
             ORDER BY length(t.piece) DESC LIMIT 1;
         IF NOT FOUND THEN
             RETURN NULL;
@@ -205,13 +208,15 @@ DECLARE
 BEGIN
     IF getdatabaseencoding() <> 'UTF8' THEN
         RAISE EXCEPTION 'texts can be read in a database of encoding UTF8 only, not %', getdatabaseencoding()
-            USING ERRCODE = 'feature_not_supported', HINT = 'Create the database with: CREATE DATABASE ... ENCODING ''UTF8''.';
+            USING ERRCODE = 'feature_not_supported',
+            HINT = 'Move to one that was made by: CREATE DATABASE ... ENCODING ''UTF8'' TEMPLATE template0.';
     END IF;
     SELECT e.arch -> 'tokenizer', ARRAY(SELECT jsonb_array_elements_text(e.arch -> 'tokenizer' -> 'special'))
         INTO tokenizer, special FROM callipper.text_encoder e WHERE e.text_encoder_id = encoder;
     IF tokenizer IS NULL THEN
         RAISE EXCEPTION 'text encoder % is not installed in this database', encoder
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Install it with: callipper-db text-encoder install NAME.';
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Install it with: callipper-db text-encoder install NAME.';
     END IF;
     lower_case := tokenizer ->> 'lower_case';
     strip_accents := coalesce(tokenizer ->> 'strip_accents', tokenizer ->> 'lower_case');

@@ -30,7 +30,7 @@ BEGIN
     FOR answering IN
         SELECT p.oid FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'callipper'::regnamespace AND p.proname NOT IN ('activate', 'drop_model') AND (
-            p.proname NOT LIKE '\_%'
+            left(p.proname, 1) <> '_'
             OR p.proname IN ('_active_version', '_require_model', '_find_text', '_locate', '_rate_support')
         )
     LOOP

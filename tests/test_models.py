@@ -498,3 +498,21 @@ def test_vectors_of_other_dimensions_are_refused(connection: db.Connection) -> N
     write_model(connection)
     vector = str(unit_vectors(1, 0, 5)[0].tolist())
     assert "different vector dimensions" in str(refused(connection, "SELECT emb <-> %s::vector FROM cells", vector))
+
+
+@pytest.mark.parametrize("views", [("points", "cells"), ("cells", "points")])
+def test_a_reader_of_both_views_and_a_swap_do_not_deadlock(
+    database: str, two_models: tuple[Model, Model], other: db.Connection, views: tuple[str, str]
+) -> None:
+    """The swap waits for a reader that has read one view; the reader then reads the other, and ends."""
+    _, second = two_models
+    with db.session(database, autocommit=True) as swapper, db.session(database, autocommit=True) as watcher:
+        swap = threading.Thread(target=swapper.execute, args=("SELECT callipper.activate(%s)", [second.version]))
+        with other.transaction():
+            column(other, f"SELECT count(*) FROM callipper.{views[0]}")
+            swap.start()
+            while not waiting_for_a_lock(watcher, swapper.info.backend_pid):
+                assert swap.is_alive()
+            column(other, f"SELECT count(*) FROM callipper.{views[1]}")
+        swap.join()
+    assert column(other, NEAREST) == best(second)

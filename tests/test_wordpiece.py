@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import osmium
-import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from psycopg import sql
 from psycopg.types.json import Jsonb
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 from town import ENCODER
 from transformers import AutoTokenizer
 
-from callipper_db import db, schema
+from callipper_db import db
 from callipper_db.db import Connection
 from trainer.text import TextEncoder, find_encoder
 
@@ -62,8 +60,22 @@ ALPHABETS = {
     "punctuation": [(0xA0, 0xBF), (0x2000, 0x206F), (0x2E00, 0x2E7F), (0x3000, 0x303F), (0xFE10, 0xFE6F)],
     "symbols": [(0x2190, 0x23FF), (0x2A00, 0x2AFF), (0x1D400, 0x1D7FF)],
     # Marks that stay, but move: some with others, some with what separates them.
-    "moving": [(0x1B44, 0x1B44), (0x302E, 0x302F), (0x1D157, 0x1D172), (0x1E000, 0x1E02A), (0x8D4, 0x8E1), (0x1E944, 0x1E94A)],
-    "moving_amid_marks": [(0x1D165, 0x1D16D), (0x8D4, 0x8D6), (0x302E, 0x302E), (0x300, 0x310), (0x901, 0x903), (0x93C, 0x93C)],
+    "moving": [
+        (0x1B44, 0x1B44),
+        (0x302E, 0x302F),
+        (0x1D157, 0x1D172),
+        (0x1E000, 0x1E02A),
+        (0x8D4, 0x8E1),
+        (0x1E944, 0x1E94A),
+    ],
+    "moving_amid_marks": [
+        (0x1D165, 0x1D16D),
+        (0x8D4, 0x8D6),
+        (0x302E, 0x302E),
+        (0x300, 0x310),
+        (0x901, 0x903),
+        (0x93C, 0x93C),
+    ],
     "any": [(0x1, 0xD7FF), (0xE000, 0x10FFFF)],
 }
 CODES = [code for code in range(1, sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
@@ -108,7 +120,12 @@ class Variant:
 
 UNCASED, CASED = Variant(), Variant(lower_case=False)
 LONG = Variant(max_tokens=20_000)  # many texts in one, so that each word costs little
-VARIANTS = [UNCASED, CASED, Variant(strip_accents=False), Variant(lower_case=False, strip_accents=True, split_cjk=False)]
+VARIANTS = [
+    UNCASED,
+    CASED,
+    Variant(strip_accents=False),
+    Variant(lower_case=False, strip_accents=True, split_cjk=False),
+]
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +200,25 @@ def joined(texts: list[str], size: int) -> list[str]:
 def generated(count: int, seed: int) -> list[str]:
     """Texts of one to six words, each of one to three alphabets, with what else may stand in a text between them."""
     draw = random.Random(seed)
-    gaps = [" "] * 6 + ["", "", "  ", ", ", ". ", "-", "\t", "\n", "\u00a0", "\u3000", *SPECIAL, "[SEP", "SEP]", "[sep]"]
-    changes = [str.upper, str.title, str.swapcase, str] + [lambda t, f=f: unicodedata.normalize(f, t) for f in ("NFC", "NFD")]
+    gaps = [" "] * 6 + [
+        "",
+        "",
+        "  ",
+        ", ",
+        ". ",
+        "-",
+        "\t",
+        "\n",
+        "\u00a0",
+        "\u3000",
+        *SPECIAL,
+        "[SEP",
+        "SEP]",
+        "[sep]",
+    ]
+    changes = [str.upper, str.title, str.swapcase, str] + [
+        lambda t, f=f: unicodedata.normalize(f, t) for f in ("NFC", "NFD")
+    ]
 
     def word(ranges: list[tuple[int, int]]) -> str:
         size = draw.choice([1, 2, 3, 4, 6, 9]) if draw.random() < 0.99 else draw.randint(95, 105)
@@ -216,7 +250,7 @@ def compare_words(connection: Connection, files: Path, variant: Variant, texts: 
         for text, found in zip(chunk, split(connection, variant, chunk), strict=True):
             normalized = reference.normalizer.normalize_str(text)
             expected = [word for word, _ in reference.pre_tokenizer.pre_tokenize_str(normalized)]
-            assert found == expected, f"{ascii(text)} became {ascii(found)}, not {ascii(expected)}"
+            assert found == expected, f"{text!a} became {found!a}, not {expected!a}"
 
 
 def each_between(codes: list[int], size: int) -> list[str]:
@@ -235,7 +269,9 @@ def test_every_assigned_code_point(reader: Connection, files: Path, variant: Var
 
 
 def test_token_ids_of_every_letter(reader: Connection, files: Path) -> None:
-    letters = [code for code in CODES if unicodedata.category(chr(code))[0] in "LMN" and code not in range(0x3400, 0xA000)]
+    letters = [
+        code for code in CODES if unicodedata.category(chr(code))[0] in "LMN" and code not in range(0x3400, 0xA000)
+    ]
     compare(reader, files, LONG, each_between(letters, 1000))
 
 
@@ -247,3 +283,150 @@ def test_words_of_generated_texts(reader: Connection, files: Path, variant: Vari
 @pytest.mark.parametrize(("variant", "count"), [(UNCASED, 20_000), (CASED, 5_000)], ids=str)
 def test_token_ids_of_generated_texts(reader: Connection, files: Path, variant: Variant, count: int) -> None:
     compare(reader, files, variant, generated(count, seed=1))
+
+
+def long_texts(count: int, seed: int) -> list[str]:
+    """Texts that are longer than what is read at first, cut at places of all kinds."""
+    draw = random.Random(seed)
+    words = [
+        "a",
+        "pub",
+        "café",
+        "Łódź",
+        "unbelievable",
+        "北京",
+        "カフェ",
+        "서울",
+        "😀",
+        "\u0301",
+        "\u200b",
+        "x" * 120,
+        *SPECIAL,
+    ]
+    gaps = [" ", "", ",", ". ", "。", "\n", "\u00a0", "-", "[", " " * 50]
+
+    def text() -> str:
+        few, between = draw.sample(words, draw.randint(1, 4)), draw.sample(gaps, draw.randint(1, 3))
+        return "".join(draw.choice(few) + draw.choice(between) for _ in range(draw.choice([600, 2000, 6000])))
+
+    return [text() for _ in range(count)]
+
+
+@pytest.mark.parametrize("variant", [UNCASED, Variant(split_cjk=False), Variant(max_tokens=16)], ids=str)
+def test_long_texts(reader: Connection, files: Path, variant: Variant) -> None:
+    texts = long_texts(100, seed=2)
+    # A special token, an accent or a space at each place around the one where reading stops first.
+    edge = 8 * variant.max_tokens
+    for end in ("[SEP] b", "e\u0301 b", " \u0301b", ",\u302e\u1d165", "。b", "京\u0323b", "\u200b"):
+        texts += ["x" * size + end for size in range(edge - 8, edge + 2)]
+        texts += ["\u200b" * size + end for size in range(edge - 8, edge + 2)]
+    compare(reader, files, variant, texts)
+
+
+HOSTILE = {
+    "a megabyte of words": "hello world " * 90_000,
+    "a megabyte of ideographs": "北京" * 170_000,
+    "a megabyte of lines": "É\n" * 350_000,
+    "100,000 spaces": " " * 100_000,
+    "100,000 spaces before a word": " " * 100_000 + "pub",
+    "100,000 other spaces": "\u00a0" * 100_000,
+    "100,000 emoji": "😀" * 100_000,
+    "100,000 emoji apart": "😀 " * 50_000,
+    "100,000 accents": "e" + "\u0301" * 100_000,
+    "100,000 marks that move": "\u302e\u1d165\u0e48" * 30_000,
+    "nothing but what is dropped": "\u200b" * 500_000,
+    "one word of a million letters": "a" * 1_000_000,
+    "one word of 300,000 letters with accents": "é" * 300_000,
+    "one word of 200,000 syllables": "서" * 200_000,
+    "100,000 special tokens": "[SEP]" * 100_000,
+    "500,000 brackets": "[" * 500_000,
+    "words without end, one after the other": ("zq" * 200 + " ") * 2_000,
+    "words that cannot be split": ("zq" * 49 + "😀 ") * 300,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_texts(reader: Connection, files: Path, text: str) -> None:
+    compare(reader, files, UNCASED, [text])
+
+
+def test_names_of_monaco(reader: Connection, files: Path, hugging_face: Tokenizer) -> None:
+    """The names of everything on the map, in all languages."""
+    names = sorted({tag.v for thing in osmium.FileProcessor(str(MONACO)) for tag in thing.tags if "name" in tag.k})
+    assert len(names) > 2000
+    assert tokenize(reader, install(reader, UNCASED, files), names) == [e.ids for e in hugging_face.encode_batch(names)]
+
+
+@pytest.mark.skipif(not LONDON.exists(), reason="the open London POIs lie beside a developer's checkout only")
+def test_names_of_london(reader: Connection, files: Path) -> None:
+    with gzip.open(LONDON, "rt", encoding="utf-8", newline="") as file:
+        names = sorted({row["name"] for row in csv.DictReader(file)})
+    assert len(names) > 50_000
+    compare(reader, files, LONG, joined(names, 100))
+
+
+def test_sentence_transformers_reads_the_same(reader: Connection, files: Path, encoder: TextEncoder) -> None:
+    texts = ["", "a pub", "  Café, Łódź!\n", "a [SEP] b [MASK]", "x" * 101, "word " * 300, *generated(200, seed=3)]
+    expected = [encoder.transformer.tokenize([text])["input_ids"][0].tolist() for text in texts]
+    assert tokenize(reader, install(reader, UNCASED, files), texts) == expected
+
+
+@pytest.mark.parametrize("variant", [UNCASED, CASED], ids=str)
+def test_any_text(reader: Connection, files: Path, variant: Variant) -> None:
+    encoder = install(reader, variant, files)
+    reference = variant.reference(files / "vocab.txt")
+    characters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.text(characters))
+    def check(text: str) -> None:
+        assert tokenize(reader, encoder, [text]) == [reference.encode(text).ids]
+
+    check()
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n\u00a0\u3000", "\x01\x7f\u200b\ufffd", "\u0301"])
+def test_nothing_to_read(reader: Connection, files: Path, text: str) -> None:
+    assert tokenize(reader, install(reader, UNCASED, files), [text]) == [[101, 102]]
+
+
+def test_special_tokens_of_any_form(reader: Connection, files: Path) -> None:
+    """Others than BERT's: with letters of regular expressions in them, one the beginning of another, one with a comma."""
+    special = [*SPECIAL, "<a.b*>", "<a.b*>>", "|", "\\d", "·é·", "one, two", "Word"]
+    variant = Variant(max_tokens=64)
+    tokenizer = variant.reference(files / "vocab.txt")
+    tokenizer.add_special_tokens(special)
+    with reader.transaction(force_rollback=True):
+        encoder = install(reader, variant, files)
+        reader.execute(
+            "INSERT INTO callipper.text_token SELECT %s, n + 30521, piece, '[0]' FROM unnest(%s::text[])"
+            " WITH ORDINALITY AS v (piece, n) ON CONFLICT DO NOTHING",
+            [encoder, special[len(SPECIAL) :]],
+        )
+        reader.execute(
+            "UPDATE callipper.text_encoder SET arch = jsonb_set(arch, '{tokenizer,special}', %s) WHERE text_encoder_id = %s",
+            [Jsonb(special), encoder],
+        )
+        texts = [f"a{token}b {token.upper()} {token[:-1]} {token}{token}" for token in special]
+        texts += [
+            "".join(special),
+            "5\\d5",
+            "<a.b*>>>",
+            "a·e·",
+            "words",
+            *("x" * n + "one, two y" for n in range(500, 515)),
+        ]
+        expected = {text: tokenizer.encode(text).ids for text in texts}
+        for text in texts:
+            row = reader.execute("SELECT callipper._wordpiece(%s, %s)", [text, encoder]).fetchone()
+            assert row == (expected[text],), text
+
+
+def test_backslashes_that_quote(reader: Connection, files: Path) -> None:
+    with reader.transaction(force_rollback=True):
+        reader.execute("SET LOCAL standard_conforming_strings = off")
+        reader.execute("SET LOCAL escape_string_warning = off")
+        schema_files = [REPOSITORY / "sql" / name for name in ("014_unicode.sql", "015_wordpiece.sql")]
+        for path in schema_files:
+            reader.execute(path.read_text(encoding="utf-8"))
+        compare(reader, files, UNCASED, ["a\tb\x01c [SEP] d-e\\f", "x" * 3000 + " [SEP]"])
