@@ -17,7 +17,7 @@ BEGIN
     );
 END
 $$;
-COMMENT ON FUNCTION callipper._canonical_order(text) IS 'a decomposed text with those marks in canonical order that are no accents';
+COMMENT ON FUNCTION callipper._canonical_order(text) IS 'a decomposed text with its marks, but for accents, in canonical order';
 
 -- BERT's normalisation of all that is not ASCII: control characters go, spaces become ' ', accents go, capitals become small,
 -- and ideographs and punctuation get spaces around them. _char_kind() tells what is what; OFFSET 0 makes it be asked once. The
@@ -187,7 +187,8 @@ BEGIN
     RETURN found[1] || ids[1:most] || found[2];
 END
 $$;
-COMMENT ON FUNCTION callipper._word_tokens(text[], integer, jsonb) IS 'token ids of words, with those that begin and end a text';
+COMMENT ON FUNCTION callipper._word_tokens(text[], integer, jsonb) IS
+    'token ids of words, with those that begin and end a text';
 
 -- Token ids of a text. Only its beginning is read while that yields enough tokens; as it is cut after what always ends a word,
 -- its tokens are the first of the whole text. A special token that held such an end could be cut in two: then all is read.

@@ -316,7 +316,10 @@ def test_no_active_model(run: Any, database: str, arguments: list[str]) -> None:
         (["query", "pub", "--within", "here"], "--within 'here' is neither a bounding box"),
         (["similar", "200,3"], "'200,3' cannot be asked about as a place"),
         (["similar", "3,49", "--within", "here"], "--within 'here' is neither a bounding box"),
-        (["describe", "here"], "'here' cannot be asked about as a place, which is 'LON,LAT' in degrees or a WKT geometry: "),
+        (
+            ["describe", "here"],
+            "'here' cannot be asked about as a place, which is 'LON,LAT' in degrees or a WKT geometry: ",
+        ),
         (["plot", "zoo"], "model version 1 has not met the text"),
         (["plot", "pub", "-o", "no/such/folder/pub.png"], "no/such/folder/pub.png: No such file or directory"),
         (["load", "no-such-file.csv"], "no-such-file.csv"),

@@ -372,7 +372,8 @@ def test_an_unknown_text_is_an_error_that_says_what_to_do(connection: db.Connect
     error = refused(connection, "SELECT text_embed('It''s a  Zoo')")
     assert error.sqlstate == "P0002"
     assert error.diag.message_primary == (
-        f"""model version {model.version} has not met the text "It's a  Zoo", and its text encoder handmade is not in the database"""
+        f"""model version {model.version} has not met the text "It's a  Zoo","""
+        " and its text encoder handmade is not in the database"
     )
     assert error.diag.message_hint is not None
     assert "callipper-db text-encoder install handmade" in error.diag.message_hint
