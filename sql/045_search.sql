@@ -112,8 +112,8 @@ BEGIN
     ELSIF distance_m = 0 OR place IS NULL THEN
         RETURN '{}';
     ELSIF distance_m < 50000 THEN
-        box := ST_Expand(ST_Envelope(spot), distance_m * 1.01);
-        box := ST_Envelope(ST_Transform(ST_Segmentize(box, distance_m / 4), 4326));
+        box := ST_Expand(ST_Envelope(spot), distance_m * 1.01 + 1);
+        box := ST_Envelope(ST_Transform(ST_Segmentize(box, greatest(distance_m, 100) / 4), 4326));
     END IF;
     EXECUTE format(
         'SELECT array_agg(x.%I) FROM callipper.%I x WHERE x.geom && $1 AND ST_Distance(ST_Transform(x.geom, $2), $3) < $4',

@@ -51,7 +51,8 @@ BEGIN
             ) t
         ) rated
         ORDER BY rated.percentile DESC,
-            (rated.mean - rated.distance) / nullif(sqrt(greatest(rated.square - rated.mean ^ 2, 0)), 0) DESC NULLS LAST,
+            CASE WHEN rated.square - rated.mean ^ 2 > 1e-7  -- less is but rounding
+                THEN (rated.mean - rated.distance) / sqrt(rated.square - rated.mean ^ 2) END DESC NULLS LAST,
             rated.text
         LIMIT k;
 END

@@ -83,8 +83,8 @@ def check(rows: list[Any], town: Town, place: Array, k: int) -> None:
     assert (np.diff(percentile) <= 0).all()
     assert (np.diff(score[chosen])[np.diff(percentile) == 0] <= 1e-3).all()
     left = np.setdiff1d(np.arange(len(town.words)), chosen)
-    assert low[left].max(initial=-1) <= percentile[-1]
-    level = left[low[left] == percentile[-1]]
+    assert low[left].max(initial=-1) <= percentile[-1] + 1e-9
+    level = left[np.abs(low[left] - percentile[-1]) < 1e-9]
     assert score[level].max(initial=-9) <= score[chosen[-1]] + 1e-3
 
 

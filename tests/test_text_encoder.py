@@ -268,6 +268,18 @@ def test_linear_for_every_number_of_tokens(asking: db.Connection, tensors: dict[
         np.testing.assert_allclose(found, expected, atol=AGREES * np.abs(expected).max(), rtol=0)
 
 
+def test_neurons_keep_their_order_wherever_their_rows_lie(asking: db.Connection, tensors: dict[str, Array]) -> None:
+    asking.execute("UPDATE callipper.text_weight SET bias = bias WHERE layer = 3 AND neuron % 3 = 0")
+    asking.execute("SET enable_indexscan = off; SET enable_bitmapscan = off")
+    tokens = random_tokens(2, 384)
+    for function, part in (("_linear", "query"), ("_values", "value")):
+        expected = linear(tensors, 3, part, tokens)
+        arguments = (tokens, 1, 3) if function == "_values" else (tokens, 1, 3, part)
+        found = call(asking, function, *arguments)
+        found = found.T if function == "_values" else found
+        np.testing.assert_allclose(found, expected, atol=AGREES * np.abs(expected).max(), rtol=0)
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_linear_parts(asking: db.Connection, tensors: dict[str, Array], part: str) -> None:
     tokens = random_tokens(9, 1536 if part == "output" else 384)
