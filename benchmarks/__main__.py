@@ -20,6 +20,7 @@ NAMES = (
     "loc_embed",
     "london",
     "index_pays",
+    "search",
 )
 
 
