@@ -18,6 +18,7 @@ NAMES = (
     "read_stream",
     "write_embeddings",
     "loc_embed",
+    "text_embed",
     "london",
     "index_pays",
     "search",

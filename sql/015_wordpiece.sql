@@ -1,8 +1,8 @@
 -- The WordPiece tokenizer of BERT encoders: a text becomes the token ids that the encoder was trained on, for every text the
--- same as Hugging Face's tokenizers give. Nothing here asks the database's locale, ICU or the server's Unicode tables.
+-- same as Hugging Face's tokenizers give. No answer depends on the database's locale, on ICU or on the server's version.
 
 -- Orders combining marks as NFD does. Only the marks of kind 7 matter, since accents are stripped next; all other marks and
--- dropped characters just don't end a run of marks. Needed once in a million texts.
+-- dropped characters just don't end a run of marks. Few texts in a million need it.
 CREATE OR REPLACE FUNCTION callipper._canonical_order(content text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

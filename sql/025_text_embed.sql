@@ -23,7 +23,8 @@ BEGIN
         RAISE EXCEPTION 'model version % has not met the text "%", and its text encoder % is not in the database', version,
                 left(content, 60) || CASE WHEN length(content) > 60 THEN '...' ELSE '' END, encoder.name
             USING ERRCODE = 'no_data_found',
-            HINT = format('Install it with: callipper-db text-encoder install %s. Or add the text with: callipper-db remember %L. '
+            HINT = format('Install it with: callipper-db text-encoder install %s. '
+                          'Or add the text with: callipper-db remember %L. '
                           'The texts it knows: SELECT text FROM callipper.text_embedding WHERE version = %s.',
                           encoder.name, left(content, 60), version);
     END IF;
@@ -91,8 +92,8 @@ COMMENT ON FUNCTION callipper._find_text(text, integer) IS 'embedding of a text 
 
 -- IMMUTABLE so that a constant argument is folded once, when the query is planned; STABLE would run it for each row. What
 -- that promises too much, a change of the active model, activate() repairs by dropping every session's cached plans.
--- Never use it in an index or a generated column. COST, which is what an unknown text takes, keeps a prepared statement on plans
--- made for its parameters, in which the text is folded too.
+-- Never use it in an index or a generated column. COST, which is what an unknown text takes, keeps a prepared statement on
+-- plans made for its parameters, in which the text is folded too.
 CREATE OR REPLACE FUNCTION callipper.text_embed(text) RETURNS @extschema:vector@.vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 1000000 AS $$
     SELECT callipper._find_text($1, callipper._require_model(NULL))

@@ -97,7 +97,8 @@ COMMENT ON FUNCTION callipper._has_index(integer) IS 'whether all cells of a ver
 
 -- Nearest cells by the index, in no order. It looks at 1,000 candidates, the most that pgvector allows; with sequential scans
 -- off, the planner takes it at any size. HNSW can get lost in a part of the city that resembles the question less than others
--- do. The sample tells: each sampled cell that is nearer than the 300th found must be among those found, else nothing is.
+-- do, above all where neighbours are much alike. The sample tells: each sampled cell that is nearer than the farthest found
+-- must be among those found, else nothing is.
 CREATE OR REPLACE FUNCTION callipper._cells_by_index(
     version integer, question @extschema:vector@.vector, city real[], OUT cell_ids bigint[], OUT distances float8[]
 )
@@ -105,15 +106,14 @@ LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED
 SET search_path = pg_catalog, @extschema:vector@, pg_temp
 SET hnsw.ef_search = 1000 SET enable_seqscan = off SET jit = off AS $$
 DECLARE
-    reach real;
+    farthest real;
 BEGIN
     EXECUTE format(
-        'SELECT array_agg(b.cell_id), array_agg(b.distance) FROM ('
+        'SELECT array_agg(b.cell_id), array_agg(b.distance), max(b.distance) FROM ('
         '    SELECT e.cell_id, e.emb <#> $1 AS distance FROM callipper.%I e ORDER BY e.emb <-> $1 LIMIT 1000) b',
         'cell_embedding_v' || version
-    ) INTO cell_ids, distances USING question;
-    reach := distances[least(300, cardinality(distances))];
-    IF NOT city[:width_bucket(reach, city)] <@ distances::real[] THEN
+    ) INTO cell_ids, distances, farthest USING question;
+    IF NOT city[:width_bucket(farthest, city)] <@ distances::real[] THEN
         cell_ids := NULL;
         distances := NULL;
     END IF;

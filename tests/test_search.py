@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import _database
-from handmade import ORIGIN, SIZE_M, SRID, Model, write_model
+from handmade import ORIGIN, SIZE_M, SRID, Model, write_model, write_sample
 
 from callipper_db import db
 from callipper_db.errors import BadArea, NoActiveModel, TextUnknown
@@ -179,12 +179,14 @@ def test_an_index_does_not_cut_the_answer_short(town: tuple[str, Model, Any], da
     blocks = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=-1).reshape(-1, 2)
     with db.session(database) as connection:
         model = write_model(connection, ORIGIN + (blocks + 0.5) * BLOCK * SIZE_M, hnsw=True)
-    for k in (10, 41, 500, 1001):
+        write_sample(connection, model)
+    for k in (10, 41, 100):
         found = nearest_cells(database, "pub", k)
         assert len(found) == k
         wanted = {cell_id for cell_id, _ in expected(model, "pub", k)}
-        assert len(wanted & {cell["cell_id"] for cell in found}) >= 0.6 * k
-    check(nearest_cells(database, "pub", 5000), expected(model, "pub", 5000))
+        assert len(wanted & {cell["cell_id"] for cell in found}) >= 0.9 * k
+    for k in (101, 500, 5000):
+        check(nearest_cells(database, "pub", k), expected(model, "pub", k))
     west, south, east, north = (
         boxes[:, 0].min(),
         boxes[:, 1].min(),
@@ -193,3 +195,16 @@ def test_an_index_does_not_cut_the_answer_short(town: tuple[str, Model, Any], da
     )
     touches = (boxes[:, 0] <= east) & (boxes[:, 2] >= west) & (boxes[:, 1] <= north) & (boxes[:, 3] >= south)
     check(nearest_cells(database, "pub", 10, f"{west},{south},{east},{north}"), expected(model, "pub", 10, touches))
+
+
+def test_the_percentile_is_of_the_sample(town: tuple[str, Model, Any], database: str) -> None:
+    dsn, _, _ = town
+    assert {cell["percentile"] for cell in nearest_cells(dsn, "pub", 5)} == {None}, "there is no sample"
+    with db.session(database) as connection:
+        model = write_model(connection, ORIGIN + np.arange(40)[:, None] * BLOCK * SIZE_M)
+        write_sample(connection, model, 250)
+    found = nearest_cells(database, "park", 1000)
+    percentiles = [cell["percentile"] for cell in found]
+    assert percentiles == sorted(percentiles, reverse=True)
+    assert percentiles[0] >= 99 and percentiles[-1] == 0 and 40 < percentiles[500] < 60
+    assert all(percentile == round(percentile, 1) for percentile in percentiles)

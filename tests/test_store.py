@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,41 @@ def test_a_temporary_table_does_not_give_way_to_a_users_table(connection: db.Con
     make_target(connection, "value int4")
     store.write_rows(connection, TARGET, {"value": ("int4", [7])})
     assert rows_of(connection, "SELECT count(*) FROM public.target") == [(0,)]
+
+
+# The progress of an index
+
+
+def test_an_index_tells_how_far_it_is(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "WATCH_S", 0.001)
+    told: list[int] = []
+    metres = np.array([[500_000.0, 5_500_000.0]]) + 500 * np.arange(200)[:, None]
+    with db.session(database) as connection:
+        cells = len(write_model(connection, metres).cells)
+        connection.commit()
+        store.build_hnsw(connection, 1, told.append)
+        assert rows_of(connection, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]
+    assert len(told) > 1 and min(told) > 0
+    assert cells / 4 < sum(told) <= cells
+
+
+def test_an_index_is_built_where_no_second_connection_is_to_be_had(
+    database: str, cluster_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "WATCH_S", 0.001)
+    told: list[int] = []
+    with db.session(database) as connection, db.session(cluster_dsn, autocommit=True) as admin:
+        write_model(connection)
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(connection.info.dbname))
+        )
+        store.build_hnsw(connection, 1, told.append)
+        assert rows_of(connection, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]
+    assert told == []
+
+
+def test_an_index_that_fails_leaves_nobody_watching(database: str) -> None:
+    before = threading.active_count()
+    with db.session(database) as connection, pytest.raises(psycopg.errors.UndefinedTable):
+        store.build_hnsw(connection, 1)
+    assert threading.active_count() == before

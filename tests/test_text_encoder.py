@@ -343,23 +343,30 @@ def plans(connection: db.Connection, text_encoder_id: int) -> list[dict[str, Any
     return nodes
 
 
-@pytest.mark.parametrize("statistics", ["as installed", "none"])
-@pytest.mark.parametrize("size", ["tiny", "whole"])
-def test_rows_come_in_order_by_the_primary_key(
-    asking: db.Connection, installed_town: str, tmp_path: Path, statistics: str, size: str
-) -> None:
-    number = 1 if size == "whole" else install_encoder(installed_town, write_encoder(tmp_path / "tiny"))
+def check_plans(connection: db.Connection, text_encoder_id: int, statistics: str) -> None:
     if statistics == "none":
         tables = [f"callipper.{table}" for table in TABLES]
-        asking.execute("DELETE FROM pg_statistic WHERE starelid = ANY(%s::regclass[])", [tables])
-        asking.execute("UPDATE pg_class SET relpages = 0, reltuples = -1 WHERE oid = ANY(%s::regclass[])", [tables])
-    nodes = plans(asking, number)
+        connection.execute("DELETE FROM pg_statistic WHERE starelid = ANY(%s::regclass[])", [tables])
+        connection.execute("UPDATE pg_class SET relpages = 0, reltuples = -1 WHERE oid = ANY(%s::regclass[])", [tables])
+    nodes = plans(connection, text_encoder_id)
     reads = [node for node in nodes if node.get("Relation Name", "").startswith("text_")]
     assert {node["Relation Name"] for node in reads} >= set(TABLES)
     assert {node["Node Type"] for node in reads} == {"Index Scan"}
     assert {node["Index Name"] for node in reads if node["Relation Name"] == "text_weight"} == {"text_weight_pkey"}
     sorted_for = [node["Sort Key"] for node in nodes if "Sort" in node["Node Type"]]
     assert sorted_for in ([], [["u.number"]]), "tokens may be put in order, neurons never"
+
+
+@pytest.mark.parametrize("statistics", ["as installed", "none"])
+def test_rows_come_in_order_by_the_primary_key(asking: db.Connection, statistics: str) -> None:
+    check_plans(asking, 1, statistics)
+
+
+@pytest.mark.parametrize("statistics", ["as installed", "none"])
+def test_so_do_those_of_tables_of_a_few_pages(database: str, tiny: TextEncoder, statistics: str) -> None:
+    number = install_encoder(database, tiny)
+    with db.session(database) as connection:
+        check_plans(connection, number, statistics)
 
 
 # Installing

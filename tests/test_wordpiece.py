@@ -326,11 +326,24 @@ def long_texts(count: int, seed: int) -> list[str]:
 @pytest.mark.parametrize("variant", [UNCASED, Variant(split_cjk=False), Variant(max_tokens=16)], ids=str)
 def test_long_texts(reader: Connection, files: Path, variant: Variant) -> None:
     texts = long_texts(40, seed=2)
-    # A special token, an accent or a space at each place around the one where reading stops first.
+    # What must not be cut, at each place around the one where reading stops first, as the last token and as a later one.
     edge = 8 * variant.max_tokens
-    for end in ("[SEP] b", "e\u0301 b", " \u0301b", ",\u302e\u1d165", "。b", "京\u0323b", "\u200b"):
-        texts += ["x" * size + end for size in range(edge - 8, edge + 2)]
-        texts += ["\u200b" * size + end for size in range(edge - 8, edge + 2)]
+    for end in (
+        "restaurant b",
+        "[SEP] b",
+        "[UNK][SEP]",
+        "e\u0301 b",
+        " \u0301b",
+        ",\u302e\u1d165",
+        "。b",
+        "京\u0323b",
+        "京😀",
+    ):
+        for size in range(edge - 10, edge + 2):
+            few, more = "a " * (variant.max_tokens - 3), "a " * (variant.max_tokens - 6)
+            texts += [
+                filler + gap * (size - len(filler)) + end for filler in ("", few, more) for gap in (" ", "\u200b", "x")
+            ]
     compare(reader, files, variant, texts)
 
 
@@ -395,6 +408,12 @@ def test_any_text(reader: Connection, files: Path, variant: Variant) -> None:
         assert tokenize(reader, encoder, [text]) == [reference.encode(text).ids]
 
     check()
+
+
+def test_the_longest_words(reader: Connection, files: Path) -> None:
+    """A word of 100 characters, after normalisation, is split; a longer one is unknown."""
+    letters = ["a", "É", "ひ", "가", "\u200ba"]
+    compare(reader, files, UNCASED, [letter * size for letter in letters for size in (49, 50, 51, 99, 100, 101, 250)])
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n\u00a0\u3000", "\x01\x7f\u200b\ufffd", "\u0301"])
