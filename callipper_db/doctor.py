@@ -33,6 +33,10 @@ def examine(dsn: str) -> list[Finding]:
             findings = [*_server(connection), _schema(connection)]
             if findings[-1].ok:
                 findings.append(_model(connection))
+                warnings = schema.open_schemas(connection)
+                findings += [
+                    Finding("rights on the extensions' schema", False, says, needed=False) for says in warnings
+                ]
     except CallipperError as error:
         findings = [Finding("connection", False, str(error))]
     return findings + [_extra(name, modules) for name, modules in EXTRAS.items()]

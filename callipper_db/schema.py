@@ -67,7 +67,7 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         for statement in sql_statements(extensions):
             connection.execute(statement)
         connection.execute(_digest_function())
-        report = InitReport(before, head())
+        report = InitReport(before, head(), open_schemas(connection))
         if search_path:
             report.notes += _append_search_path(connection)
         report.notes += [notice for notice in notices if "already exists" not in notice and notice]
@@ -162,6 +162,27 @@ def extension_version(connection: db.Connection, name: str) -> str | None:
         [name],
     ).fetchone()
     return str(row[0]) if row else None
+
+
+def open_schemas(connection: db.Connection) -> list[str]:
+    """A warning for each schema of the extensions in which others than its owner and superusers may create things.
+
+    Functions that readers call run in the name of the owner of `callipper`, and find PostGIS and pgvector in that schema. A
+    function placed there whose arguments fit better than those of a built-in one would run in the owner's name too.
+    """
+    rows = connection.execute(
+        "SELECT n.nspname::text, coalesce(r.rolname::text, 'PUBLIC') FROM pg_catalog.pg_namespace n"
+        " CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) AS a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
+        " WHERE n.oid IN (SELECT extnamespace FROM pg_catalog.pg_extension WHERE extname IN ('postgis', 'vector'))"
+        " AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND NOT coalesce(r.rolsuper, false)"
+        " AND a.grantee <> (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'callipper') ORDER BY 1, 2"
+    ).fetchall()
+    return [
+        f"{role} may create functions in schema {name}, which holds the extensions, and could so act in the name of the owner"
+        f" of callipper. Unless you trust them all: REVOKE CREATE ON SCHEMA {sql.Identifier(name).as_string()} FROM"
+        f" {role if role == 'PUBLIC' else sql.Identifier(role).as_string()};"
+        for name, role in rows
+    ]
 
 
 def install_command(extension: str, major: int) -> str:

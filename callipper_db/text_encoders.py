@@ -13,7 +13,7 @@ TABLES = ("text_token", "text_position", "text_weight", "text_norm")
 
 
 def list_text_encoders(dsn: str) -> list[dict[str, Any]]:
-    """Each encoder: text_encoder_id, name, revision (sha256), dim, installed, bytes (all installed ones together), models."""
+    """Each encoder: text_encoder_id, name, revision (sha256), dim, installed, models (their versions)."""
     with db.session(dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             "SELECT e.text_encoder_id, e.name, e.revision, e.dim,"

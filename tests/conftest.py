@@ -9,17 +9,19 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner, Result
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from callipper_db import db
+from callipper_db.cli import main
 from callipper_db.server import EmbeddedServer
 
 if TYPE_CHECKING:
@@ -123,6 +125,33 @@ def connection(shared_database: str) -> Iterator[db.Connection]:
     finally:
         connection.rollback()
         connection.close()
+
+
+@pytest.fixture
+def reading(shared_town: str) -> Iterator[db.Connection]:
+    """A transaction in the trained town that is rolled back after the test: do not commit."""
+    connection = db.connect(shared_town)
+    try:
+        yield connection
+    finally:
+        connection.rollback()
+        connection.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a command; without --dsn it would start a server, in a folder of the test's own."""
+    for name in [name for name in os.environ if name.startswith(("CALLIPPER_", "PG"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CALLIPPER_HOME", str(tmp_path / "home"))
+
+    def run(*arguments: str, exit_code: int = 0) -> Result:
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == exit_code, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -38,22 +38,6 @@ each_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command; without --dsn it would start a server, in a folder of the test's own."""
-    for name in [name for name in os.environ if name.startswith(("CALLIPPER_", "PG"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("CALLIPPER_HOME", str(tmp_path / "home"))
-
-    def run(*arguments: str, exit_code: int = 0) -> Result:
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == exit_code, result.output
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        return result
-
-    return run
-
-
-@pytest.fixture
 def model(database: str) -> Model:
     with db.session(database) as connection:
         return write_model(connection, ORIGIN[None] + 5)
@@ -204,6 +188,14 @@ def test_doctor_on_a_database_that_is_ready(run: Any, database: str, model: Mode
 
 def test_doctor_without_a_model(run: Any, database: str) -> None:
     assert "--  active model: none yet; run: callipper-db load" in run("doctor", "--dsn", database).stdout
+
+
+def test_doctor_warns_of_a_schema_that_is_open_to_all(run: Any, database: str) -> None:
+    assert "rights on the extensions' schema" not in run("doctor", "--dsn", database).stdout
+    with db.session(database) as connection:
+        connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    said = run("doctor", "--dsn", database).stdout
+    assert "--  rights on the extensions' schema: PUBLIC may create functions in schema public" in said
 
 
 def test_doctor_on_an_empty_database(run: Any, empty_database: str) -> None:

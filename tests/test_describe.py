@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +26,6 @@ from trainer.text import place_words
 TIE = 1e-6  # cosines closer than this are the same: the server's are float32
 ALL = 10_000
 HERE = f"ST_SetSRID(ST_Point({MIDDLE[0]}, {MIDDLE[1]}), 4326)"
-
-
-@pytest.fixture
-def reading(shared_town: str) -> Iterator[db.Connection]:
-    """A rolled-back transaction in the trained town."""
-    connection = db.connect(shared_town)
-    try:
-        yield connection
-    finally:
-        connection.rollback()
-        connection.close()
 
 
 def vectors(connection: db.Connection, query: str) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ from trainer.train import remember
 
 COUNT = EACH * len(QUARTERS)
 OTHER = replace(CONFIG, encoder="coordinate", epochs=3, seed=1)
-
-
-@pytest.fixture
-def reading(shared_town: str) -> Iterator[db.Connection]:
-    with db.session(shared_town) as connection:
-        yield connection
 
 
 def unpack(vector: str) -> list[float]:

@@ -477,6 +477,25 @@ def test_a_schema_that_an_administrator_made_for_the_role(cluster_dsn: str, empt
             assert connection.execute("SELECT text_embed('pub') IS NULL").fetchone() == (False,)
 
 
+def test_who_could_act_in_the_owners_name_is_named(database: str, outsider: str) -> None:
+    role = user_of(outsider)
+    with db.session(database) as connection:
+        assert schema.open_schemas(connection) == []
+        connection.execute("CREATE SCHEMA elsewhere")
+        connection.execute("GRANT CREATE ON SCHEMA elsewhere TO PUBLIC")  # no extension lives there
+        connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
+        assert schema.open_schemas(connection) == []
+        connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        connection.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(sql.Identifier(role)))
+        warnings = schema.open_schemas(connection)
+    assert [warning.split(" may create functions in schema public")[0] for warning in warnings] == ["PUBLIC", role]
+    assert set(warnings) <= set(schema.init(database).notes)
+    for warning in warnings:  # what it says to do helps
+        execute(database, warning.partition("Unless you trust them all: ")[2])
+    with db.session(database) as connection:
+        assert schema.open_schemas(connection) == []
+
+
 def test_a_reader_reads_and_changes_nothing(database: str, outsider: str) -> None:
     with db.session(database) as connection:
         model = write_model(connection)

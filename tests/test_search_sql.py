@@ -363,17 +363,6 @@ def test_null_asks_nothing(asking: db.Connection, plain: City) -> None:
 # Training POIs
 
 
-@pytest.fixture
-def reading(shared_town: str) -> Iterator[db.Connection]:
-    """A rolled-back transaction in the trained town."""
-    connection = db.connect(shared_town)
-    try:
-        yield connection
-    finally:
-        connection.rollback()
-        connection.close()
-
-
 def vectors(connection: db.Connection, query: str, *values: Any) -> tuple[Array, Array]:
     """(N,) integer and (N, 128) float64 of a query's two columns."""
     key, emb = read_rows(connection, sql.SQL(query).format(*map(sql.Literal, values)), ["int8", "vector"], 128)  # type: ignore[arg-type]

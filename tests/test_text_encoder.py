@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from handmade import Model, write_model
 from processes import wait_for
 from psycopg import sql
@@ -37,7 +36,6 @@ from tiny_encoder import (
 from town import CONFIG, ENCODER, fill_town
 
 from callipper_db import db
-from callipper_db.cli import main
 from callipper_db.errors import ConnectionLost, DatabaseFailed, TextEncoderUnsupported
 from callipper_db.progress import Silent
 from callipper_db.store import Array
@@ -93,22 +91,6 @@ def asking(installed_town: str) -> Iterator[db.Connection]:
 @pytest.fixture
 def tiny(tmp_path: Path) -> TextEncoder:
     return write_encoder(tmp_path / "tiny")
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run a command of the command line."""
-    for name in [name for name in os.environ if name.startswith(("CALLIPPER_", "PG"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("CALLIPPER_HOME", str(tmp_path / "home"))
-
-    def run(*arguments: str, exit_code: int = 0) -> Result:
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == exit_code, result.output
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        return result
-
-    return run
 
 
 def rows(dsn: str) -> dict[str, int]:
