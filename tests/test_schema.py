@@ -67,8 +67,9 @@ CATALOGUE = {
         FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relnamespace = 'callipper'::regnamespace
         ORDER BY i.indrelid::regclass::text, c.relname
     """,
-    "views": """
-        SELECT format(E'%s\\n%s', c.relname, pg_get_viewdef(c.oid, true))
+    # Without the aliases of one letter, which PostgreSQL 15 writes even where there is one table.
+    "views": r"""
+        SELECT format(E'%s\n%s', c.relname, regexp_replace(pg_get_viewdef(c.oid, true), '\m[a-z]\.', '', 'g'))
         FROM pg_class c WHERE c.relnamespace = 'callipper'::regnamespace AND c.relkind = 'v' ORDER BY c.relname
     """,
     "functions": """
