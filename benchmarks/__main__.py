@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME...]`: one JSON line per benchmark; exit status 1 when a bar is missed."""
+"""`python -m benchmarks [NAME...]`: one JSON line per benchmark; exit status 1 when a bar is missed.
+
+A benchmark of WITH_OPTIONS, named alone, takes options: `python -m benchmarks quality --help`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import json
 import sys
 import tempfile
+from itertools import takewhile
 from pathlib import Path
 
 from benchmarks.city import City, missing_data
@@ -15,6 +19,8 @@ NAMES = (
     "load_csv",
     "training_step",
     "training_epoch",
+    "gpu_training",
+    "stream_memory",
     "read_stream",
     "write_embeddings",
     "loc_embed",
@@ -22,13 +28,21 @@ NAMES = (
     "london",
     "index_pays",
     "search",
+    "quality",
+    "other_city",
 )
+WITH_OPTIONS = ("quality", "other_city")
 
 
-def main(chosen: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the chosen benchmarks, all when none is named, on an embedded server of their own."""
+    chosen = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    options = arguments[len(chosen) :]
     if unknown := set(chosen) - set(NAMES):
         print(f"There is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.", file=sys.stderr)
+        return 2
+    if options and (len(chosen) != 1 or chosen[0] not in WITH_OPTIONS):
+        print(f"Options go with one of {', '.join(WITH_OPTIONS)}, named alone.", file=sys.stderr)
         return 2
     if (missing := missing_data()) is not None:
         print(f"Skipped: the benchmarks need {missing}, which is not there.", file=sys.stderr)
@@ -42,7 +56,8 @@ def main(chosen: list[str]) -> int:
         try:
             for name in chosen or NAMES:
                 print(f"{name} ...", file=sys.stderr)
-                figures = importlib.import_module(f"benchmarks.{name}").run(city)
+                run = importlib.import_module(f"benchmarks.{name}").run
+                figures = run(city, options) if options else run(city)
                 missed += not figures.get("holds", True)
                 print(json.dumps({"benchmark": name} | figures), flush=True)
         finally:

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional
 
 from benchmarks.city import ENCODER, City
+from trainer.batches import Resident
 from trainer.config import TrainConfig
-from trainer.context import build_pyramid
-from trainer.fit import Resident, training_step
+from trainer.fit import training_step
 from trainer.model import CaLLiPer
 from trainer.text import find_encoder
 
@@ -29,18 +29,18 @@ def run(city: City) -> dict[str, Any]:
     """Time some steps of both in turn; an epoch is the same number of either."""
     config, samples = TrainConfig(), city.samples
     metres = samples.metres - samples.origin
-    pyramid = build_pyramid(metres, samples.text_id, city.text_vectors)
-    context = pyramid.features(metres, pyramid.text_code(city.text_vectors)[samples.text_id])
-    model = CaLLiPer(config, city.text_vectors.shape[1], context.shape[1])
+    data = Resident(metres, samples.text_id, city.text_vectors, config, torch.device("cpu"))
+    model = CaLLiPer(config, city.text_vectors.shape[1], data.pyramid.width if data.pyramid else 0)
+    data.standardise(model.location)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    data = Resident(metres, samples.text_id, city.text_vectors, torch.device("cpu"), context)
     published = Published(config)
     random = np.random.default_rng(0)
     ours_s, published_s = [], []
     for _ in range(ROUNDS + 1):
         started = time.perf_counter()
         for _ in range(OURS_A_ROUND):
-            training_step(model, data, random.integers(0, len(samples), config.batch_size), optimiser)
+            rows = torch.from_numpy(random.integers(0, len(samples), config.batch_size))
+            training_step(model, data.take(rows), optimiser)
         between = time.perf_counter()
         rows = random.integers(0, len(samples), config.batch_size)
         published.step(metres[rows], [samples.texts[number] for number in samples.text_id[rows]])

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from benchmarks.city import City
+from trainer.batches import Resident
 from trainer.config import TrainConfig
-from trainer.context import build_pyramid
-from trainer.fit import Resident, training_step
+from trainer.fit import training_step
 from trainer.model import CaLLiPer
 
 BAR = 0.6
@@ -26,22 +26,18 @@ def run(city: City) -> dict[str, Any]:
 
 def _share(city: City, encoder: str) -> float:
     config, samples = TrainConfig(encoder=encoder), city.samples
-    metres = samples.metres - samples.origin
-    context = None
-    if encoder == "contextual":
-        pyramid = build_pyramid(metres, samples.text_id, city.text_vectors)
-        context = pyramid.features(metres, pyramid.text_code(city.text_vectors)[samples.text_id])
-    width = 0 if context is None else context.shape[1]
+    data = Resident(samples.metres - samples.origin, samples.text_id, city.text_vectors, config, torch.device("cpu"))
+    width = data.pyramid.width if data.pyramid else 0
     model = CaLLiPer(config, city.text_vectors.shape[1], width)
+    data.standardise(model.location)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    data = Resident(metres, samples.text_id, city.text_vectors, torch.device("cpu"), context)
-    order = np.random.default_rng(0).permutation(len(samples))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(samples)))
     products = matrix_products(config, city.text_vectors.shape[1], width)
     step_s, products_s = [], []
     for number in range(ROUNDS):
         rows = order[number * config.batch_size : (number + 1) * config.batch_size]
         started = time.perf_counter()
-        training_step(model, data, rows, optimiser)
+        training_step(model, data.take(rows), optimiser)
         between = time.perf_counter()
         for left, right in products:
             left @ right

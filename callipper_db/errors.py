@@ -116,6 +116,15 @@ class NoActiveModel(CallipperError):
     """No model is active in this database. Train one with: callipper-db train"""
 
 
+class SourceEmpty(CallipperError):
+    """{source} holds no POI with a place and a text, so model version {version} was left as it is. Load POIs, and refresh
+    again: callipper-db load FILE"""
+
+
+class ChangesUnnoticed(CallipperError):
+    """Nobody is told when {source} changes, since only callipper.poi has triggers. Add --every SECONDS, to look that often."""
+
+
 class UnknownModel(CallipperError):
     """There is no model version {version}. See: callipper-db models list"""
 
@@ -172,3 +181,12 @@ class BadArea(CallipperError):
 
 class BadPlace(CallipperError):
     """{value!r} cannot be asked about as a place, which is 'LON,LAT' in degrees or a WKT geometry: {reason}"""
+
+
+class RowsUnwritable(CallipperError):
+    """The rows to stream cannot be kept in {path}: {reason}. Free some space, or point CALLIPPER_HOME at a folder with room."""
+
+
+class PeerLost(CallipperError):
+    """Another process of this training run has ended or does not answer ({reason}). What was active before still is; run
+    the same command again."""

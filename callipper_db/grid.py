@@ -62,6 +62,40 @@ def ensure_grid(
     return Grid(grid_id, cell_id[order], np.column_stack([easting, northing])[order])
 
 
+def read_grid(connection: Connection, version: int) -> tuple[Grid, str, float]:
+    """The cells that a model version has embeddings of, and the grid's kind and size in metres.
+
+    The centres are the same bits as those of ensure_grid, in the grid's CRS.
+    """
+    row = connection.execute(
+        "SELECT g.grid_id, g.kind, g.size_m, g.srid FROM callipper.model m JOIN callipper.grid g USING (grid_id)"
+        " WHERE m.version = %s",
+        [version],
+    ).fetchone()
+    assert row is not None, f"version {version} has no grid"
+    grid_id, kind, size_m, srid = row
+    query = sql.SQL(
+        "SELECT c.cell_id, ST_X(p.centre), ST_Y(p.centre) FROM callipper.cell_embedding e JOIN callipper.cell c"
+        " ON c.cell_id = e.cell_id, LATERAL (SELECT ST_Centroid({shape}({size}, c.i, c.j, ST_SetSRID(ST_Point(0, 0), {srid})))"
+        " AS centre OFFSET 0) AS p WHERE e.version = {version}"
+    ).format(
+        shape=sql.SQL(SHAPES[kind][0].removesuffix("Grid")),
+        size=sql.Literal(size_m),
+        srid=sql.Literal(srid),
+        version=sql.Literal(version),
+    )
+    cell_id, easting, northing = read_rows(connection, query, ["int8", "float8", "float8"])
+    order = np.argsort(cell_id)
+    return Grid(grid_id, cell_id[order], np.column_stack([easting, northing])[order]), kind, size_m
+
+
+def covers(grid: Grid, easting_northing: Array, size_m: float) -> bool:
+    """Whether ensure_grid would find cells of this grid around every one of (N, 2) places."""
+    block_m = BLOCK * size_m
+    wanted, there = (np.unique(np.floor(xy / block_m), axis=0) for xy in (easting_northing, grid.centre))
+    return len(np.unique(np.concatenate([wanted, there]), axis=0)) == len(there)
+
+
 def _check_count(area_m2: float, size_m: float, kind: str) -> None:
     if area_m2 / (SHAPES[kind][1] * size_m**2) > MAX_CELLS:
         raise BadExtent(

@@ -127,27 +127,55 @@ def read_rows(
 
     `kinds` are the types of the columns, none of them NULL: a scalar as in write_rows, or vector with `dim` dimensions.
     """
+    parts = list(read_parts(connection, query, kinds, None, dim, advance))
+    assert len(parts) == 1
+    return parts[0]
+
+
+def read_parts(
+    connection: Connection,
+    query: sql.Composable,
+    kinds: Sequence[str],
+    rows: int | None,
+    dim: int = 0,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Iterator[list[Array]]:
+    """As read_rows, in parts of about so many rows as they arrive; None: all in one."""
+    dtype = _row_type(kinds, dim)
+    part_bytes = None if rows is None else rows * dtype.itemsize
+    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
+    received, skipped, total, told = bytearray(), len(HEADER), 0, 0
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for number, message in enumerate(copy, start=1):  # a row each, and the trailer
+            received += message
+            if number - told > ROWS_PER_MESSAGE:
+                advance(ROWS_PER_MESSAGE)
+                told += ROWS_PER_MESSAGE
+            # Beyond the part a whole row stays, so that the trailer is not taken for one.
+            if part_bytes is not None and len(received) >= skipped + part_bytes + dtype.itemsize:
+                yield _columns(memoryview(received)[skipped : skipped + part_bytes], kinds, dtype)
+                received, skipped, total = received[skipped + part_bytes :], 0, total + part_bytes // dtype.itemsize
+    columns = _columns(memoryview(received)[skipped : -len(TRAILER)], kinds, dtype)
+    advance(total + len(columns[0]) - told)
+    yield columns
+
+
+def _row_type(kinds: Sequence[str], dim: int) -> np.dtype[Any]:
     fields: list[tuple[Any, ...]] = [("count", ">i2")]
     for number, kind in enumerate(kinds):
         shape: tuple[Any, ...] = (
             ([("head", "V4"), ("floats", ">f4", (dim,))],) if kind == "vector" else (SCALARS[kind],)
         )
         fields += [(f"length{number}", ">i4"), (f"value{number}", *shape)]
-    dtype = np.dtype(fields)
-    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
-    received = bytearray()
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        for number, message in enumerate(copy):
-            received += message
-            if number % ROWS_PER_MESSAGE == ROWS_PER_MESSAGE - 1:
-                advance(ROWS_PER_MESSAGE)
-    body = memoryview(received)[len(HEADER) : -len(TRAILER)]
+    return np.dtype(fields)
+
+
+def _columns(body: memoryview, kinds: Sequence[str], dtype: np.dtype[Any]) -> list[Array]:
     rows = np.frombuffer(body, dtype)  # a NULL or a wrong width fails here, or in the check below
     for number in range(len(kinds)):
         expected = dtype[f"value{number}"].itemsize
         if not (rows[f"length{number}"] == expected).all():
             raise ValueError(f"column {number} of the stream is not always {expected} bytes long")
-    advance(len(rows) % ROWS_PER_MESSAGE)
     columns = (rows[f"value{number}"] for number in range(len(kinds)))
     return [
         _native(values["floats"] if kind == "vector" else values) for kind, values in zip(kinds, columns, strict=True)

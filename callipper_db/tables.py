@@ -25,7 +25,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, REAL
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, JSONB, REAL
 
 SCHEMA = "callipper"
 DIMENSIONS = 128  # of every embedding that users meet
@@ -62,6 +62,19 @@ poi = Table(
     UniqueConstraint("source", "source_id"),
     Index("poi_geom_idx", "geom", postgresql_using="gist"),
     comment="points of interest, one row per (source, source_id)",
+)
+
+poi_change = Table(
+    "poi_change",
+    metadata,
+    Column("change_id", BigInteger, Identity(always=True), primary_key=True),
+    Column(
+        "poi_ids",
+        INT8MULTIRANGE,
+        nullable=False,
+        comment="POIs inserted, updated or deleted: poi_id <@ poi_ids; all when the table was truncated",
+    ),
+    comment="statements that changed callipper.poi and that no refresh has seen yet; triggers write it",
 )
 
 text_encoder = Table(
@@ -153,16 +166,29 @@ model = Table(
     Column("srid", Integer, nullable=False, comment="projected CRS of the location encoder, metres"),
     Column("origin_easting", Float(53), nullable=False),
     Column("origin_northing", Float(53), nullable=False),
-    Column("extent", _geometry("POLYGON"), nullable=False, comment="bounding box of the training POIs"),
+    Column(
+        "extent",
+        _geometry("POLYGON"),
+        nullable=False,
+        comment="bounding box of the training POIs and of those that refresh has added",
+    ),
     Column("grid_id", Integer, ForeignKey("callipper.grid.grid_id")),
     Column("text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id), nullable=False),
     Column("arch", JSONB, nullable=False, comment="the location encoder: features and layers, in order"),
     Column("standardisation", JSONB, nullable=False, server_default=text("'{}'")),
     Column("metrics", JSONB, nullable=False, server_default=text("'{}'")),
     Column("provenance", JSONB, nullable=False, server_default=text("'{}'")),
+    Column(
+        "follows_changes",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="whether poi_change names all POIs that differ from what this version holds; of one version at most",
+    ),
     CheckConstraint("status IN ('ready', 'active')", name="status"),
     Index("model_one_active_idx", "status", unique=True, postgresql_where=text("status = 'active'")),
-    comment="model versions; immutable but for their status and metrics",
+    comment="model versions; immutable but for their status, their metrics and what refresh renews: extent,"
+    " provenance.refreshed",
 )
 
 location_weight = Table(
@@ -282,6 +308,13 @@ point_embedding = Table(
     Column("text", Text, nullable=False, comment="what the model read"),
     Column("geom", _geometry("POINT"), nullable=False),
     Column("emb", VECTOR(DIMENSIONS), nullable=False),
+    Column(
+        "trained",
+        Boolean,
+        nullable=False,
+        server_default=text("true"),
+        comment="whether the model was trained with this POI as it stands here; false where refresh has added or changed it",
+    ),
     PrimaryKeyConstraint("point_id", "version"),
     Index("point_embedding_geom_idx", "geom", postgresql_using="gist"),
     comment="what a model makes of each training POI's place; unit length",

@@ -23,7 +23,7 @@ run() {
 
 run "start and set up" callipper-db init
 run "load" callipper-db load demo/monaco.osm.pbf --rejects demo/out/rejects.csv
-run "train and publish" callipper-db train --grid-size 25 --template 'A place of {category}[, a type of {category_group}]'
+run "train and publish" callipper-db train --grid-size 25
 run "ask: supermarket" callipper-db query supermarket -k 5
 run "ask: where to eat" callipper-db query 'somewhere to eat' -k 5
 run "ask, inside a box" callipper-db query 'museum' -k 5 --within 7.415,43.725,7.43,43.735

@@ -42,7 +42,7 @@ DECLARE
             UNION ALL SELECT format('activation "%s"', l.activation) FROM callipper._location_layer l
                 WHERE l.version = _read_location_encoder.version AND l.activation NOT IN ('relu')
             UNION ALL SELECT format('residual "%s"', l.residual) FROM callipper._location_layer l
-                WHERE l.version = _read_location_encoder.version AND l.residual NOT IN ('begin', 'add')
+                WHERE l.version = _read_location_encoder.version AND l.residual NOT IN ('begin', 'add', 'join')
         ) AS parts(part)
     );
 BEGIN
@@ -66,7 +66,8 @@ $$;
 COMMENT ON FUNCTION callipper._read_location_encoder(integer, boolean) IS
     'location encoder of a model version: whole, or without its neurons';
 
--- IMMUTABLE so that a plan keeps the answer: what the rows of a version say never changes.
+-- IMMUTABLE so that a plan keeps the answer: what the rows of a version say changes only in a refresh, after which all plans
+-- are made anew (_forget_plans).
 CREATE OR REPLACE FUNCTION callipper._location_encoder(version integer) RETURNS callipper._location_encoder
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT callipper._read_location_encoder(version, true)

@@ -155,27 +155,32 @@ $$;
 COMMENT ON FUNCTION callipper._place_features(callipper._location_feature[], point) IS 'input of a location encoder''s network';
 
 -- The network. Each round is a layer: x is what enters it, `kept` what the residual block that it stands in began with. A
--- neuron's value is inner_product(weights, x) + bias; ReLU is that nothing is lower than 0. Neurons that the value at hand
--- lacks come from the table, which takes twice as long.
+-- layer that joins reads the features once more, beside x. A neuron's value is inner_product(weights, x) + bias; ReLU is that
+-- nothing is lower than 0. Neurons that the value at hand lacks come from the table, which takes twice as long.
 CREATE OR REPLACE FUNCTION callipper._embed_place(place @extschema:postgis@.geometry, encoder callipper._location_encoder)
 RETURNS @extschema:vector@.vector
 LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
-    WITH RECURSIVE forward(number, x, kept) AS (
-        SELECT 1, callipper._place_features(encoder.features, callipper._to_metres(
-            place, encoder.srid, encoder.origin_easting, encoder.origin_northing, encoder.extent)), NULL::vector
+    WITH RECURSIVE forward(number, x, kept, features) AS (
+        SELECT 1, place_features, NULL::vector, place_features
+        FROM (SELECT callipper._place_features(encoder.features, callipper._to_metres(
+            place, encoder.srid, encoder.origin_easting, encoder.origin_northing, encoder.extent)) AS place_features OFFSET 0
+        ) AS begun
         UNION ALL
         SELECT f.number + 1,
             CASE layer.residual WHEN 'add' THEN f.kept + output.y ELSE output.y END,
-            CASE layer.residual WHEN 'begin' THEN f.x ELSE f.kept END
+            CASE layer.residual WHEN 'begin' THEN f.x ELSE f.kept END,
+            f.features
         FROM forward f,
-            LATERAL (SELECT (encoder.layers[f.number]).*, f.x || '[1]'::vector AS x1 OFFSET 0) AS layer,
+            LATERAL (SELECT (encoder.layers[f.number]).* OFFSET 0) AS layer,
+            LATERAL (SELECT CASE layer.residual WHEN 'join' THEN f.x || f.features ELSE f.x END AS x OFFSET 0) AS enters,
+            LATERAL (SELECT enters.x || '[1]'::vector AS x1 OFFSET 0) AS biased,
             LATERAL (SELECT CASE layer.activation WHEN 'relu' THEN 0::float8 ELSE '-infinity' END AS lowest OFFSET 0) AS bound,
             LATERAL (SELECT CASE
                 WHEN layer.neurons IS NOT NULL THEN ARRAY(
                     SELECT greatest(lowest, inner_product(neuron, x1)) FROM (SELECT unnest(layer.neurons) AS neuron) AS n
                 )
                 ELSE ARRAY(
-                    SELECT greatest(lowest, inner_product(w.weight, f.x) + w.bias) FROM callipper.location_weight w
+                    SELECT greatest(lowest, inner_product(w.weight, enters.x) + w.bias) FROM callipper.location_weight w
                     WHERE w.version = layer.version AND w.layer = layer.name ORDER BY w.neuron
                 )
             END::vector AS y OFFSET 0) AS output

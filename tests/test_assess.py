@@ -596,7 +596,7 @@ def random_samples(count: int) -> tuple[Samples, Array]:
     """Places with labels drawn at random, and the vectors of their three texts."""
     rng = np.random.default_rng(3)
     metres, text_id = rng.uniform(0, 30_000, (count, 2)), rng.integers(0, 3, count).astype(np.int32)
-    samples = Samples(np.arange(count), metres / 1e5, metres, text_id, ["a", "b", "c"], SRID)
+    samples = Samples(np.arange(count), metres / 1e5, metres, text_id, ["a", "b", "c"], SRID, np.full(count, -1))
     return samples, np.eye(3, 40, dtype=np.float32)
 
 
@@ -655,7 +655,7 @@ def test_labels_of_the_source(town: str, tmp_path: Path) -> None:
 def test_a_label_is_asked_by_its_most_usual_text() -> None:
     texts = ["Joe's, a cafe", "a cafe", "a pub", "a kiosk"]
     text_id = np.array([0, 1, 1, 2, 3, 3])
-    samples = Samples(np.arange(6), np.zeros((6, 2)), np.zeros((6, 2)), text_id, texts, SRID)
+    samples = Samples(np.arange(6), np.zeros((6, 2)), np.zeros((6, 2)), text_id, texts, SRID, np.full(6, -1))
     names, label_id = number_labels(["cafe", "cafe", "pub", None], text_id)
     assert (names, label_id.tolist()) == (["cafe", "pub"], [0, 0, 0, 1, -1, -1])
     assert usual_texts(samples, label_id, 2) == ["a cafe", "a pub"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import svd
 
 from callipper_db.store import Array
-from trainer.context import CODE_SIZE, LEVELS, PRIOR, build_pyramid, fit_text_code
+from trainer.context import CODE_SIZE, FINEST_M, LEVELS, PRIOR, build_pyramid, fit_text_code
 
 WIDTH = CODE_SIZE + 1
 
@@ -24,7 +24,7 @@ def places(count: int, texts: int, seed: int = 0, reach_m: float = 1500) -> tupl
 def reference_features(metres: Array, codes: Array, place: Array) -> Array:
     """Each POI counts by how near its cell's centre lies: (1 - |dx|)(1 - |dy|) in cells, and not at all beyond one."""
     parts = []
-    for size_m in (100.0 * 2**level for level in range(LEVELS)):
+    for size_m in (FINEST_M * 2**level for level in range(LEVELS)):
         centre = np.floor(metres / size_m) + 0.5
         share = np.prod(np.maximum(1 - np.abs(place / size_m - centre), 0), axis=1)
         parts.append([*((share @ codes) / (share.sum() + PRIOR)), np.log1p(share.sum())])

@@ -24,9 +24,10 @@ from callipper_db.errors import (
 from callipper_db.load import load
 from callipper_db.progress import Silent
 from callipper_db.store import Array
+from trainer.batches import batches, split
 from trainer.config import TrainConfig
 from trainer.embed import embed_places, embed_texts
-from trainer.fit import Trained, batches, fit, split
+from trainer.fit import Trained, fit
 from trainer.samples import Samples
 from trainer.stream import Source, read_samples
 from trainer.text import TextEncoder, encode_cached
@@ -281,7 +282,7 @@ def test_split_is_disjoint_and_whole() -> None:
 
 
 def test_batches_are_whole() -> None:
-    chosen = list(batches(np.arange(10), 4))
+    chosen = list(batches(torch.arange(10), 4))
     assert [batch.tolist() for batch in chosen] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
@@ -308,7 +309,7 @@ def monaco(module_database: str, encoder: TextEncoder) -> tuple[Samples, Array]:
 def chance(samples: Samples, validation: Array, batch: int) -> float:
     """The loss of a model that knows nothing: log of how many texts a place could have, in batches as they are made."""
     losses = []
-    for rows in batches(np.random.default_rng(0).permutation(validation), batch):
+    for rows in batches(torch.from_numpy(np.random.default_rng(0).permutation(validation)), batch):
         ids = samples.text_id[rows]
         losses.append(np.log(1 + (ids[:, None] != ids[None, :]).sum(axis=1)).mean())
     return float(np.mean(losses))
@@ -322,7 +323,7 @@ def test_it_learns_a_real_town(monaco: tuple[Samples, Array], kind: str, margin:
     trained = fit(samples.metres, samples.text_id, vectors, samples.origin, config)
     training, validation = split(len(samples), config.validation_share, config.seed)
     batch = min(config.batch_for(len(training)), len(validation))
-    reached = min(figures["validation_loss"] for figures in trained.history)
+    reached = min(figures["validation_loss_texts"] for figures in trained.history)
     assert reached < chance(samples, validation, batch) - margin
     losses = [figures["loss"] for figures in trained.history]
     assert losses[-1] < losses[0]

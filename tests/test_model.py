@@ -37,11 +37,12 @@ def reference_location(model: LocationEncoder, config: TrainConfig, metres: Arra
     x = reference_encoding(metres, config.frequencies, config.wavelength_min_m, config.wavelength_max_m)
     if context is not None:
         x = np.hstack([x, (context - context.mean(axis=0)) / context.std(axis=0, ddof=1)])
+    features = x
     x = np.maximum(linear("input", x), 0)
     for number in range(config.blocks):
         inner = np.maximum(linear(f"blocks.{number}.first", x), 0)
         x = x + np.maximum(linear(f"blocks.{number}.second", inner), 0)
-    x = linear("output", x)
+    x = linear("output", x if context is None else np.hstack([x, features]))
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 

@@ -88,12 +88,14 @@ def embed_by_rows(connection: db.Connection, version: int, metres: Array) -> Arr
         else:
             context = context_features(connection, version, feature, metres)
             parts.append((context - standardisation["mean"]) * standardisation["scale"])
-    x = np.hstack(parts)
-    before = x
+    features = np.hstack(parts)
+    x = before = features
     for step in arch["layers"]:
         weight, bias = layer(connection, version, step["layer"])
         if step.get("residual") == "begin":
             before = x
+        if step.get("residual") == "join":
+            x = np.hstack([x, features])
         x = x @ weight.T + bias
         if step["activation"] == "relu":
             x = np.maximum(x, 0)
@@ -144,7 +146,10 @@ def test_texts_are_what_the_encoder_and_the_published_projection_make(
 
 def test_every_training_text_category_and_place_word_is_answered(reading: db.Connection) -> None:
     texts = [text for (text,) in reading.execute("SELECT DISTINCT text FROM points").fetchall()]
-    assert "The Old Cafe, A place of cafe, a type of food" in texts
+    assert "A place of cafe, a type of food" in texts
+    names = [name for (name,) in reading.execute("SELECT DISTINCT name FROM points WHERE name IS NOT NULL").fetchall()]
+    assert "The Old Cafe" in names
+    texts += names
     texts += [*QUARTERS, *(group for group, _, _ in QUARTERS.values()), *place_words()]
     answered = reading.execute("SELECT count(text_embed(t)) FROM unnest(%s::text[]) t", [texts]).fetchone()
     assert answered == (len(texts),)
@@ -167,7 +172,7 @@ def test_points_are_the_pois(reading: db.Connection) -> None:
 def test_the_answer_lies_in_the_right_quarter(shared_town: str, kind: str) -> None:
     found = search.nearest_cells(shared_town, kind, 10)
     places = [place for cell in found for place in cell["places"]]
-    right = sum(kind.title() in place or f"A place of {kind}," in place for place in places)
+    right = sum(kind in place.lower() for place in places)
     assert len(places) >= 3
     assert right > 0.7 * len(places)
 
@@ -181,7 +186,7 @@ def test_what_is_stored_about_a_model(shared_town: str, encoder: TextEncoder) ->
     assert provenance["config"] == CONFIG.to_dict()
     assert len(provenance["content_sha256"]) == 64
     assert {"callipper-db", "torch", "numpy"} <= provenance["packages"].keys()
-    assert {"read", "encode", "train"} <= provenance["seconds"].keys()
+    assert {"read", "encode", "features", "fit"} <= provenance["seconds"].keys()
     assert len(metrics["history"]) == CONFIG.epochs
     best = metrics["history"][metrics["best_epoch"] - 1]
     assert metrics["validation_loss"] == best["validation_loss"]

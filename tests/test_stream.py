@@ -116,12 +116,14 @@ def test_poi_table_uses_poi_id_and_the_template(database: str) -> None:
         for relation in ("callipper.poi", "poi", ' "callipper"."poi" ', "Callipper.POI"):
             snapshot = read_samples(connection, Source(relation))
             assert texts_of(snapshot.samples) == [
-                "Bob's, A place of cafe, a type of food",
+                "A place of cafe, a type of food",
                 "A place of cafe",
                 "A place of park",
                 "A quiet corner",
-                "x, A place of pub",
+                "A place of pub",
             ]
+            names = snapshot.samples.name_id
+            assert [snapshot.samples.texts[name] if name >= 0 else None for name in names] == ["Bob's", None, None, "x", "x"]
             assert snapshot.source == "callipper.poi"
             assert snapshot.samples.point_id.tolist() == [1, 2, 3, 4, 5]
             assert snapshot.without_text == 1

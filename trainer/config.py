@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-POI_TEMPLATE = "[{name}, ]A place of {category}[, a type of {category_group}]"
+POI_TEMPLATE = "A place of {category}[, a type of {category_group}]"
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,10 @@ class TrainConfig:
     wavelength_min_m: float = 100.0  # divisors of the metres, so a full period is 2 pi times as long
     wavelength_max_m: float = 10_000.0
     hidden: int = 256
-    blocks: int = 4
+    blocks: int = 2
     dropout: float = 0.0  # masks cost a tenth of a step on a CPU; the best epoch is kept in any case
+    context_weight: float = 4.0  # of telling what lies around, beside the contrast with texts (contextual)
+    name_weight: float = 0.3  # of the contrast with POIs' names, beside that with their texts
     # optimisation
     epochs: int | None = None  # None: 8, or more where that makes fewer than `min_steps` steps
     min_steps: int = 600
@@ -31,6 +33,7 @@ class TrainConfig:
     validation_share: float = 0.1
     seed: int = 42
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    precision: str = "auto"  # bf16 on a GPU that has it, else float32; or one of the two
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON for provenance and checkpoints."""

@@ -1,20 +1,22 @@
 """What lies around a place: a pyramid of POI counts and text codes, as features of the location encoder.
 
 A coordinate alone tells a network where it is, not what is there, so it can only memorise. PostGIS knows what is there:
-square lattices of 100, 200, ... 3,200 m hold, per cell, the number of POIs and the sum of their texts' codes; a point reads
+square lattices of 12.5, 25, ... 12,800 m hold, per cell, the number of POIs and the sum of their texts' codes; a point reads
 from each level the bilinear mix of its four nearest cells.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from callipper_db.store import Array
 
-LEVELS = 6  # lattices of FINEST_M * 2^level metres
-FINEST_M = 100.0
+# Lattices of FINEST_M * 2^level metres. The finest tell what shares the house and the corner, which is what a text asks for;
+# the coarsest tell in which part of the city a place lies, without saying where it is.
+LEVELS = 11
+FINEST_M = 12.5
 CODE_SIZE = 32
 PRIOR = 0.25  # POIs of no kind that every mix holds beside its own: a mean over little is drawn to zero
 ROWS = 8192  # points looked up at once
@@ -29,13 +31,19 @@ class TextCode:
 
     def __call__(self, vectors: Array) -> Array:
         """(V, T) -> (V, CODE_SIZE) float32."""
-        code: Array = vectors @ self.weight.T + self.bias
+        # In float64, so that a text has the same code whatever texts are coded beside it: refresh compares sums of them.
+        code: Array = (vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias).astype(np.float32)
         return code
 
 
 def fit_text_code(text_vectors: Array, text_id: Array) -> TextCode:
     """Principal components of the texts, each counted as often as POIs carry it; zeros where there are fewer than needed."""
-    count = np.bincount(text_id, minlength=len(text_vectors)).astype(np.float64)
+    return fit_counted_code(text_vectors, np.bincount(text_id, minlength=len(text_vectors)))
+
+
+def fit_counted_code(text_vectors: Array, text_count: Array) -> TextCode:
+    """The same from the number of POIs that carry each text, (V,)."""
+    count = text_count.astype(np.float64)
     vectors = text_vectors.astype(np.float64)
     mean = count @ vectors / count.sum()
     centred = vectors - mean
@@ -58,7 +66,7 @@ class Level:
     key: Array  # (M,) int64, see cell_key
     ij: Array  # (M, 2) int64
     count: Array  # (M,) float32, POIs
-    code_sum: Array  # (M, CODE_SIZE) float32
+    code_sum: Array  # (M, K) float32; K is CODE_SIZE, or the number of kinds (targets.py)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,11 @@ class Pyramid:
     @property
     def width(self) -> int:
         """Number of features."""
-        return len(self.levels) * (CODE_SIZE + 1)
+        return sum(level.code_sum.shape[1] + 1 for level in self.levels)
+
+    def over(self, metres: Array, codes: Array) -> Pyramid:
+        """The same lattices over other POIs: (N, 2) metres from the origin and the (N, CODE_SIZE) code of each."""
+        return Pyramid(self.text_code, [_build_level(level.size_m, metres, codes) for level in self.levels])
 
     def features(self, metres: Array, own_code: Array | None = None) -> Array:
         """(N, 2) metres from the origin -> (N, width) float32: per level the mean code and log(1 + number) around a point.
@@ -90,18 +102,49 @@ class Pyramid:
 def build_pyramid(metres: Array, text_id: Array, text_vectors: Array) -> Pyramid:
     """The pyramid over N places: metres (N, 2) from the origin, text_id (N,) into text_vectors (V, T)."""
     text_code = fit_text_code(text_vectors, text_id)
-    codes = text_code(text_vectors)[text_id]
-    return Pyramid(text_code, [_build_level(FINEST_M * 2**number, metres, codes) for number in range(LEVELS)])
+    return build_levels(text_code, metres, text_code(text_vectors)[text_id])
 
 
-def _build_level(size_m: float, metres: Array, codes: Array) -> Level:
+def build_levels(text_code: TextCode, metres: Array, codes: Array, sums: type = np.float32) -> Pyramid:
+    """The pyramid over N places whose texts' codes are known: (N, 2) and (N, CODE_SIZE).
+
+    sums: np.float64 for one that is merged with others, since sums of rounded sums would differ from the sum of all.
+    """
+    sizes = [FINEST_M * 2**number for number in range(LEVELS)]
+    return Pyramid(text_code, [_build_level(size_m, metres, codes, sums) for size_m in sizes])
+
+
+def rounded(pyramid: Pyramid) -> Pyramid:
+    """The same with sums in float32, as they are read and stored."""
+    levels = [replace(level, code_sum=level.code_sum.astype(np.float32)) for level in pyramid.levels]
+    return Pyramid(pyramid.text_code, levels)
+
+
+def merge_pyramids(one: Pyramid, other: Pyramid) -> Pyramid:
+    """The pyramid over the POIs of both, which have one text code; of sums in float64, see build_levels."""
+    return Pyramid(one.text_code, [_merge_levels(*pair) for pair in zip(one.levels, other.levels, strict=True)])
+
+
+def _merge_levels(one: Level, other: Level) -> Level:
+    key = np.union1d(one.key, other.key)
+    ij, count = np.empty((len(key), 2), np.int64), np.zeros(len(key), np.float32)
+    code_sum = np.zeros((len(key), one.code_sum.shape[1]), one.code_sum.dtype)
+    for level in (one, other):
+        at = np.searchsorted(key, level.key)
+        ij[at] = level.ij
+        count[at] += level.count
+        code_sum[at] += level.code_sum
+    return Level(one.size_m, key, ij, count, code_sum)
+
+
+def _build_level(size_m: float, metres: Array, codes: Array, sums: type = np.float32) -> Level:
     ij = np.floor(metres / size_m).astype(np.int64)
     key, first, inverse = np.unique(cell_key(ij), return_index=True, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     starts = np.searchsorted(inverse[order], np.arange(len(key)))
     # Sums in float64, in the order of the rows: the same POIs give the same bits.
     code_sum = np.add.reduceat(codes[order].astype(np.float64), starts, axis=0)
-    return Level(size_m, key, ij[first], np.bincount(inverse).astype(np.float32), code_sum.astype(np.float32))
+    return Level(size_m, key, ij[first], np.bincount(inverse).astype(np.float32), code_sum.astype(sums))
 
 
 def cell_key(ij: Array) -> Array:
@@ -111,14 +154,20 @@ def cell_key(ij: Array) -> Array:
 
 
 def _level_features(level: Level, metres: Array, own_code: Array | None) -> Array:
-    """(B, 2) -> (B, CODE_SIZE + 1)."""
+    """(B, 2) -> (B, K + 1)."""
+    count, code = around(level, metres, own_code)
+    return np.column_stack([code / (count + PRIOR)[:, None], np.log1p(count)]).astype(np.float32)
+
+
+def around(level: Level, metres: Array, own_code: Array | None) -> tuple[Array, Array]:
+    """(B, 2) -> number of POIs (B,) and sum of their codes (B, K), float64: the bilinear mix of the four nearest cells."""
     position = metres / level.size_m - 0.5  # cell centres are whole numbers here
     corner = np.floor(position)
     fraction = position - corner
     corner = corner.astype(np.int64)
     own_cell = np.floor(metres / level.size_m).astype(np.int64)
     count = np.zeros(len(metres), np.float64)
-    code = np.zeros((len(metres), CODE_SIZE), np.float64)
+    code = np.zeros((len(metres), level.code_sum.shape[1]), np.float64)
     for step in ((0, 0), (0, 1), (1, 0), (1, 1)):
         ij = corner + step
         weight = np.prod(np.where(step, fraction, 1 - fraction), axis=1)
@@ -130,5 +179,4 @@ def _level_features(level: Level, metres: Array, own_code: Array | None) -> Arra
             own = weight * (ij == own_cell).all(axis=1)
             count -= own
             code -= own[:, None] * own_code
-    count = np.maximum(count, 0)  # what the subtraction leaves of nothing
-    return np.column_stack([code / (count + PRIOR)[:, None], np.log1p(count)]).astype(np.float32)
+    return np.maximum(count, 0), code  # of nothing the subtraction leaves a little

@@ -33,4 +33,8 @@ def embed_places(trained: Trained, metres: Array, advance: Callable[[int], None]
 def embed_texts(trained: Trained, vectors: Array) -> Array:
     """(V, T) vectors of the sentence encoder -> (V, 128) float32, unit length."""
     device = trained.model.logit_scale.device
-    return trained.model.embed_text(torch.from_numpy(vectors).to(device)).cpu().numpy().astype(np.float32)
+    result = np.empty((len(vectors), trained.model.text_projection.out_features), np.float32)
+    for start in range(0, len(vectors), BATCH):
+        rows = slice(start, start + BATCH)
+        result[rows] = trained.model.embed_text(torch.from_numpy(vectors[rows]).to(device)).cpu().numpy()
+    return result

@@ -1,4 +1,4 @@
-"""The training loop, from arrays: no database here."""
+"""The training loop, from arrays or from a file of rows: no database here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,15 @@ from callipper_db.errors import (
 )
 from callipper_db.progress import Reporter, Silent
 from callipper_db.store import Array
+from trainer.batches import Data, Resident
 from trainer.config import TrainConfig
-from trainer.context import Pyramid, build_pyramid
-from trainer.loss import symmetric_info_nce
+from trainer.context import Pyramid
+from trainer.distributed import ALONE, Ranks
 from trainer.model import CaLLiPer
+from trainer.objective import Batch, objective, terms
+from trainer.stopwatch import Stopwatch
+from trainer.stored import StoredSamples
+from trainer.streaming import Streaming
 
 MINIMUM_SAMPLES = 20
 
@@ -41,6 +47,19 @@ class Trained:
     pyramid: Pyramid | None  # of the contextual encoder
     best_epoch: int
     history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by part: features, fit
+    rows_per_s: float = 0.0  # of the part fit
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a fit goes about it, whatever its data."""
+
+    reporter: Reporter = field(default_factory=Silent)
+    checkpoint: Path | None = None  # where the state after each epoch is kept
+    fingerprint: str = ""  # names the data; a checkpoint of other data is refused
+    resume: bool = False  # go on from the checkpoint
+    ranks: Ranks = ALONE  # of several processes, each calls fit with the same arguments
 
 
 def fit(
@@ -54,186 +73,242 @@ def fit(
     checkpoint: Path | None = None,
     fingerprint: str = "",
     resume: bool = False,
+    ranks: Ranks = ALONE,
+    name_id: Array | None = None,
 ) -> Trained:
-    """Train on N places with texts out of V.
+    """Train on N places with texts out of V, all of them on the device.
 
     metres: (N, 2) float64 in a projected CRS; text_id: (N,) into text_vectors: (V, T) float32 of the sentence encoder;
-    origin: (2,) from which the encoder counts metres. With `checkpoint`, the state after each epoch is kept there, and
-    `resume` goes on from it; `fingerprint` names the data, and a checkpoint of other data is refused.
+    origin: (2,) from which the encoder counts metres; name_id: (N,) into text_vectors too, -1 for a POI without a name.
+    With `checkpoint`, the state after each epoch is kept there, and `resume` goes on from it; `fingerprint` names the data,
+    and a checkpoint of other data is refused. With `ranks`, each process calls this with the same arguments and returns the
+    same model.
     Raises NotEnoughData, ConfigError for a device that is not there, CheckpointMissing, CheckpointMismatch,
-    CheckpointDamaged, CheckpointUnwritable.
+    CheckpointDamaged, CheckpointUnwritable, PeerLost.
     """
-    if len(metres) < MINIMUM_SAMPLES:
-        raise NotEnoughData(f"{len(metres)} POIs with a text were found, and at least {MINIMUM_SAMPLES} are needed.")
-    if len(np.unique(text_id)) < 2:
+    run = Run(reporter or Silent(), checkpoint, fingerprint, resume, ranks)
+    return fit_resident(metres, text_id, text_vectors, origin, config, run, name_id)
+
+
+def fit_resident(
+    metres: Array,
+    text_id: Array,
+    text_vectors: Array,
+    origin: Array,
+    config: TrainConfig,
+    run: Run,
+    name_id: Array | None = None,
+) -> Trained:
+    """fit() with its options in one."""
+    _check_enough(len(metres), len(np.unique(text_id)), run.ranks)
+    device, watch = choose_device(config.device), Stopwatch()
+    with watch.timing("features"):
+        data = Resident(metres - origin, text_id, text_vectors, config, device, run.ranks, name_id)
+    return _train(data, origin, text_vectors.shape[1], config, device, run, watch)
+
+
+def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, run: Run) -> Trained:
+    """fit() on rows that stay on disk. text_vectors: (V, T) of stored.texts."""
+    _check_enough(len(stored), int((stored.text_count > 0).sum()), run.ranks)
+    device, watch = choose_device(config.device), Stopwatch()
+    with watch.timing("features"):
+        data = Streaming(stored, text_vectors, config, device, run.ranks)
+    return _train(data, stored.origin, text_vectors.shape[1], config, device, run, watch)
+
+
+def _check_enough(count: int, texts: int, ranks: Ranks) -> None:
+    if count < MINIMUM_SAMPLES:
+        raise NotEnoughData(f"{count} POIs with a text were found, and at least {MINIMUM_SAMPLES} are needed.")
+    if texts < 2:
         raise NotEnoughData("all POIs have the same text, and a contrast needs at least two.")
-    reporter = reporter or Silent()
-    device = choose_device(config.device)
-    training, validation = split(len(metres), config.validation_share, config.seed)
-    batch, epochs = config.batch_for(len(training)), config.epochs_for(len(training))
+    if count < MINIMUM_SAMPLES * ranks.world:
+        raise NotEnoughData(f"{count} POIs are too few for {ranks.world} processes. Start fewer.")
 
+
+def _train(
+    data: Data, origin: Array, text_dim: int, config: TrainConfig, device: torch.device, run: Run, watch: Stopwatch
+) -> Trained:
     torch.manual_seed(config.seed)
-    pyramid, context = None, None
-    if config.encoder == "contextual":
-        pyramid = build_pyramid(metres - origin, text_id, text_vectors)
-        context = pyramid.features(metres - origin, own_code=pyramid.text_code(text_vectors)[text_id])
-    model = CaLLiPer(config, text_vectors.shape[1], pyramid.width if pyramid else 0).to(device)
-    data = Resident(metres - origin, text_id, text_vectors, device, context)
-    if data.context is not None:
-        model.location.fit_standardisation(data.context[torch.from_numpy(training).to(device)])
-        data.context = model.location.standardise(data.context)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    steps = len(training) // batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=epochs * steps, cycle_momentum=False
-    )
-    result = Trained(model, origin, pyramid, best_epoch=0)
+    model = CaLLiPer(config, text_dim, data.pyramid.width if data.pyramid else 0, data.maker.told).to(device)
+    with watch.timing("features"):
+        data.standardise(model.location)
+    loop = Loop(model, data, config, device, run.ranks)
+    result = Trained(model, origin, data.pyramid, best_epoch=0, seconds=watch.seconds)
     best = copy.deepcopy(model.state_dict())
-    first_epoch = 1
-    if resume:
-        state = read_checkpoint(checkpoint, fingerprint, config)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
+    if run.resume:
+        state = read_checkpoint(run.checkpoint, run.fingerprint, loop.plan) if run.ranks.leads else None
+        state = run.ranks.hand_out(state)
+        loop.load_state(state)
         best, result.best_epoch, result.history = state["best"], state["best_epoch"], state["history"]
-        first_epoch = len(result.history) + 1
-
-    reporter.stage("training", epochs * steps * batch)
-    reporter.advance((first_epoch - 1) * steps * batch)
-    for epoch in range(first_epoch, epochs + 1):
-        started = time.monotonic()
-        # Order and dropout follow from (seed, epoch) alone, so that a resumed run takes the same steps.
-        torch.manual_seed(config.seed * 1_000_003 + epoch)
-        order = np.random.default_rng([config.seed, epoch]).permutation(training)
-        model.train()
-        losses = torch.zeros((), device=device)
-        for number, rows in enumerate(batches(order, batch), start=1):
-            loss = training_step(model, data, rows, optimiser)
-            schedule.step()
-            losses += loss
-            if number % 10 == 0 or number == steps:  # reading the loss waits for the device
-                reporter.advance(batch * ((number - 1) % 10 + 1), loss=float(losses) / number)
-        figures = {
-            "epoch": epoch,
-            "epochs": epochs,
-            "loss": round(float(losses) / steps, 5),
-            "validation_loss": round(evaluate_loss(model, data, validation, batch), 5),
-            "rows_per_s": round(steps * batch / (time.monotonic() - started)),
-            "logit_scale": round(float(model.scale().detach()), 3),
-        }
-        result.history.append(figures)
-        if figures["validation_loss"] <= min(past["validation_loss"] for past in result.history):
-            best, result.best_epoch = copy.deepcopy(model.state_dict()), epoch
-        if checkpoint is not None:
-            state = {
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
-            }
-            state |= {"best": best, "best_epoch": result.best_epoch, "history": result.history}
-            write_checkpoint(checkpoint, state, fingerprint, config)
-        reporter.epoch(figures)
+    done = len(result.history)
+    run.reporter.stage("training", loop.epochs * loop.rows)
+    run.reporter.advance(done * loop.rows)
+    with watch.timing("fit"), tf32(config.precision, device):
+        for epoch in range(done + 1, loop.epochs + 1):
+            figures = loop.epoch(epoch, run.reporter)
+            result.history.append(figures)
+            if figures["validation_loss"] <= min(past["validation_loss"] for past in result.history):
+                best, result.best_epoch = copy.deepcopy(model.state_dict()), epoch
+            if run.checkpoint is not None and run.ranks.leads:
+                state = {"best": best, "best_epoch": result.best_epoch, "history": result.history}
+                write_checkpoint(run.checkpoint, loop.state() | state, run.fingerprint, loop.plan)
+            run.reporter.epoch(figures)
     if not all(math.isfinite(figures["loss"] + figures["validation_loss"]) for figures in result.history):
         raise NotEnoughData("the loss is not finite; the data or the settings give nothing to learn.")
     model.load_state_dict(best)
     model.eval()
+    result.rows_per_s = (loop.epochs - done) * loop.rows / max(watch.seconds["fit"], 1e-9)
     return result
 
 
-def training_step(model: CaLLiPer, data: Resident, rows: Array, optimiser: torch.optim.Optimizer) -> Tensor:
-    """One step on the given rows; returns the loss, still on the device."""
-    metres, context, vectors, ids = data.take(rows)
-    loss = symmetric_info_nce(model.location(metres, context), model.embed_text(vectors), ids, model.scale())
+class Loop:
+    """The model with its optimiser and schedule: what one epoch after the other moves on."""
+
+    def __init__(self, model: CaLLiPer, data: Data, config: TrainConfig, device: torch.device, ranks: Ranks) -> None:
+        self.model, self.data, self.config, self.device, self.ranks = model, data, config, device, ranks
+        self.bf16 = uses_bf16(config.precision, device)
+        # Each process takes an equal part of a batch.
+        self.batch = max(1, config.batch_for(data.training) // ranks.world) * ranks.world
+        self.epochs, self.steps = config.epochs_for(data.training), data.training // self.batch
+        self.rows = self.steps * self.batch  # an epoch
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, config.learning_rate, total_steps=self.epochs * self.steps, cycle_momentum=False
+        )
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All that decides which steps are taken, but the data: a run is resumed by the same plan."""
+        return self.config.to_dict() | {"batch": self.batch, "data": type(self.data).__name__}
+
+    def epoch(self, epoch: int, reporter: Reporter) -> dict[str, Any]:
+        """Train on each row once; returns the epoch's figures."""
+        started = time.monotonic()
+        # Order and dropout follow from (seed, epoch) alone, so that a resumed run takes the same steps.
+        torch.manual_seed(self.config.seed * 1_000_003 + epoch + self.ranks.rank * 7_368_787)
+        self.model.train()
+        losses = torch.zeros((), device=self.device)
+        for number, batch in enumerate(self.data.batches(epoch, self.batch), start=1):
+            losses += training_step(self.model, batch, self.optimiser, self.ranks, bf16=self.bf16)
+            self.schedule.step()
+            if number % 10 == 0 or number == self.steps:  # reading the loss waits for the device
+                reporter.advance(self.batch * ((number - 1) % 10 + 1), loss=float(losses) / number)
+        loss = self.ranks.total(losses) / self.ranks.world
+        return {
+            "epoch": epoch,
+            "epochs": self.epochs,
+            "loss": round(float(loss) / self.steps, 5),
+            **self.validation(),
+            "rows_per_s": round(self.rows / (time.monotonic() - started)),
+            "logit_scale": round(float(self.model.scale().detach()), 3),
+        }
+
+    @torch.no_grad()
+    def validation(self) -> dict[str, float]:
+        """The loss over the held-out rows, and of it what the texts add, in batches of the training's size if there are any."""
+        self.model.eval()
+        total = torch.zeros(3, dtype=torch.float64)  # of the losses, of the texts' part, and their number
+        for batch in self.data.held_out(min(self.batch, self.data.validation)):
+            with autocast(self.device, self.bf16):
+                found = terms(self.model, batch)
+            total += torch.tensor([float(sum(found.values())), float(found["texts"]), 1], dtype=torch.float64)
+        loss, texts, count = self.ranks.total(total).tolist()
+        return {"validation_loss": round(loss / count, 5), "validation_loss_texts": round(texts / count, 5)}
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def training_step(
+    model: CaLLiPer, batch: Batch, optimiser: torch.optim.Optimizer, ranks: Ranks = ALONE, *, bf16: bool = False
+) -> Tensor:
+    """One step on a batch, or on this process's part of it; returns the loss, still on the device."""
+    with autocast(batch.text.device, bf16):
+        loss = objective(model, batch, ranks.gather)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    ranks.average_gradients(model)
     optimiser.step()
     return loss.detach()
 
 
-class Resident:
-    """All places and text vectors on the device; batches are rows of them."""
-
-    def __init__(
-        self, metres: Array, text_id: Array, text_vectors: Array, device: torch.device, context: Array | None = None
-    ) -> None:
-        self.device = device
-        self.metres = torch.from_numpy(np.ascontiguousarray(metres)).to(device)
-        self.text_id = torch.from_numpy(text_id.astype(np.int64)).to(device)
-        self.text_vectors = torch.from_numpy(np.ascontiguousarray(text_vectors)).to(device)
-        self.context = None if context is None else torch.from_numpy(context).to(device)
-
-    def take(self, rows: Array) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Metres (B, 2), context (B, C), text vectors (B, T) and text ids (B,) of some rows."""
-        index = torch.from_numpy(rows).to(self.device)
-        ids = self.text_id[index]
-        context = None if self.context is None else self.context[index]
-        return self.metres[index], context, self.text_vectors[ids], ids
+def autocast(device: torch.device, bf16: bool) -> torch.autocast:
+    """Forward passes in this block multiply in bfloat16, if so; weights and sums stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
-def split(count: int, validation_share: float, seed: int) -> tuple[Array, Array]:
-    """Row numbers for training and validation, disjoint, at random."""
-    order = np.random.default_rng(seed).permutation(count)
-    held_out = max(2, round(count * validation_share))
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """`auto`: on a GPU that computes in bfloat16 by itself: Ampere and later."""
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def batches(order: Array, size: int) -> Iterator[Array]:
-    """Whole batches only: a smaller one has fewer negatives, hence another loss."""
-    for start in range(0, len(order) - size + 1, size):
-        yield order[start : start + size]
+@contextmanager
+def tf32(precision: str, device: torch.device) -> Iterator[None]:
+    """Let a GPU round the factors of float32 products to ten bits, unless float32 was asked for.
 
-
-@torch.no_grad()
-def evaluate_loss(model: CaLLiPer, data: Resident, rows: Array, batch: int) -> float:
-    """Mean loss over the held-out rows, in batches of the training's size where there are enough."""
-    model.eval()
-    size = min(batch, len(rows))
-    losses = []
-    for chosen in batches(np.random.default_rng(0).permutation(rows), size):
-        metres, context, vectors, ids = data.take(chosen)
-        losses.append(
-            symmetric_info_nce(model.location(metres, context), model.embed_text(vectors), ids, model.scale())
-        )
-    return float(torch.stack(losses).mean())
+    In training only: embeddings are made with all digits, since the database computes the same ones to 1e-5.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda" and precision != "float32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def choose_device(name: str) -> torch.device:
     """`auto` is the first GPU where there is one. Raises ConfigError for a device that cannot be used."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None:  # by its number, which holds in every thread
+            device = torch.device("cuda", torch.cuda.current_device())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(name="--device", value=name, reason=str(error).splitlines()[0].rstrip(".")) from error
     return device
 
 
-def write_checkpoint(path: Path, state: dict[str, Any], fingerprint: str, config: TrainConfig) -> None:
+def write_checkpoint(path: Path, state: dict[str, Any], fingerprint: str, plan: dict[str, Any]) -> None:
     """Replace the checkpoint in one step: a kill leaves the old one or the new one."""
     unfinished = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
-            torch.save(state | {"fingerprint": fingerprint, "config": config.to_dict()}, file)
+            torch.save(state | {"fingerprint": fingerprint, "plan": plan}, file)
         unfinished.replace(path)
     except OSError as error:
         raise CheckpointUnwritable(path=path, reason=error.strerror or str(error)) from error
 
 
-def read_checkpoint(path: Path | None, fingerprint: str, config: TrainConfig) -> dict[str, Any]:
+def read_checkpoint(path: Path | None, fingerprint: str, plan: dict[str, Any]) -> dict[str, Any]:
     """The state after the last whole epoch. Raises CheckpointMissing, CheckpointDamaged, CheckpointMismatch."""
     if path is None or not path.exists():
         raise CheckpointMissing(path=path)
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        found = state["fingerprint"], state["config"]
+        found = state["fingerprint"], state["plan"]
     except Exception as error:  # of half a dozen kinds, as the damage is
         raise CheckpointDamaged(path=path) from error
     if found[0] != fingerprint:
         raise CheckpointMismatch(path=path, what="data")
-    if found[1] != config.to_dict():
+    if found[1] != plan:
         raise CheckpointMismatch(path=path, what="settings")
     return state

@@ -125,7 +125,8 @@ def _build(layers: _Layers, arch: dict[str, Any], divisors: list[float], dim: in
     weights = {layer["layer"]: layers.read(layer["layer"]) for layer in arch["layers"]}
     blocks = sum(layer.get("residual") == "add" for layer in arch["layers"])
     config = TrainConfig(frequencies=len(divisors), hidden=len(weights["input"][1]), blocks=blocks)
-    model = CaLLiPer(config, dim, context_width)
+    joins = arch["layers"][-1].get("residual") == "join"
+    model = CaLLiPer(config, dim, context_width, joins=joins)
     model.location.encoding.divisors.copy_(torch.tensor(divisors, dtype=torch.float64))
     for name, layer in model.location.linear_layers().items():
         _fill(layer, *weights[name])

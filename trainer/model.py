@@ -63,19 +63,28 @@ class LocationEncoder(nn.Module):
     context_mean: Tensor
     context_scale: Tensor
 
-    def __init__(self, config: TrainConfig, context_width: int = 0) -> None:
+    def __init__(self, config: TrainConfig, context_width: int = 0, *, joins: bool | None = None) -> None:
+        """context_width: C, 0 for the coordinate encoder. joins: whether the output layer reads the features once more.
+
+        It does in the contextual encoder, so that what is linear in the features need not pass through ReLUs.
+        """
         super().__init__()
+        self.joins = context_width > 0 if joins is None else joins
         self.register_buffer("context_mean", torch.zeros(context_width))
         self.register_buffer("context_scale", torch.ones(context_width))
         self.encoding = GridEncoding(config.frequencies, config.wavelength_min_m, config.wavelength_max_m)
-        self.input = nn.Linear(4 * config.frequencies + context_width, config.hidden)
+        width = 4 * config.frequencies + context_width
+        self.input = nn.Linear(width, config.hidden)
         self.blocks = nn.ModuleList(ResidualBlock(config.hidden, config.dropout) for _ in range(config.blocks))
-        self.output = nn.Linear(config.hidden, DIMENSIONS)
+        self.output = nn.Linear(config.hidden + (width if self.joins else 0), DIMENSIONS)
 
     def fit_standardisation(self, context: Tensor) -> None:
         """Take mean and deviation of each feature from those of the training places, (N, C)."""
-        self.context_mean.copy_(context.mean(dim=0))
-        deviation = context.std(dim=0)
+        self.set_standardisation(context.mean(dim=0), context.std(dim=0))
+
+    def set_standardisation(self, mean: Tensor, deviation: Tensor) -> None:
+        """The same from mean and deviation of each feature, (C,)."""
+        self.context_mean.copy_(mean)
         self.context_scale.copy_(torch.where(deviation > MINIMUM_DEVIATION, 1 / deviation, 0))
 
     def standardise(self, context: Tensor) -> Tensor:
@@ -90,6 +99,8 @@ class LocationEncoder(nn.Module):
         x = functional.relu(self.input(features))
         for block in self.blocks:
             x = block(x)
+        if self.joins:
+            x = torch.cat([x, features], dim=1)
         return functional.normalize(self.output(x), dim=1)
 
     def linear_layers(self) -> dict[str, nn.Linear]:
@@ -102,19 +113,36 @@ class LocationEncoder(nn.Module):
 
 
 class CaLLiPer(nn.Module):
-    """Both towers after their frozen parts, and the learned temperature."""
+    """Both towers after their frozen parts, the learned temperature, and what reads the surroundings off an embedding."""
 
-    def __init__(self, config: TrainConfig, text_dim: int, context_width: int = 0) -> None:
+    def __init__(
+        self, config: TrainConfig, text_dim: int, context_width: int = 0, told: int = 0, *, joins: bool | None = None
+    ) -> None:
+        """text_dim: T; context_width: C; told: W, how many numbers an embedding must tell; joins: see LocationEncoder."""
         super().__init__()
-        self.location = LocationEncoder(config, context_width)
+        self.location = LocationEncoder(config, context_width, joins=joins)
         self.text_projection = nn.Linear(text_dim, DIMENSIONS)
+        self.teller = nn.Linear(DIMENSIONS, told) if told else None  # of use in training only
+        self.context_weight = config.context_weight
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
+        self.name_logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
+        self.name_weight = config.name_weight
         self.max_log_scale = math.log(config.logit_scale_max)
 
     def embed_text(self, vectors: Tensor) -> Tensor:
         """(B, T) vectors of the sentence encoder -> (B, D), unit length."""
         return functional.normalize(self.text_projection(vectors), dim=1)
 
+    def tell(self, places: Tensor) -> Tensor:
+        """(B, D) embeddings of places -> (B, W) what lies around them, standardised."""
+        assert self.teller is not None, "this model was made without"
+        told: Tensor = self.teller(places * math.sqrt(DIMENSIONS))  # entries of size one, as those of what is told
+        return told
+
     def scale(self) -> Tensor:
         """The factor on the cosines, 1 / temperature, clamped as in CLIP."""
         return self.logit_scale.clamp(max=self.max_log_scale).exp()
+
+    def name_scale(self) -> Tensor:
+        """The same for names, of which a place knows less than of categories."""
+        return self.name_logit_scale.clamp(max=self.max_log_scale).exp()

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from callipper_db import store
 from callipper_db.db import Connection
-from callipper_db.grid import Grid, ensure_grid
+from callipper_db.grid import BLOCK, Grid, ensure_grid
 from callipper_db.store import Array
 from callipper_db.tables import SCHEMA
 from trainer.config import TrainConfig
 from trainer.context import CODE_SIZE, PRIOR, Level, Pyramid
 from trainer.embed import embed_places, embed_texts
 from trainer.fit import Trained
-from trainer.samples import Samples
+from trainer.samples import CHUNK, Samples
+from trainer.stopwatch import Stopwatch
+from trainer.stored import StoredSamples
 
 # At 80,000 cells the index takes 12 s to build and saves 29 ms a question (benchmarks/index_pays.py), so it pays after some
 # 400 questions. Extrapolated, not measured: from here on a scan takes about 0.2 s, which a person notices.
@@ -47,41 +49,59 @@ class Publication:
 def publish(
     connection: Connection,
     trained: Trained,
-    samples: Samples,
+    samples: Samples | StoredSamples,
     config: TrainConfig,
     publication: Publication,
     stage: Callable[[str, int], Callable[[int], None]],
+    watch: Stopwatch | None = None,
 ) -> tuple[int, int]:
     """Write a new version and make it the active one; returns (version, number of cells).
 
     One transaction: until it commits, readers see the version before, and whatever ends it early leaves nothing behind.
-    `stage(name, total)` is told of each part and returns what counts its progress.
+    `stage(name, total)` is told of each part and returns what counts its progress; `watch` takes the seconds: grid, embed,
+    write, index, activate. Rows are embedded and written chunk by chunk, since they may be too many to hold.
     """
+    watch = watch or Stopwatch()
     with connection.transaction():
         # Embedding takes minutes in which the server hears nothing, and building an index is one long statement.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
         connection.execute("SET LOCAL synchronous_commit = on")
         # drop_model takes this lock first too; were the grid's rows ours before it, the two could wait for each other.
         connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
-        stage("cutting the grid", 0)
-        grid = ensure_grid(connection, samples.metres, samples.srid, publication.grid_size_m, publication.grid_kind)
-        version = _insert_model(connection, trained, samples, config, publication, grid)
-        _write_weights(connection, version, trained)
-        cells = embed_places(trained, grid.centre, stage("embedding cells", len(grid.cell_id)))
-        _write_sample(connection, version, cells, config.seed)
-        _write_texts(connection, version, trained, samples, publication)
-        _write_cells(connection, version, grid, cells, stage("writing cells", len(cells)))
-        points = embed_places(trained, samples.metres, stage("embedding points", len(samples)))
-        _write_points(connection, version, samples, points, stage("writing points", len(points)))
-        if publication.index == "hnsw" or (publication.index == "auto" and len(cells) >= HNSW_PAYS_FROM):
-            store.build_hnsw(connection, version, stage("building the HNSW index", len(cells)))
-        stage("activating", 0)
-        connection.execute("SELECT callipper.activate(%s)", [version])
-    return version, len(cells)
+        with watch.timing("grid"):
+            stage("cutting the grid", 0)
+            blocks = _block_centres(samples, publication.grid_size_m)
+            grid = ensure_grid(connection, blocks, samples.srid, publication.grid_size_m, publication.grid_kind)
+        with watch.timing("write"):
+            version = _insert_model(connection, trained, samples, config, publication, grid)
+            _write_weights(connection, version, trained)
+        advance = stage("writing cells", len(grid.cell_id))
+        _write_cells(connection, version, trained, grid, config.seed, advance, watch)
+        with watch.timing("write"):
+            _write_texts(connection, version, trained, samples, publication)
+        _write_points(connection, version, trained, samples, stage("writing points", len(samples)), watch)
+        if publication.index == "hnsw" or (publication.index == "auto" and len(grid.cell_id) >= HNSW_PAYS_FROM):
+            with watch.timing("index"):
+                store.build_hnsw(connection, version, stage("building the HNSW index", len(grid.cell_id)))
+        with watch.timing("activate"):
+            stage("activating", 0)
+            connection.execute("SELECT callipper.activate(%s)", [version])
+    return version, len(grid.cell_id)
+
+
+def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:
+    """(K, 2) one place in each block of the grid that holds samples: all that the grid must know of them."""
+    block_m = BLOCK * size_m
+    blocks = np.empty((0, 2), np.int64)
+    for part in samples.chunks():
+        blocks = np.unique(np.concatenate([blocks, np.floor(part.metres / block_m).astype(np.int64)]), axis=0)
+    centres: Array = (blocks + 0.5) * block_m
+    return centres
 
 
 def architecture(config: TrainConfig, trained: Trained) -> dict[str, Any]:
     """The location encoder as data: which features, then which layers, so that SQL can run it."""
+    joins = trained.model.location.joins
     layers: list[dict[str, Any]] = [{"layer": "input", "activation": "relu"}]
     for number in range(config.blocks):
         layers += [
@@ -95,7 +115,7 @@ def architecture(config: TrainConfig, trained: Trained) -> dict[str, Any]:
             {"kind": "grid", "divisors_m": trained.model.location.encoding.divisors.tolist()},
             *([_context_features(trained.pyramid)] if trained.pyramid else []),
         ],
-        "layers": [*layers, {"layer": "output", "activation": None}],
+        "layers": [*layers, {"layer": "output", "activation": None} | ({"residual": "join"} if joins else {})],
         "dimensions": trained.model.location.output.out_features,
         "logit_scale": float(trained.model.scale().detach()),
     }
@@ -114,13 +134,11 @@ def _standardisation(trained: Trained) -> dict[str, list[float]]:
 def _insert_model(
     connection: Connection,
     trained: Trained,
-    samples: Samples,
+    samples: Samples | StoredSamples,
     config: TrainConfig,
     publication: Publication,
     grid: Grid,
 ) -> int:
-    west, south = samples.lonlat.min(axis=0).tolist()
-    east, north = samples.lonlat.max(axis=0).tolist()
     row = connection.execute(
         "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch,"
         " standardisation, metrics, provenance)"
@@ -130,7 +148,7 @@ def _insert_model(
         [
             samples.srid,
             *trained.origin.tolist(),
-            *(west, south, east, north),
+            *samples.extent,
             grid.grid_id,
             publication.text_encoder_id,
             Jsonb(architecture(config, trained)),
@@ -157,15 +175,19 @@ def _write_weights(connection: Connection, version: int, trained: Trained) -> No
 
 
 def _write_level(connection: Connection, version: int, number: int, level: Level) -> None:
-    columns: dict[str, tuple[str, Any]] = {
-        "version": ("int4", np.full(len(level.ij), version)),
+    columns: dict[str, tuple[str, Any]] = {"version": ("int4", np.full(len(level.ij), version))}
+    store.write_rows(connection, sql.Identifier(SCHEMA, "context_cell"), columns | level_columns(number, level))
+
+
+def level_columns(number: int, level: Level) -> dict[str, tuple[str, Any]]:
+    """One lattice as columns of context_cell, for store.write_rows; without the version."""
+    return {
         "level": ("int4", np.full(len(level.ij), number)),
         "i": ("int4", level.ij[:, 0]),
         "j": ("int4", level.ij[:, 1]),
         "n": ("float4", level.count),
         "code_sum": ("vector", level.code_sum),
     }
-    store.write_rows(connection, sql.Identifier(SCHEMA, "context_cell"), columns)
 
 
 def _write_layer(connection: Connection, table: str, weights: Tensor, biases: Tensor, key: dict[str, Any]) -> None:
@@ -183,70 +205,115 @@ def _write_layer(connection: Connection, table: str, weights: Tensor, biases: Te
 
 
 def _write_texts(
-    connection: Connection, version: int, trained: Trained, samples: Samples, publication: Publication
+    connection: Connection,
+    version: int,
+    trained: Trained,
+    samples: Samples | StoredSamples,
+    publication: Publication,
 ) -> None:
-    """Words and training texts, under the key that text_embed looks for; of texts with one key the first stays.
-
-    The words are the vocabulary of describe(), which wants to know how far each is from the city's sampled cells.
-    """
+    """Words and training texts; of texts with one key the first stays."""
+    name = store.create_partition(connection, "text_embedding", version)
+    embeddings = [embed_texts(trained, vectors) for vectors in (publication.word_vectors, publication.text_vectors)]
     texts = [*publication.words, *samples.texts]
-    vectors = np.concatenate([publication.word_vectors, publication.text_vectors])
+    insert_texts(connection, name, version, texts, np.concatenate(embeddings), len(publication.words))
+    store.attach_partition(connection, "text_embedding", version)
+
+
+def insert_texts(
+    connection: Connection, table: sql.Identifier, version: int, texts: list[str], embeddings: Array, words: int
+) -> int:
+    """Texts under the key that text_embed looks for, those that are not there yet; returns how many were added.
+
+    The first `words` of them are the vocabulary of describe(), which wants to know how far each is from the city's sampled
+    cells. embeddings: (V, 128) of all of them.
+    """
     connection.execute("CREATE TEMPORARY TABLE known (number int4, text text, emb vector) ON COMMIT DROP")
     columns: dict[str, tuple[str, Any]] = {
         "number": ("int4", np.arange(len(texts))),
         "text": ("text", [text.encode() for text in texts]),
-        "emb": ("vector", embed_texts(trained, vectors)),
+        "emb": ("vector", embeddings),
     }
     store.write_rows(connection, sql.Identifier("pg_temp", "known"), columns)
-    name = store.create_partition(connection, "text_embedding", version)
-    connection.execute(
+    added = connection.execute(
         sql.SQL(
             "INSERT INTO {name} (version, text, emb, vocabulary, city_distances)"
             " SELECT {version}, key, emb, word, CASE WHEN word THEN callipper._city_distances({version}, emb) END FROM ("
             " SELECT DISTINCT ON (key, hashtextextended(key, 0)) key, emb, number < {words} AS word"
             " FROM (SELECT callipper._text_key(text) AS key, number, emb FROM pg_temp.known) AS keyed"
-            " ORDER BY key, hashtextextended(key, 0), number) AS first"
-        ).format(name=name, version=sql.Literal(version), words=sql.Literal(len(publication.words)))
-    )
-    store.attach_partition(connection, "text_embedding", version)
+            " ORDER BY key, hashtextextended(key, 0), number) AS first ON CONFLICT DO NOTHING"
+        ).format(name=table, version=sql.Literal(version), words=sql.Literal(words))
+    ).rowcount
+    connection.execute("DROP TABLE pg_temp.known")
+    return added
 
 
-def _write_sample(connection: Connection, version: int, embeddings: Array, seed: int) -> None:
-    """Some cells drawn at random, from which percentiles are estimated."""
-    count = min(SAMPLE, len(embeddings))
-    drawn = np.random.default_rng(seed).choice(len(embeddings), count, replace=False)
+def _write_sample(connection: Connection, version: int, embeddings: Array) -> None:
     columns: dict[str, tuple[str, Any]] = {
-        "version": ("int4", np.full(count, version)),
-        "number": ("int4", np.arange(count)),
-        "emb": ("vector", embeddings[drawn]),
+        "version": ("int4", np.full(len(embeddings), version)),
+        "number": ("int4", np.arange(len(embeddings))),
+        "emb": ("vector", embeddings),
     }
     store.write_rows(connection, sql.Identifier(SCHEMA, "cell_sample"), columns)
 
 
+def draw_sample(count: int, seed: int) -> Array:
+    """Row numbers of some cells drawn at random, from which percentiles are estimated; rows are in the order of cell_id."""
+    drawn: Array = np.random.default_rng(seed).choice(count, min(SAMPLE, count), replace=False)
+    return drawn
+
+
 def _write_cells(
-    connection: Connection, version: int, grid: Grid, embeddings: Array, advance: Callable[[int], None]
+    connection: Connection,
+    version: int,
+    trained: Trained,
+    grid: Grid,
+    seed: int,
+    advance: Callable[[int], None],
+    watch: Stopwatch,
 ) -> None:
+    """The cells, and the sample of them."""
     name = store.create_partition(connection, "cell_embedding", version)
-    columns: dict[str, tuple[str, Any]] = {
-        "version": ("int4", np.full(len(embeddings), version)),
-        "cell_id": ("int8", grid.cell_id),
-        "emb": ("vector", embeddings),
-    }
-    store.write_rows(connection, name, columns, advance)
-    store.attach_partition(connection, "cell_embedding", version)
+    drawn = draw_sample(len(grid.cell_id), seed)
+    sample = np.empty((len(drawn), trained.model.location.output.out_features), np.float32)
+    for start in range(0, len(grid.cell_id), CHUNK):
+        rows = slice(start, start + CHUNK)
+        with watch.timing("embed"):
+            embeddings = embed_places(trained, grid.centre[rows])
+        here = (drawn >= start) & (drawn < start + CHUNK)
+        sample[here] = embeddings[drawn[here] - start]
+        columns: dict[str, tuple[str, Any]] = {
+            "version": ("int4", np.full(len(embeddings), version)),
+            "cell_id": ("int8", grid.cell_id[rows]),
+            "emb": ("vector", embeddings),
+        }
+        with watch.timing("write"):
+            store.write_rows(connection, name, columns, advance)
+    with watch.timing("write"):
+        store.attach_partition(connection, "cell_embedding", version)
+        _write_sample(connection, version, sample)
 
 
 def _write_points(
-    connection: Connection, version: int, samples: Samples, embeddings: Array, advance: Callable[[int], None]
+    connection: Connection,
+    version: int,
+    trained: Trained,
+    samples: Samples | StoredSamples,
+    advance: Callable[[int], None],
+    watch: Stopwatch,
 ) -> None:
     name = store.create_partition(connection, "point_embedding", version)
     texts = np.array([text.encode() for text in samples.texts], dtype=object)
-    columns: dict[str, tuple[str, Any]] = {
-        "version": ("int4", np.full(len(embeddings), version)),
-        "point_id": ("int8", samples.point_id),
-        "text": ("text", texts[samples.text_id]),
-        "geom": ("point", samples.lonlat),
-        "emb": ("vector", embeddings),
-    }
-    store.write_rows(connection, name, columns, advance)
-    store.attach_partition(connection, "point_embedding", version)
+    for part in samples.chunks():
+        with watch.timing("embed"):
+            embeddings = embed_places(trained, part.metres)
+        columns: dict[str, tuple[str, Any]] = {
+            "version": ("int4", np.full(len(part), version)),
+            "point_id": ("int8", part.point_id),
+            "text": ("text", texts[part.text_id]),
+            "geom": ("point", part.lonlat),
+            "emb": ("vector", embeddings),
+        }
+        with watch.timing("write"):
+            store.write_rows(connection, name, columns, advance)
+    with watch.timing("write"):
+        store.attach_partition(connection, "point_embedding", version)

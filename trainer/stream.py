@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from psycopg import sql
 
 from callipper_db.db import Connection
 from callipper_db.errors import BadExtent, BadSource, NotEnoughData
-from callipper_db.store import read_rows
+from callipper_db.store import Array, read_parts, read_rows
 from trainer.config import POI_TEMPLATE
 from trainer.samples import Samples
 
@@ -21,6 +22,7 @@ POI_TABLE = "callipper.poi"
 ID_COLUMNS = ("id", "poi_id", "gid", "fid", "ogc_fid", "osm_id")
 TEXT_COLUMNS = ("text", "description")
 UTM_REACH_DEGREES = 12.0  # from the central meridian; further out UTM's metres are off by more than 1 %
+STREAM_KINDS = ("int8", "float8", "float8", "float8", "float8", "int4", "int4")  # of stream_query
 QUERY = re.compile(r"(?is)(\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|table|values)\b")
 TEMPLATE_TOKEN = re.compile(
     r"(?s)(?P<doubled>\{\{|\}\}|\[\[|\]\])|\{(?P<column>[^{}]+)\}|(?P<bracket>[\[\]])|(?P<literal>[^\[\]{}]+)|(?P<stray>.)"
@@ -30,7 +32,7 @@ TRIMMED = r"nullif(btrim(({})::text, E' \t\n\r\f\x0b'), '')"
 # The tables are the session's own, and named with pg_temp everywhere: the user may have a table called sample. Once
 # they are there the transaction can write nothing else, whatever functions the source or --text calls.
 PREPARE = """
-CREATE TEMPORARY TABLE sample (id bigint, text text, geom geometry) ON COMMIT DROP;
+CREATE TEMPORARY TABLE sample (id bigint, text text, name text, geom geometry) ON COMMIT DROP;
 CREATE TEMPORARY TABLE distinct_text (text text, text_id int4) ON COMMIT DROP;
 CREATE OR REPLACE FUNCTION pg_temp.lon_lat(place geometry) RETURNS geometry LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -53,6 +55,8 @@ class Source:
     identifier: str | None = None  # column or SQL expression that yields a bigint
     geometry: str | None = None  # column; None: the first geometry
     srid: int | None = None  # projected CRS in metres; None: the UTM zone
+    name: str | None = None  # SQL expression; None: the column `name`, unless `text` or `template` says what to read
+    names: int = 25_000  # so many different names at most, the most frequent ones
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,37 @@ class Snapshot:
     text_sql: str
 
 
+@dataclass(frozen=True)
+class OpenSource:
+    """A source in a transaction: counted and checked, and not yet read."""
+
+    connection: Connection
+    source: Source
+    name: str  # the query, or the qualified name of the table or view
+    taken_at: str
+    rows: int
+    without_geometry: int
+    without_text: int
+    text_sql: str
+    name_sql: str
+    srid: int
+
+    @property
+    def usable(self) -> int:
+        """Rows with a place and a text."""
+        return self.rows - self.without_geometry - self.without_text
+
+    def read(self, advance: Callable[[int], None] = lambda rows: None) -> Samples:
+        """All of them. Raises BadSource, BadExtent."""
+        samples = _stream(self.connection, self.srid, advance)
+        _check_samples(samples, self.source)
+        return samples
+
+    def parts(self, rows: int, advance: Callable[[int], None] = lambda rows: None) -> Iterator[Samples]:
+        """The same rows in the same order, about so many at a time. Raises BadSource, BadExtent."""
+        return _stream_parts(self.connection, self.srid, self.source, rows, advance)
+
+
 def read_samples(
     connection: Connection, source: Source, advance: Callable[[int], None] = lambda rows: None
 ) -> Snapshot:
@@ -75,12 +110,27 @@ def read_samples(
 
     The connection must be outside a transaction. Raises BadSource, BadExtent, NotEnoughData.
     """
+    with open_source(connection, source) as opened:
+        return Snapshot(
+            opened.read(advance),
+            opened.name,
+            opened.taken_at,
+            opened.rows,
+            opened.without_geometry,
+            opened.without_text,
+            opened.text_sql,
+        )
+
+
+@contextmanager
+def open_source(connection: Connection, source: Source) -> Iterator[OpenSource]:
+    """One REPEATABLE READ transaction over the source, which is read in it once; as read_samples otherwise."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        return _read(connection, source, advance)
+        yield _open(connection, source)
 
 
-def _read(connection: Connection, source: Source, advance: Callable[[int], None]) -> Snapshot:
+def _open(connection: Connection, source: Source) -> OpenSource:
     taken_at = str(_scalar(connection, "SELECT now()"))
     connection.execute(PREPARE)
     is_query = QUERY.match(source.relation) is not None
@@ -88,16 +138,17 @@ def _read(connection: Connection, source: Source, advance: Callable[[int], None]
     # The line break ends a comment that the query may end with.
     relation = sql.SQL(f"({name}\n)" if is_query else name)
     columns = _columns(connection, source, relation)
-    text_sql = _text_expression(source, columns)
+    text_sql, name_sql = _text_expression(source, columns), _name_expression(source, columns)
     geometry = _geometry_column(source, columns)
     # Read once, into a table of the session's own: a query is not run twice, and a volatile one cannot differ.
     query = sql.SQL(
         "INSERT INTO pg_temp.sample"
-        " SELECT id, text, CASE WHEN ST_GeometryType(geom) = 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
-        " FROM (SELECT ({id})::bigint AS id, {text} AS text, s.{geom} AS geom FROM {relation} AS s) AS raw"
+        " SELECT id, text, name, CASE WHEN ST_GeometryType(geom) = 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
+        " FROM (SELECT ({id})::bigint AS id, {text} AS text, {name} AS name, s.{geom} AS geom FROM {relation} AS s) AS raw"
     ).format(
         id=_identifier_expression(source, name, columns, geometry, text_sql),
         text=sql.SQL(TRIMMED.format(text_sql)),
+        name=sql.SQL(TRIMMED.format(name_sql)),
         geom=sql.Identifier(geometry),
         relation=relation,
     )
@@ -120,9 +171,16 @@ def _read(connection: Connection, source: Source, advance: Callable[[int], None]
         raise BadSource(source=source.relation, reason=f"{without_id} rows have no id. Name a unique column with --id.")
     connection.execute("DELETE FROM pg_temp.sample WHERE geom IS NULL OR text IS NULL")
     srid = _check_srid(connection, source.srid) if source.srid is not None else _choose_utm(connection)
-    samples = _stream(connection, srid, advance)
-    _check_samples(samples, source)
-    return Snapshot(samples, name, taken_at, rows, without_geometry, without_text, text_sql)
+    connection.execute(
+        'INSERT INTO pg_temp.distinct_text SELECT text, row_number() OVER (ORDER BY text COLLATE "C") - 1'
+        " FROM (SELECT text FROM pg_temp.sample UNION (SELECT name FROM pg_temp.sample WHERE name IS NOT NULL GROUP BY name"
+        ' ORDER BY count(*) DESC, name COLLATE "C" LIMIT %s)) AS all_texts',
+        [source.names],
+    )
+    connection.execute("ANALYZE pg_temp.distinct_text")
+    return OpenSource(
+        connection, source, name, taken_at, rows, without_geometry, without_text, text_sql, name_sql, srid
+    )
 
 
 def _to_lon_lat(connection: Connection) -> None:
@@ -147,20 +205,13 @@ def _to_lon_lat(connection: Connection) -> None:
 
 
 def _stream(connection: Connection, srid: int, advance: Callable[[int], None]) -> Samples:
-    connection.execute(
-        'INSERT INTO pg_temp.distinct_text SELECT text, row_number() OVER (ORDER BY text COLLATE "C") - 1'
-        " FROM pg_temp.sample GROUP BY text"
-    )
-    connection.execute("ANALYZE pg_temp.distinct_text")
-    texts = [str(text) for (text,) in connection.execute("SELECT text FROM pg_temp.distinct_text ORDER BY text_id")]
+    texts = _texts(connection)
     try:
-        kinds = ["int8", "float8", "float8", "float8", "float8", "int4"]
-        columns = read_rows(connection, stream_query(srid), kinds, advance=advance)
+        columns = read_rows(connection, stream_query(srid), STREAM_KINDS, advance=advance)
     except psycopg.InternalError as error:  # PROJ's, for a point that the CRS does not reach
         raise _out_of_reach(srid) from error
-    point_id, lon, lat, easting, northing, text_id = columns
-    if not (np.isfinite(easting) & np.isfinite(northing)).all():
-        raise _out_of_reach(srid)
+    point_id, lon, lat, easting, northing, text_id, name_id = columns
+    _check_reach(columns, srid)
     # The server's order may vary with parallel plans; the training order must not.
     order = np.lexsort((text_id, northing, easting, point_id))
     return Samples(
@@ -170,14 +221,46 @@ def _stream(connection: Connection, srid: int, advance: Callable[[int], None]) -
         text_id=text_id[order],
         texts=texts,
         srid=srid,
+        name_id=name_id[order],
     )
 
 
+def _stream_parts(
+    connection: Connection, srid: int, source: Source, rows: int, advance: Callable[[int], None]
+) -> Iterator[Samples]:
+    texts, last = _texts(connection), None
+    query = sql.SQL("{} ORDER BY s.id").format(stream_query(srid))
+    try:
+        for columns in read_parts(connection, query, STREAM_KINDS, rows, advance=advance):
+            point_id, lon, lat, easting, northing, text_id, name_id = columns
+            _check_reach(columns, srid)
+            before = np.concatenate([point_id[:1] - 1 if last is None else last, point_id[:-1]])
+            if (twice := before == point_id).any():
+                reason = f"id {point_id[twice][0]} appears more than once. Name a unique column with --id."
+                raise BadSource(source=source.relation, reason=reason)
+            last = point_id[-1:]
+            lonlat, metres = np.column_stack([lon, lat]), np.column_stack([easting, northing])
+            yield Samples(point_id, lonlat, metres, text_id, texts, srid, name_id)
+    except psycopg.InternalError as error:
+        raise _out_of_reach(srid) from error
+
+
+def _texts(connection: Connection) -> list[str]:
+    return [str(text) for (text,) in connection.execute("SELECT text FROM pg_temp.distinct_text ORDER BY text_id")]
+
+
+def _check_reach(columns: list[Array], srid: int) -> None:
+    _, _, _, easting, northing, _, _ = columns
+    if not (np.isfinite(easting) & np.isfinite(northing)).all():
+        raise _out_of_reach(srid)
+
+
 def stream_query(srid: int) -> sql.Composed:
-    """The query whose rows are streamed: id, lon, lat, easting, northing, text_id, each of fixed width."""
+    """The query whose rows are streamed: id, lon, lat, easting, northing, text_id, name_id, each of fixed width."""
     return sql.SQL(
-        "SELECT s.id, ST_X(s.geom), ST_Y(s.geom), ST_X(p.geom), ST_Y(p.geom), t.text_id"
-        " FROM pg_temp.sample s JOIN pg_temp.distinct_text t USING (text),"
+        "SELECT s.id, ST_X(s.geom), ST_Y(s.geom), ST_X(p.geom), ST_Y(p.geom), t.text_id, coalesce(n.text_id, -1)"
+        " FROM pg_temp.sample s JOIN pg_temp.distinct_text t USING (text)"
+        " LEFT JOIN pg_temp.distinct_text n ON n.text = s.name,"
         " LATERAL (SELECT ST_Transform(s.geom, {}) AS geom OFFSET 0) AS p"
     ).format(sql.Literal(srid))
 
@@ -265,9 +348,8 @@ def _text_expression(source: Source, columns: dict[str, str]) -> str:
         return template_expression(source.template, columns, source.relation)
     if "category" in columns:
         template = POI_TEMPLATE
-        for name in ("name", "category_group"):
-            if name not in columns:
-                template = re.sub(rf"\[[^\]]*{{{name}}}[^\]]*\]", "", template)
+        if "category_group" not in columns:
+            template = re.sub(r"\[.*\]", "", template)
         expression = template_expression(template, columns, source.relation)
         return f"coalesce({TRIMMED.format('s.description')}, {expression})" if "description" in columns else expression
     found = [name for name in TEXT_COLUMNS if name in columns]
@@ -277,6 +359,13 @@ def _text_expression(source: Source, columns: dict[str, str]) -> str:
             reason=f"no text: say with --text or --template how to make it from {', '.join(columns)}",
         )
     return f"s.{found[0]}"
+
+
+def _name_expression(source: Source, columns: dict[str, str]) -> str:
+    """The SQL expression that makes a row's name, NULL for none."""
+    if source.name:
+        return source.name
+    return "s.name" if "name" in columns and not (source.text or source.template) else "NULL"
 
 
 def template_expression(template: str, columns: dict[str, str], relation: str) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +14,34 @@ import torch
 from psycopg import sql
 
 from callipper_db import db
-from callipper_db.errors import NoActiveModel, TextEncoderMissing, TextEncoderUnsupported, TextUnknown, TrainerBusy
-from callipper_db.progress import Reporter
+from callipper_db.errors import (
+    CallipperError,
+    NoActiveModel,
+    TextEncoderMissing,
+    TextEncoderUnsupported,
+    TextUnknown,
+    TrainerBusy,
+)
+from callipper_db.progress import Reporter, Silent
 from callipper_db.store import Array, read_rows
 from trainer.config import TrainConfig
-from trainer.fit import choose_device, fit
+from trainer.distributed import ALONE, Ranks
+from trainer.fit import Run, Trained, choose_device, fit_resident, fit_stored
 from trainer.publish import Publication, publish
-from trainer.samples import Samples
-from trainer.stream import POI_TABLE, Source, read_samples
+from trainer.samples import CHUNK, Samples
+from trainer.stopwatch import Stopwatch
+from trainer.stored import StoredSamples, stored_samples
+from trainer.stream import POI_TABLE, OpenSource, Source, open_source
 from trainer.text import TextEncoder, encode_cached, find_encoder, place_words, register_encoder
 from trainer.text_weights import install
 
 TRAIN_LOCK = 0x0CA1_0002  # advisory lock: one training run at a time in a database
 PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
+
+
+# From so many rows on they stay on disk. In memory they take some 2.5 GB a million (benchmarks/stream_memory.py), so this is
+# where a machine of 16 GB, with a server on it too, comes to its end.
+STREAM_FROM = 4_000_000
 
 
 @dataclass
@@ -41,7 +55,29 @@ class TrainSummary:
     srid: int
     best_epoch: int
     validation_loss: float
-    seconds: dict[str, float] = field(default_factory=dict)
+    rows_per_s: int  # of the fit
+    streamed: bool
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """All that a process needs to take part in the fit."""
+
+    samples: Samples | StoredSamples
+    text_vectors: Array  # (V, T) of samples.texts
+    config: TrainConfig
+    fingerprint: str
+    resume: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The source as it was read."""
+
+    opened: OpenSource
+    samples: Samples | StoredSamples
+    words: list[str]  # to remember beside the texts of the samples
 
 
 def train(
@@ -58,51 +94,41 @@ def train(
     grid_kind: str = "square",
     index: str = "auto",
     text_tower: bool = True,
+    stream: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainSummary:
     """Train on a source in the database and make the result its active model.
 
-    `text_tower`: install the text encoder too, so that text_embed answers texts that nobody has met.
-    Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch.
+    `text_tower`: install the text encoder too, so that text_embed answers texts that nobody has met. `stream`: keep the rows
+    in a folder beside the checkpoint and not in memory; None: from STREAM_FROM rows on. `ranks`: the processes that take
+    part in the fit; this is the first, and the others call follow().
+    Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch,
+    RowsUnwritable, PeerLost.
     """
-    device = choose_device(config.device)
-    seconds: dict[str, float] = {}
-    with only_trainer(dsn, wait=wait, reporter=reporter):
-        with _timed("read", seconds), db.session(dsn, autocommit=True) as connection:
-            reporter.stage("reading POIs")
-            snapshot = read_samples(connection, source, reporter.advance)
-            words = place_words() + _categories(connection, snapshot.source)
-        samples = snapshot.samples
-        if snapshot.without_geometry or snapshot.without_text:
-            reporter.note(
-                f"{snapshot.without_geometry:,} rows without a usable geometry and {snapshot.without_text:,} without a text"
-                " were left out."
-            )
-        with _timed("encode", seconds):
+    device, watch = choose_device(config.device), Stopwatch()
+    with ExitStack() as stack:
+        stack.enter_context(only_trainer(dsn, wait=wait, reporter=reporter))
+        with watch.timing("read"):
+            folder = checkpoint.with_suffix(".rows")
+            reading = _read(dsn, source, config.seed, stream, folder, reporter, stack)
+        opened, samples = reading.opened, reading.samples
+        with watch.timing("encode"):
             encoder = find_encoder(text_encoder, str(device))
-            text_vectors, word_vectors = _encode(dsn, encoder, samples, words, reporter)
+            text_vectors, word_vectors = _encode(dsn, encoder, samples.texts, reading.words, reporter)
         if text_tower:
-            with _timed("install", seconds):
+            with watch.timing("install"):
                 _install(dsn, encoder, reporter)
-        fingerprint = hashlib.sha256(f"{samples.content_hash()} {encoder.revision}".encode()).hexdigest()
+        content = samples.content_hash()
+        fingerprint = hashlib.sha256(f"{content} {encoder.revision}".encode()).hexdigest()
         if checkpoint.exists() and not resume:
             reporter.note(f"An unfinished run was found ({checkpoint}) and is started over; --resume goes on with it.")
-        with _timed("train", seconds):
-            trained = fit(
-                samples.metres,
-                samples.text_id,
-                text_vectors,
-                samples.origin,
-                config,
-                reporter=reporter,
-                checkpoint=checkpoint,
-                fingerprint=fingerprint,
-                resume=resume,
-            )
+        trained = _fit(Lesson(samples, text_vectors, config, fingerprint, resume), reporter, checkpoint, ranks)
+        watch.seconds |= trained.seconds
         validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
-        with _timed("publish", seconds), db.session(dsn) as connection:
+        with db.session(dsn) as connection:
             publication = Publication(
                 text_encoder_id=register_encoder(connection, encoder),
-                words=words,
+                words=reading.words,
                 word_vectors=word_vectors,
                 text_vectors=text_vectors,
                 grid_size_m=grid_size_m,
@@ -114,20 +140,23 @@ def train(
                     "history": trained.history,
                 },
                 provenance={
-                    "source": snapshot.source,
-                    "text": snapshot.text_sql,
+                    "source": opened.name,
+                    "text": opened.text_sql,
+                    "name": opened.name_sql,
                     "identifier": source.identifier,
                     "geometry": source.geometry,
                     "rows": len(samples),
                     "texts": len(samples.texts),
-                    "content_sha256": samples.content_hash(),
-                    "snapshot": snapshot.taken_at,
+                    "content_sha256": content,
+                    "snapshot": opened.taken_at,
                     "config": config.to_dict(),
+                    "streamed": isinstance(samples, StoredSamples),
+                    "processes": ranks.world,
                     "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-                    "seconds": {name: round(value, 2) for name, value in seconds.items()},
+                    "seconds": watch.rounded(),
                 },
             )
-            version, cells = publish(connection, trained, samples, config, publication, _stages(reporter))
+            version, cells = publish(connection, trained, samples, config, publication, _stages(reporter), watch)
         checkpoint.unlink(missing_ok=True)
     return TrainSummary(
         version=version,
@@ -137,8 +166,54 @@ def train(
         srid=samples.srid,
         best_epoch=trained.best_epoch,
         validation_loss=validation_loss,
-        seconds={name: round(value, 2) for name, value in seconds.items()},
+        rows_per_s=round(trained.rows_per_s),
+        streamed=isinstance(samples, StoredSamples),
+        seconds=watch.rounded(),
     )
+
+
+def follow(ranks: Ranks) -> None:
+    """Take part in the fit of the first process, which alone reads, publishes and tells of errors."""
+    with suppress(CallipperError):
+        lesson: Lesson = ranks.hand_out(None)
+        _fit_part(lesson, Silent(), None, ranks)
+
+
+def _fit(lesson: Lesson, reporter: Reporter, checkpoint: Path, ranks: Ranks) -> Trained:
+    if ranks.world > 1:
+        # The texts themselves are of no use to the others.
+        ranks.hand_out(replace(lesson, samples=replace(lesson.samples, texts=[])))
+    return _fit_part(lesson, reporter, checkpoint, ranks)
+
+
+def _fit_part(lesson: Lesson, reporter: Reporter, checkpoint: Path | None, ranks: Ranks) -> Trained:
+    samples, vectors, config = lesson.samples, lesson.text_vectors, lesson.config
+    run = Run(reporter, checkpoint, lesson.fingerprint, lesson.resume, ranks)
+    if isinstance(samples, StoredSamples):
+        return fit_stored(samples, vectors, config, run)
+    return fit_resident(samples.metres, samples.text_id, vectors, samples.origin, config, run, samples.name_id)
+
+
+def _read(
+    dsn: str, source: Source, seed: int, stream: bool | None, folder: Path, reporter: Reporter, stack: ExitStack
+) -> Reading:
+    """Into memory, or into the folder, which `stack` removes."""
+    reporter.stage("reading POIs")
+    with db.session(dsn, autocommit=True) as connection:
+        with open_source(connection, source) as opened:
+            samples: Samples | StoredSamples
+            if opened.usable >= STREAM_FROM if stream is None else stream:
+                parts = opened.parts(CHUNK, reporter.advance)
+                samples = stack.enter_context(stored_samples(folder, parts, opened.usable, seed))
+            else:
+                samples = opened.read(reporter.advance)
+        words = place_words() + _categories(connection, opened.name)
+    if opened.without_geometry or opened.without_text:
+        reporter.note(
+            f"{opened.without_geometry:,} rows without a usable geometry and {opened.without_text:,} without a text"
+            " were left out."
+        )
+    return Reading(opened, samples, words)
 
 
 def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int:
@@ -201,13 +276,13 @@ def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
 
 
 def _encode(
-    dsn: str, encoder: TextEncoder, samples: Samples, words: list[str], reporter: Reporter
+    dsn: str, encoder: TextEncoder, texts: list[str], words: list[str], reporter: Reporter
 ) -> tuple[Array, Array]:
-    distinct = list(dict.fromkeys([*samples.texts, *words]))
+    distinct = list(dict.fromkeys([*texts, *words]))
     reporter.stage("encoding texts", len(distinct))
     vectors = encode_cached(dsn, encoder, distinct, reporter.advance)
     row_of = {text: row for row, text in enumerate(distinct)}
-    return vectors[: len(samples.texts)], vectors[np.array([row_of[word] for word in words], dtype=np.int64)]
+    return vectors[: len(texts)], vectors[np.array([row_of[word] for word in words], dtype=np.int64)]
 
 
 def _categories(connection: db.Connection, source: str) -> list[str]:
@@ -226,10 +301,3 @@ def _stages(reporter: Reporter) -> Callable[[str, int], Callable[[int], None]]:
         return reporter.advance
 
     return stage
-
-
-@contextmanager
-def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    seconds[name] = time.monotonic() - started

@@ -1,0 +1,52 @@
+-- What `callipper-db refresh` needs to know: which POIs have changed, and that somebody is told at once.
+
+-- Notes which POIs a statement has touched, and wakes whoever listens, once a transaction. In the owner's name, since whoever
+-- may write POIs need not be allowed to write, or to read, what is noted about them. A row a statement, with the ids as
+-- ranges: those of POIs that were loaded together are one range, so that a load is not slowed down. A truncated table has no
+-- rows to name: all ids are noted. A statement that touches no row says nothing.
+CREATE OR REPLACE FUNCTION callipper._note_poi_change() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    touched int8multirange;
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN
+            touched := (SELECT range_agg(int8range(n.poi_id, n.poi_id, '[]')) FROM new_rows n);
+        WHEN 'DELETE' THEN
+            touched := (SELECT range_agg(int8range(o.poi_id, o.poi_id, '[]')) FROM old_rows o);
+        WHEN 'UPDATE' THEN  -- the key itself may have changed
+            touched := (SELECT range_agg(int8range(n.poi_id, n.poi_id, '[]')) FROM new_rows n)
+                + (SELECT range_agg(int8range(o.poi_id, o.poi_id, '[]')) FROM old_rows o);
+        WHEN 'TRUNCATE' THEN
+            touched := '{(,)}';
+    END CASE;
+    IF touched IS NOT NULL THEN
+        INSERT INTO callipper.poi_change (poi_ids) VALUES (touched);
+        PERFORM pg_notify('callipper_poi', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION callipper._note_poi_change() IS
+    'trigger function of callipper.poi: note which POIs a statement has touched, and notify callipper_poi';
+
+CREATE OR REPLACE TRIGGER note_insert AFTER INSERT ON callipper.poi
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION callipper._note_poi_change();
+CREATE OR REPLACE TRIGGER note_update AFTER UPDATE ON callipper.poi
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION callipper._note_poi_change();
+CREATE OR REPLACE TRIGGER note_delete AFTER DELETE ON callipper.poi
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION callipper._note_poi_change();
+CREATE OR REPLACE TRIGGER note_truncate AFTER TRUNCATE ON callipper.poi
+    FOR EACH STATEMENT EXECUTE FUNCTION callipper._note_poi_change();
+
+-- Makes every session plan anew. loc_embed() of a constant is folded into a plan, and so are the extent of a model and the
+-- usual distance of its POIs; a refresh changes them. Granting on the schema changes no right, but writes pg_namespace, at
+-- which all cached plans are dropped. The caller holds a lock on callipper.model, so that no two do it at once.
+CREATE OR REPLACE FUNCTION callipper._forget_plans() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA callipper TO %I', current_user);
+END
+$$;
+COMMENT ON FUNCTION callipper._forget_plans() IS
+    'make every session drop its cached plans, with what they have folded to constants';

@@ -1,0 +1,198 @@
+"""Where batches come from: rows that are all on the device, or, in streaming.py, rows on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from callipper_db.store import Array
+from trainer.config import TrainConfig
+from trainer.context import Pyramid, build_levels, build_pyramid
+from trainer.distributed import ALONE, Ranks
+from trainer.model import MINIMUM_DEVIATION, LocationEncoder
+from trainer.objective import Batch, Places
+from trainer.targets import Kinds, draw_background, fit_kinds, kinds_of, told_columns
+
+MOST_DEVIATIONS = 10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
+Columns = dict[str, Tensor]  # of N rows each, by name
+
+
+class Data(Protocol):
+    """What an epoch reads. Sizes are of whole batches; each process receives its share of their rows."""
+
+    pyramid: Pyramid | None
+    maker: Maker
+    training: int  # rows
+    validation: int  # rows
+
+    def standardise(self, location: LocationEncoder) -> None:
+        """Fit the encoder's standardisation to the training rows; before the first batch."""
+
+    def batches(self, epoch: int, size: int) -> Iterator[Batch]:
+        """The training rows in an order that follows from seed and epoch, in whole batches."""
+
+    def held_out(self, size: int) -> Iterator[Batch]:
+        """The validation rows in whole batches, the same each time: of several processes each gets other batches, whole."""
+
+
+class Maker:
+    """Turns rows as they are stored into what the model reads, the same way for data in memory and on disk."""
+
+    def __init__(self, pyramid: Pyramid | None, kinds: Kinds | None, text_vectors: Array, device: torch.device) -> None:
+        self.pyramid, self.kinds, self.device = pyramid, kinds, device
+        self.codes = None if pyramid is None else pyramid.text_code(text_vectors)
+        self.text_vectors = torch.from_numpy(np.ascontiguousarray(text_vectors)).to(device)
+        self.kind_mean = self.kind_scale = torch.zeros(0)
+        self.background: Columns = {}
+
+    @property
+    def told(self) -> int:
+        """How many numbers an embedding must tell."""
+        return told_columns(self.pyramid) + self.kinds.width if self.pyramid and self.kinds else 0
+
+    def columns(self, metres: Array, text_id: Array | None = None, name_id: Array | None = None) -> Columns:
+        """All that is computed per row, on the CPU: metres (N, 2) from the origin, and of POIs the (N,) texts and names.
+
+        A POI does not see itself.
+        """
+        columns = {"metres": torch.from_numpy(np.ascontiguousarray(metres))}
+        if text_id is not None:
+            columns["text_id"] = torch.from_numpy(text_id.astype(np.int64))
+        if name_id is not None:
+            columns["name_id"] = torch.from_numpy(name_id.astype(np.int64))
+        if self.pyramid is not None and self.codes is not None and self.kinds is not None:
+            own = None if text_id is None else self.codes[text_id]
+            columns["context"] = torch.from_numpy(self.pyramid.features(metres, own_code=own))
+            columns["kinds"] = torch.from_numpy(self.kinds.log_counts(metres, text_id))
+        return columns
+
+    def fit_standardisation(self, location: LocationEncoder, mean: Tensor, deviation: Tensor) -> None:
+        """Take mean and deviation of the columns context and kinds, one after the other."""
+        width = mean.shape[0] - (self.kinds.width if self.kinds else 0)
+        location.set_standardisation(mean[:width], deviation[:width])
+        self.kind_mean = mean[width:].to(self.device)
+        kinds = deviation[width:].to(self.device)
+        self.kind_scale = torch.where(kinds > MINIMUM_DEVIATION, 1 / kinds, 0)
+
+    def standardised(self, columns: Columns, location: LocationEncoder) -> Columns:
+        """The columns as batch() takes them."""
+        if "context" not in columns:
+            return columns
+        context, kinds = location.standardise(columns["context"]), (columns["kinds"] - self.kind_mean) * self.kind_scale
+        return columns | {"context": context, "kinds": kinds}
+
+    def draw_background(self, location: LocationEncoder, pois: int, seed: int) -> None:
+        """Places to stand beside so many POIs, all of them on the device."""
+        if self.pyramid is not None:
+            columns = self.columns(draw_background(self.pyramid, pois, seed))
+            columns = {name: values.to(self.device) for name, values in columns.items()}
+            self.background = self.standardised(columns, location)
+
+    def beside(self, random: np.random.Generator, size: int, ranks: Ranks) -> Columns:
+        """Half as many places as a batch has rows, at random; of several processes each takes its part."""
+        count = size // 2 // ranks.world * ranks.world
+        if not self.background or not count:
+            return {}
+        rows = torch.from_numpy(random.integers(len(self.background["metres"]), size=count)[ranks.part(count)])
+        return {name: values[rows.to(self.device)] for name, values in self.background.items()}
+
+    def batch(self, columns: Columns, beside: Columns | None = None) -> Batch:
+        """Rows whose columns are on the device and standardised."""
+        name_id = columns.get("name_id")
+        return Batch(
+            pois=self._places(columns),
+            text_id=columns["text_id"],
+            text=self.text_vectors[columns["text_id"]],
+            name_id=name_id,
+            name=None if name_id is None else self.text_vectors[name_id.clamp(min=0)],
+            background=self._places(beside) if beside else None,
+        )
+
+    def _places(self, columns: Columns) -> Places:
+        if self.pyramid is None:
+            return Places(columns["metres"])
+        told = torch.cat([columns["context"][:, -told_columns(self.pyramid) :], columns["kinds"]], dim=1)
+        told = told.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
+        return Places(columns["metres"], columns["context"], told)
+
+
+def background_random(config: TrainConfig, epoch: int) -> np.random.Generator:
+    """What decides the places beside the POIs of an epoch."""
+    return np.random.default_rng([config.seed, epoch, 1])
+
+
+class Resident:
+    """All rows on the device: an epoch reads them by their numbers."""
+
+    def __init__(
+        self,
+        metres: Array,
+        text_id: Array,
+        text_vectors: Array,
+        config: TrainConfig,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+        name_id: Array | None = None,
+    ) -> None:
+        """metres: (N, 2) from the origin; text_id and name_id: (N,) into text_vectors (V, T), -1 for no name."""
+        self.config, self.device, self.ranks = config, device, ranks
+        self.pyramid, kinds = None, None
+        if config.encoder == "contextual":
+            self.pyramid = build_pyramid(metres, text_id, text_vectors)
+            kind_code = fit_kinds(text_vectors, np.bincount(text_id, minlength=len(text_vectors)))
+            own = kind_code(text_vectors)
+            kinds = kinds_of(build_levels(self.pyramid.text_code, metres, own[text_id]), own)
+        self.maker = Maker(self.pyramid, kinds, text_vectors, device)
+        columns = self.maker.columns(metres, text_id, name_id if config.name_weight else None)
+        self.columns = {name: values.to(device) for name, values in columns.items()}
+        self.training_rows, self.validation_rows = split(len(metres), config.validation_share, config.seed)
+        self.training, self.validation = len(self.training_rows), len(self.validation_rows)
+
+    def standardise(self, location: LocationEncoder) -> None:
+        """By all training rows; what is kept on the device is standardised once and for all."""
+        if "context" not in self.columns:
+            return
+        rows = torch.from_numpy(self.training_rows).to(self.device)
+        numbers = torch.cat([self.columns["context"], self.columns["kinds"]], dim=1)[rows]
+        self.maker.fit_standardisation(location, numbers.mean(dim=0), numbers.std(dim=0))
+        self.columns = self.maker.standardised(self.columns, location)
+        self.maker.draw_background(location, self.training, self.config.seed)
+
+    def batches(self, epoch: int, size: int) -> Iterator[Batch]:
+        """In the order of one random permutation an epoch."""
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(self.training_rows)
+        random = background_random(self.config, epoch)
+        for rows in batches(torch.from_numpy(order).to(self.device), size):
+            yield self.take(rows[self.ranks.part(size)], self.maker.beside(random, size, self.ranks))
+
+    def held_out(self, size: int) -> Iterator[Batch]:
+        """In an order of their own."""
+        order = torch.from_numpy(np.random.default_rng(0).permutation(self.validation_rows)).to(self.device)
+        for rows in self.ranks.every(batches(order, size)):
+            yield self.take(rows)
+
+    def take(self, rows: Tensor, beside: Columns | None = None) -> Batch:
+        """Rows by their numbers, (B,) on the device."""
+        return self.maker.batch({name: values[rows] for name, values in self.columns.items()}, beside)
+
+
+def split(count: int, validation_share: float, seed: int) -> tuple[Array, Array]:
+    """Row numbers for training and validation, disjoint, at random."""
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = validation_rows(count, validation_share)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def validation_rows(count: int, validation_share: float) -> int:
+    """How many of so many rows are held out."""
+    return max(2, round(count * validation_share))
+
+
+def batches(order: Tensor, size: int) -> Iterator[Tensor]:
+    """Whole batches only: a smaller one has fewer negatives, hence another loss."""
+    for start in range(0, len(order) - size + 1, size):
+        yield order[start : start + size]
