@@ -292,7 +292,7 @@ class Bytes:
 @click.option(
     "--stream/--no-stream",
     default=None,
-    help="Keep the POIs on disk and not in memory (default: from four million on).",
+    help="Keep the POIs on disk and not in memory (default: from a million on).",
 )
 @click.option("--text-encoder", help="Name on the Hugging Face hub or a folder (default: all-MiniLM-L6-v2).")
 @click.option(

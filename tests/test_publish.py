@@ -138,7 +138,7 @@ def test_embeddings_are_what_the_published_weights_make(reading: db.Connection) 
 def test_texts_are_what_the_encoder_and_the_published_projection_make(
     reading: db.Connection, encoder: TextEncoder
 ) -> None:
-    texts = ["park", "Cafe", "education", "A place of school, a type of education", place_words()[-1]]
+    texts = ["park", "Cafe", "education", "school", place_words()[-1]]
     check_texts(reading, 1, encoder, texts)
     norms = reading.execute("SELECT min(vector_norm(emb)), max(vector_norm(emb)) FROM callipper.text_embedding")
     np.testing.assert_allclose(norms.fetchone(), [1, 1], atol=1e-5)
@@ -146,7 +146,7 @@ def test_texts_are_what_the_encoder_and_the_published_projection_make(
 
 def test_every_training_text_category_and_place_word_is_answered(reading: db.Connection) -> None:
     texts = [text for (text,) in reading.execute("SELECT DISTINCT text FROM points").fetchall()]
-    assert "A place of cafe, a type of food" in texts
+    assert "cafe" in texts
     names = [name for (name,) in reading.execute("SELECT DISTINCT name FROM points WHERE name IS NOT NULL").fetchall()]
     assert "The Old Cafe" in names
     texts += names

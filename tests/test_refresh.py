@@ -38,8 +38,7 @@ from trainer.refresh import Memory, RefreshSummary, refresh
 from trainer.stream import Source
 from trainer.text import TextEncoder
 
-TEXT = "coalesce(description, concat('A place of ' || category, ', a type of ' || category_group))"
-POIS = f"(SELECT poi_id, geom, {TEXT} AS text FROM poi WHERE category IS NOT NULL OR description IS NOT NULL) AS q"
+POIS = "(SELECT poi_id, geom, coalesce(description, category) AS text FROM poi WHERE category IS NOT NULL OR description IS NOT NULL) AS q"
 FAR = 1.0  # degrees; 68 km to the east, further than any lattice looks
 COORDINATE = replace(CONFIG, encoder="coordinate", epochs=1)
 

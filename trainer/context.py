@@ -7,7 +7,7 @@ from each level the bilinear mix of its four nearest cells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class Pyramid:
 
     def over(self, metres: Array, codes: Array) -> Pyramid:
         """The same lattices over other POIs: (N, 2) metres from the origin and the (N, CODE_SIZE) code of each."""
-        return Pyramid(self.text_code, [_build_level(level.size_m, metres, codes) for level in self.levels])
+        return Pyramid(self.text_code, [build_level(level.size_m, metres, codes) for level in self.levels])
 
     def features(self, metres: Array, own_code: Array | None = None) -> Array:
         """(N, 2) metres from the origin -> (N, width) float32: per level the mean code and log(1 + number) around a point.
@@ -105,39 +105,18 @@ def build_pyramid(metres: Array, text_id: Array, text_vectors: Array) -> Pyramid
     return build_levels(text_code, metres, text_code(text_vectors)[text_id])
 
 
-def build_levels(text_code: TextCode, metres: Array, codes: Array, sums: type = np.float32) -> Pyramid:
-    """The pyramid over N places whose texts' codes are known: (N, 2) and (N, CODE_SIZE).
-
-    sums: np.float64 for one that is merged with others, since sums of rounded sums would differ from the sum of all.
-    """
-    sizes = [FINEST_M * 2**number for number in range(LEVELS)]
-    return Pyramid(text_code, [_build_level(size_m, metres, codes, sums) for size_m in sizes])
+def build_levels(text_code: TextCode, metres: Array, codes: Array) -> Pyramid:
+    """The pyramid over N places whose texts' codes are known: (N, 2) and (N, CODE_SIZE)."""
+    return Pyramid(text_code, [build_level(size_m, metres, codes) for size_m in level_sizes()])
 
 
-def rounded(pyramid: Pyramid) -> Pyramid:
-    """The same with sums in float32, as they are read and stored."""
-    levels = [replace(level, code_sum=level.code_sum.astype(np.float32)) for level in pyramid.levels]
-    return Pyramid(pyramid.text_code, levels)
+def level_sizes() -> list[float]:
+    """The lattices' cell sides in metres."""
+    return [FINEST_M * 2**number for number in range(LEVELS)]
 
 
-def merge_pyramids(one: Pyramid, other: Pyramid) -> Pyramid:
-    """The pyramid over the POIs of both, which have one text code; of sums in float64, see build_levels."""
-    return Pyramid(one.text_code, [_merge_levels(*pair) for pair in zip(one.levels, other.levels, strict=True)])
-
-
-def _merge_levels(one: Level, other: Level) -> Level:
-    key = np.union1d(one.key, other.key)
-    ij, count = np.empty((len(key), 2), np.int64), np.zeros(len(key), np.float32)
-    code_sum = np.zeros((len(key), one.code_sum.shape[1]), one.code_sum.dtype)
-    for level in (one, other):
-        at = np.searchsorted(key, level.key)
-        ij[at] = level.ij
-        count[at] += level.count
-        code_sum[at] += level.code_sum
-    return Level(one.size_m, key, ij, count, code_sum)
-
-
-def _build_level(size_m: float, metres: Array, codes: Array, sums: type = np.float32) -> Level:
+def build_level(size_m: float, metres: Array, codes: Array, sums: type = np.float32) -> Level:
+    """One lattice; sums: np.float64 where they are to be added to others, since rounded sums would add up to another."""
     ij = np.floor(metres / size_m).astype(np.int64)
     key, first, inverse = np.unique(cell_key(ij), return_index=True, return_inverse=True)
     order = np.argsort(inverse, kind="stable")

@@ -347,10 +347,7 @@ def _text_expression(source: Source, columns: dict[str, str]) -> str:
     if source.template:
         return template_expression(source.template, columns, source.relation)
     if "category" in columns:
-        template = POI_TEMPLATE
-        if "category_group" not in columns:
-            template = re.sub(r"\[.*\]", "", template)
-        expression = template_expression(template, columns, source.relation)
+        expression = template_expression(POI_TEMPLATE, columns, source.relation)
         return f"coalesce({TRIMMED.format('s.description')}, {expression})" if "description" in columns else expression
     found = [name for name in TEXT_COLUMNS if name in columns]
     if not found:

@@ -17,12 +17,12 @@ import torch
 from callipper_db.store import Array
 from trainer.batches import Columns, Maker, background_random, validation_rows
 from trainer.config import TrainConfig
-from trainer.context import Pyramid, TextCode, build_levels, fit_counted_code, merge_pyramids, rounded
+from trainer.context import Level, Pyramid, TextCode, build_level, cell_key, fit_counted_code, level_sizes
 from trainer.distributed import ALONE, Ranks
 from trainer.model import LocationEncoder
 from trainer.objective import Batch
 from trainer.stored import StoredSamples, check_room, writing
-from trainer.targets import fit_kinds, kinds_of
+from trainer.targets import TOLD_FROM_M, fit_kinds, kinds_of
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -54,7 +54,7 @@ class Streaming:
         if config.encoder == "contextual":
             self.pyramid = pyramid_of(stored, text_vectors)
             own = fit_kinds(text_vectors, stored.text_count)(text_vectors)
-            kinds = kinds_of(lattices_of(stored, self.pyramid.text_code, own), own)
+            kinds = kinds_of(lattices_of(stored, self.pyramid.text_code, own, TOLD_FROM_M), own)
         self.maker = Maker(self.pyramid, kinds, text_vectors, device)
         self.ready = stored.path.with_name("ready")  # the file of columns
         self.validation = validation_rows(len(stored), config.validation_share)
@@ -176,24 +176,42 @@ def pyramid_of(stored: StoredSamples, text_vectors: Array) -> Pyramid:
     return lattices_of(stored, text_code, text_code(text_vectors))
 
 
-def lattices_of(stored: StoredSamples, text_code: TextCode, codes: Array) -> Pyramid:
-    """The lattices over all rows, chunk by chunk, with the (V, K) codes of their texts."""
-    chunks = ((part.metres - stored.origin, codes[part.text_id]) for part in stored.chunks())
-    return rounded(merged(build_levels(text_code, *chunk, np.float64) for chunk in chunks))
+def lattices_of(stored: StoredSamples, text_code: TextCode, codes: Array, from_m: float = 0.0) -> Pyramid:
+    """The lattices of that size and more over all rows, one after the other, with the (V, K) codes of their texts."""
+    sizes = [size_m for size_m in level_sizes() if size_m >= from_m]
+    return Pyramid(text_code, [_count_level(stored, size_m, codes) for size_m in sizes])
 
 
-def merged(pyramids: Iterable[Pyramid]) -> Pyramid:
-    """One pyramid of many, merged like with like as a counter carries, so that none is copied more than log times."""
-    waiting: list[tuple[int, Pyramid]] = []
-    for pyramid in pyramids:
-        waiting.append((1, pyramid))
+def _count_level(stored: StoredSamples, size_m: float, codes: Array) -> Level:
+    """In two passes: which cells there are, then what they hold, summed up in float64."""
+    places = (part.metres - stored.origin for part in stored.chunks())
+    key = merged((np.unique(cell_key(np.floor(metres / size_m).astype(np.int64))) for metres in places), np.union1d)
+    ij, count = np.empty((len(key), 2), np.int64), np.zeros(len(key), np.float32)
+    code_sum = np.zeros((len(key), codes.shape[1]))
+    for part in stored.chunks():
+        level = build_level(size_m, part.metres - stored.origin, codes[part.text_id], np.float64)
+        at = np.searchsorted(key, level.key)
+        ij[at] = level.ij
+        count[at] += level.count
+        code_sum[at] += level.code_sum
+    return Level(size_m, key, ij, count, code_sum.astype(np.float32))
+
+
+def merged(arrays: Iterable[Array], join: Callable[[Array, Array], Array]) -> Array:
+    """One array of many, joined like with like as a counter carries, so that none is copied more than log times."""
+    waiting: list[tuple[int, Array]] = []
+    for array in arrays:
+        waiting.append((1, array))
         while len(waiting) > 1 and waiting[-2][0] <= waiting[-1][0]:
-            (one, first), (other, second) = waiting[-2:]
-            waiting[-2:] = [(one + other, merge_pyramids(first, second))]
+            _join_last(waiting, join)
     while len(waiting) > 1:
-        (one, first), (other, second) = waiting[-2:]
-        waiting[-2:] = [(one + other, merge_pyramids(first, second))]
+        _join_last(waiting, join)
     return waiting[0][1]
+
+
+def _join_last(waiting: list[tuple[int, Array]], join: Callable[[Array, Array], Array]) -> None:
+    (one, first), (other, second) = waiting[-2:]
+    waiting[-2:] = [(one + other, join(first, second))]
 
 
 def prefetched(items: Iterator[T], work: Callable[[T], U], threads: int) -> Iterator[U]:

@@ -39,9 +39,9 @@ TRAIN_LOCK = 0x0CA1_0002  # advisory lock: one training run at a time in a datab
 PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
 
 
-# From so many rows on they stay on disk. In memory they take some 2.5 GB a million (benchmarks/stream_memory.py), so this is
-# where a machine of 16 GB, with a server on it too, comes to its end.
-STREAM_FROM = 4_000_000
+# From so many rows on they stay on disk: in memory they take up to 10 GB a million (benchmarks/stream_memory.py), which, with a
+# server beside it, is what a machine of 16 GB has.
+STREAM_FROM = 1_000_000
 
 
 @dataclass
