@@ -252,9 +252,15 @@ class Bytes:
 @click.option(
     "--template", help="Or a template: '[{name}, ]A place of {category}'; brackets go where a column is empty."
 )
-@click.option("--name", help="SQL expression for a row's name (default: the column name, without --text or --template).")
 @click.option(
-    "--names", type=click.IntRange(0), default=25_000, show_default=True, help="The most frequent names to learn, so many."
+    "--name", help="SQL expression for a row's name (default: the column name, without --text or --template)."
+)
+@click.option(
+    "--names",
+    type=click.IntRange(0),
+    default=25_000,
+    show_default=True,
+    help="The most frequent names to learn, so many.",
 )
 @click.option("--id", "identifier", help="Unique integer column of the source.")
 @click.option("--geometry", help="Geometry column of the source (default: the first).")
@@ -367,7 +373,9 @@ def train(
         with reporter(as_json) as told:
             summary = trainer_train.train(
                 dsn,
-                Source(source, text, template, identifier, geometry, None if srid == "auto" else int(srid), name, names),
+                Source(
+                    source, text, template, identifier, geometry, None if srid == "auto" else int(srid), name, names
+                ),
                 config,
                 told,
                 text_encoder=text_encoder or settings.text_encoder,

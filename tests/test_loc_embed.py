@@ -106,7 +106,9 @@ def samples_at(connection: db.Connection, metres: Array) -> Samples:
     ).fetchall()
     texts = [f"kind {number}" for number in range(7)]
     text_id = np.random.default_rng(2).integers(0, len(texts), len(metres)).astype(np.int32)
-    return Samples(np.arange(1, len(metres) + 1), np.array(rows), metres, text_id, texts, SRID, np.full(len(metres), -1))
+    return Samples(
+        np.arange(1, len(metres) + 1), np.array(rows), metres, text_id, texts, SRID, np.full(len(metres), -1)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,8 @@ from trainer.refresh import Memory, RefreshSummary, refresh
 from trainer.stream import Source
 from trainer.text import TextEncoder
 
-POIS = "(SELECT poi_id, geom, coalesce(description, category) AS text FROM poi WHERE category IS NOT NULL OR description IS NOT NULL) AS q"
+TEXT = "coalesce(description, category)"
+POIS = f"(SELECT poi_id, geom, {TEXT} AS text FROM poi WHERE {TEXT} IS NOT NULL) AS q"
 FAR = 1.0  # degrees; 68 km to the east, further than any lattice looks
 COORDINATE = replace(CONFIG, encoder="coordinate", epochs=1)
 

@@ -123,7 +123,13 @@ def test_poi_table_uses_poi_id_and_the_template(database: str) -> None:
                 "pub",
             ]
             names = snapshot.samples.name_id
-            assert [snapshot.samples.texts[name] if name >= 0 else None for name in names] == ["Bob's", None, None, "x", "x"]
+            assert [snapshot.samples.texts[name] if name >= 0 else None for name in names] == [
+                "Bob's",
+                None,
+                None,
+                "x",
+                "x",
+            ]
             assert snapshot.source == "callipper.poi"
             assert snapshot.samples.point_id.tolist() == [1, 2, 3, 4, 5]
             assert snapshot.without_text == 1

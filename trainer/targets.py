@@ -65,7 +65,7 @@ class Kinds:
         return len(self.levels) * int(self.own.shape[1])
 
     def log_counts(self, metres: Array, text_id: Array | None = None) -> Array:
-        """(N, 2) metres from the origin -> (N, width) float32: log(1 + number). POIs with (N,) texts do not count themselves."""
+        """(N, 2) metres from the origin -> (N, width) float32: log(1 + number). POIs, with (N,) texts, leave themselves out."""
         result = np.empty((len(metres), self.width), np.float32)
         for start in range(0, len(metres), ROWS):
             rows = slice(start, start + ROWS)
