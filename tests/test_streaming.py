@@ -27,6 +27,7 @@ from callipper_db.progress import Silent
 from callipper_db.store import Array
 from trainer import stored as stored_module
 from trainer import streaming
+from trainer.batches import sees_itself
 from trainer.config import TrainConfig
 from trainer.context import build_pyramid
 from trainer.fit import Run, Trained, fit, fit_stored
@@ -156,7 +157,10 @@ def test_an_epoch_shows_each_training_row_once_with_its_features(tmp_path: Path,
     samples = replace(samples_of(metres, text_id), name_id=some)
     relative = metres - samples.origin
     pyramid = build_pyramid(relative, text_id, vectors)
-    context = pyramid.features(relative, pyramid.text_code(vectors)[text_id])  # each without itself
+    context = pyramid.features(relative, pyramid.text_code(vectors)[text_id])  # each without itself, but for some
+    sees = sees_itself(relative)
+    assert 0.07 < sees.mean() < 0.13
+    context[sees] = pyramid.features(relative[sees])
     row_of = {tuple(place): row for row, place in enumerate(relative.tolist())}
     with kept(samples, tmp_path) as stored:
         data = Streaming(stored, vectors, QUICK, CPU)

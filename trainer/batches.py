@@ -17,6 +17,7 @@ from trainer.model import MINIMUM_DEVIATION, LocationEncoder
 from trainer.objective import Batch, Places
 from trainer.targets import Kinds, draw_background, fit_kinds, kinds_of, told_columns
 
+SEE_THEMSELVES = 0.1  # of the POIs
 MOST_DEVIATIONS = 10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
 Columns = dict[str, Tensor]  # of N rows each, by name
 
@@ -57,7 +58,7 @@ class Maker:
     def columns(self, metres: Array, text_id: Array | None = None, name_id: Array | None = None) -> Columns:
         """All that is computed per row, on the CPU: metres (N, 2) from the origin, and of POIs the (N,) texts and names.
 
-        A POI does not see itself.
+        Most POIs do not see themselves.
         """
         columns = {"metres": torch.from_numpy(np.ascontiguousarray(metres))}
         if text_id is not None:
@@ -65,9 +66,12 @@ class Maker:
         if name_id is not None:
             columns["name_id"] = torch.from_numpy(name_id.astype(np.int64))
         if self.pyramid is not None and self.codes is not None and self.kinds is not None:
-            own = None if text_id is None else self.codes[text_id]
-            columns["context"] = torch.from_numpy(self.pyramid.features(metres, own_code=own))
-            columns["kinds"] = torch.from_numpy(self.kinds.log_counts(metres, text_id))
+            context, kinds = self.pyramid.features(metres), self.kinds.log_counts(metres)
+            if text_id is not None:
+                alone = ~sees_itself(metres)
+                context[alone] = self.pyramid.features(metres[alone], own_code=self.codes[text_id[alone]])
+                kinds[alone] = self.kinds.log_counts(metres[alone], text_id[alone])
+            columns |= {"context": torch.from_numpy(context), "kinds": torch.from_numpy(kinds)}
         return columns
 
     def fit_standardisation(self, location: LocationEncoder, mean: Tensor, deviation: Tensor) -> None:
@@ -118,6 +122,20 @@ class Maker:
         told = torch.cat([columns["context"][:, -told_columns(self.pyramid) :], columns["kinds"]], dim=1)
         told = told.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
         return Places(columns["metres"], columns["context"], told)
+
+
+def sees_itself(metres: Array) -> Array:
+    """Whether each of some POIs, (N, 2) metres, finds itself among what lies around it.
+
+    Were there none, a model would learn that next door to the only bakery there is no bakery: what asks for a place with a
+    bakery would be led away from it. Were there all, it would read the bakery off the bakery, and learn nothing of the
+    street. Which ones follows from their coordinates, so that it is the same in memory and on disk.
+    """
+    mixed = np.ascontiguousarray(metres, np.float64).view(np.uint64)
+    mixed = (mixed[:, 0] * np.uint64(0x9E3779B97F4A7C15)) ^ (mixed[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F))
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    sees: Array = (mixed >> np.uint64(40)).astype(np.float64) / 2**24 < SEE_THEMSELVES
+    return sees
 
 
 def background_random(config: TrainConfig, epoch: int) -> np.random.Generator:
