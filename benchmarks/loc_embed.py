@@ -31,11 +31,15 @@ BARS_MS = {"coordinate": 1.5, "contextual": 3.0}
 BAR_DIFFERENCE = 1e-5
 
 BASELINE = """
-CREATE FUNCTION pg_temp.plain(version integer, layers text[], x vector) RETURNS vector LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.plain(version integer, layers text[], joins boolean, x vector) RETURNS vector LANGUAGE plpgsql AS $$
 DECLARE
     name text;
+    features vector := x;
 BEGIN
     FOREACH name IN ARRAY layers LOOP
+        IF name = 'output' AND joins THEN
+            x := x || features;
+        END IF;
         x := ARRAY(
             SELECT greatest(inner_product(w.weight, x) + w.bias, 0) FROM callipper.location_weight w
             WHERE w.version = plain.version AND w.layer = name ORDER BY w.neuron
@@ -72,7 +76,7 @@ def run(city: City) -> dict[str, Any]:
 
 
 def _publish(city: City, encoder: str) -> Untrained:
-    samples, config = city.samples, TrainConfig(encoder=encoder, device="cpu")
+    samples, config = city.samples, TrainConfig.of(encoder, device="cpu")
     pyramid = None
     if encoder == "contextual":
         pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, city.text_vectors)
@@ -116,8 +120,9 @@ def _measure(city: City, model: Untrained) -> dict[str, Any]:
         layers = list(model.trained.model.location.linear_layers())
         width = model.trained.model.location.input.in_features
         plain_query = sql.SQL(
-            "SELECT count(pg_temp.plain({}, {}, array_fill(number, ARRAY[{}])::vector)) FROM pg_temp.asked WHERE number <= {}"
-        ).format(model.version, layers, width, FEW)
+            "SELECT count(pg_temp.plain({}, {}, {}, array_fill(number, ARRAY[{}])::vector)) FROM pg_temp.asked"
+            " WHERE number <= {}"
+        ).format(model.version, layers, model.trained.model.location.joins, width, FEW)
         ours, plain, support = [], [], []
         for _ in range(ROUNDS):
             plain.append(_ms(connection, plain_query) / FEW)

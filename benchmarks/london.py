@@ -11,10 +11,10 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks.city import SRID, TEMPLATE, City
+from benchmarks.city import SRID, City
 from callipper_db import db, search
 
-BAR_S = 180
+BAR_S = {"first": 300, "again": 150}  # with no text encoded yet, and with all of them
 BAR_GIB = 3.0
 BAR_DENSITY = 3.0
 
@@ -31,30 +31,35 @@ SELECT (SELECT coalesce(sum(pubs), 0) FROM cell_pubs WHERE cell_id = ANY(%s))::f
 
 def run(city: City) -> dict[str, Any]:
     """Seconds by stage, the trainer's peak memory, and whether the answer to 'pub' has pubs in it."""
-    command = [sys.executable, "-m", "callipper_db", "train", "--dsn", city.dsn, "--srid", str(SRID), "--json"]
-    options = ["--template", TEMPLATE, "--grid-size", "100", "--epochs", "8"]
-    with tempfile.TemporaryDirectory() as home:
-        started = time.perf_counter()
-        finished = subprocess.run(
-            [*command, *options],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"CALLIPPER_HOME": home},
-        )
-        spent = time.perf_counter() - started
-    summary = json.loads(finished.stdout.splitlines()[-1])
+    with db.session(city.dsn) as connection:
+        connection.execute("DELETE FROM callipper.text_vector")
+    figures = {name: _train(city) for name in BAR_S}
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     cells = [cell["cell_id"] for cell in search.nearest_cells(city.dsn, "pub", 10)]
     with db.session(city.dsn) as connection:
         row = connection.execute(DENSITY, [cells, len(cells)]).fetchone()
     density = float(row[0]) if row else 0.0
-    return {
-        "train_to_active_s": round(spent, 1),
-        "stages_s": summary["seconds"],
-        "cells": summary["cells"],
+    in_time = all(figures[name]["train_to_active_s"] < bar for name, bar in BAR_S.items())
+    return figures | {
         "peak_gib": round(peak, 2),
         "pub_density_of_top_cells": round(density, 1),
         "bars": {"s": BAR_S, "gib": BAR_GIB, "density": BAR_DENSITY},
-        "holds": spent < BAR_S and peak < BAR_GIB and density >= BAR_DENSITY,
+        "holds": in_time and peak < BAR_GIB and density >= BAR_DENSITY,
+    }
+
+
+def _train(city: City) -> dict[str, Any]:
+    command = [sys.executable, "-m", "callipper_db", "train", "--dsn", city.dsn, "--srid", str(SRID), "--json"]
+    with tempfile.TemporaryDirectory() as home:
+        started = time.perf_counter()
+        finished = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"CALLIPPER_HOME": home}
+        )
+        spent = time.perf_counter() - started
+    summary = json.loads(finished.stdout.splitlines()[-1])
+    return {
+        "train_to_active_s": round(spent, 1),
+        "stages_s": summary["seconds"],
+        "texts": summary["texts"],
+        "cells": summary["cells"],
     }

@@ -30,8 +30,9 @@ def run(city: City) -> dict[str, Any]:
     config, samples = TrainConfig(), city.samples
     metres = samples.metres - samples.origin
     data = Resident(metres, samples.text_id, city.text_vectors, config, torch.device("cpu"))
-    model = CaLLiPer(config, city.text_vectors.shape[1], data.pyramid.width if data.pyramid else 0)
+    model = data.maker.model(config)
     data.standardise(model.location)
+    batches = data.batches(1, config.batch_size)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
     published = Published(config)
     random = np.random.default_rng(0)
@@ -39,8 +40,7 @@ def run(city: City) -> dict[str, Any]:
     for _ in range(ROUNDS + 1):
         started = time.perf_counter()
         for _ in range(OURS_A_ROUND):
-            rows = torch.from_numpy(random.integers(0, len(samples), config.batch_size))
-            training_step(model, data.take(rows), optimiser)
+            training_step(model, next(batches), optimiser)
         between = time.perf_counter()
         rows = random.integers(0, len(samples), config.batch_size)
         published.step(metres[rows], [samples.texts[number] for number in samples.text_id[rows]])
@@ -63,7 +63,7 @@ class Published:
 
     def __init__(self, config: TrainConfig) -> None:
         self.encoder = find_encoder(ENCODER).transformer
-        self.model = CaLLiPer(TrainConfig(encoder="coordinate"), 384)
+        self.model = CaLLiPer(TrainConfig.of("coordinate"), 384)
         self.model.location.double()
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
 

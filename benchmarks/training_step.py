@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.city import City
@@ -25,19 +25,16 @@ def run(city: City) -> dict[str, Any]:
 
 
 def _share(city: City, encoder: str) -> float:
-    config, samples = TrainConfig(encoder=encoder), city.samples
+    config, samples = TrainConfig.of(encoder), city.samples
     data = Resident(samples.metres - samples.origin, samples.text_id, city.text_vectors, config, torch.device("cpu"))
-    width = data.pyramid.width if data.pyramid else 0
-    model = CaLLiPer(config, city.text_vectors.shape[1], width)
+    model = data.maker.model(config)
     data.standardise(model.location)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(samples)))
-    products = matrix_products(config, city.text_vectors.shape[1], width)
+    products = matrix_products(model, config.batch_size, beside=config.batch_size // 2 if data.pyramid else 0)
     step_s, products_s = [], []
-    for number in range(ROUNDS):
-        rows = order[number * config.batch_size : (number + 1) * config.batch_size]
+    for batch in islice(data.batches(1, config.batch_size), ROUNDS):
         started = time.perf_counter()
-        training_step(model, data.take(rows), optimiser)
+        training_step(model, batch, optimiser)
         between = time.perf_counter()
         for left, right in products:
             left @ right
@@ -47,15 +44,16 @@ def _share(city: City, encoder: str) -> float:
     return round(min(products_s) / min(step_s), 3)
 
 
-def matrix_products(config: TrainConfig, text_dim: int, context: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The operands of each product that the step cannot do without, forward and backward."""
-    batch, hidden, dim = config.batch_size, config.hidden, 128
-    layers = [(4 * config.frequencies + context, hidden), *[(hidden, hidden)] * 2 * config.blocks, (hidden, dim)]
+def matrix_products(model: CaLLiPer, batch: int, beside: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The operands of each product that the step cannot do without, forward and backward; `beside`: places without POIs."""
+    places = [*model.location.linear_layers().values(), *([model.teller] if model.teller else [])]
+    data = (model.location.input, model.text_projection)  # whose inputs need no gradient
     operands = []
-    for inputs, outputs in [*layers, (text_dim, dim)]:
-        x, weight, gradient = torch.randn(batch, inputs), torch.randn(outputs, inputs), torch.randn(batch, outputs)
+    for layer, rows in [*((layer, batch + beside) for layer in places), (model.text_projection, batch)]:
+        x, gradient = torch.randn(rows, layer.in_features), torch.randn(rows, layer.out_features)
+        weight = torch.randn(layer.out_features, layer.in_features)
         operands += [(x, weight.T), (gradient.T, x)]
-        if inputs == hidden:  # the first layers' inputs are data: they need no gradient
+        if layer not in data:
             operands.append((gradient, weight))
-    place, logits = torch.randn(batch, dim), torch.randn(batch, batch)
+    place, logits = torch.randn(batch, model.location.output.out_features), torch.randn(batch, batch)
     return [*operands, (place, place.T), (logits, place), (logits.T, place)]

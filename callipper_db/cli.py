@@ -360,8 +360,8 @@ def train(
         raise click.BadParameter("give an EPSG number such as 27700, or auto", param_hint="--srid")
     if text and template:
         raise click.UsageError("--text and --template exclude each other.")
-    config = TrainConfig(
-        encoder=encoder, epochs=epochs, batch_size=batch_size, seed=seed, device=device, precision=precision
+    config = TrainConfig.of(
+        encoder, epochs=epochs, batch_size=batch_size, seed=seed, device=device, precision=precision
     )
     with joined(device) as ranks:
         if not ranks.leads:
@@ -374,7 +374,14 @@ def train(
             summary = trainer_train.train(
                 dsn,
                 Source(
-                    source, text, template, identifier, geometry, None if srid == "auto" else int(srid), name, names
+                    source,
+                    text,
+                    template,
+                    identifier,
+                    geometry,
+                    srid=None if srid == "auto" else int(srid),
+                    name=name,
+                    names=names if config.name_weight else 0,
                 ),
                 config,
                 told,

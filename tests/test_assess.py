@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from handmade import write_model
 from psycopg import sql
@@ -37,6 +38,7 @@ from trainer.assess import Assessment, assess
 from trainer.embed import embed_places, embed_texts
 from trainer.evaluate import Prediction, Score, Targets
 from trainer.figures import place_errors
+from trainer.fit import fit
 from trainer.labels import Labels, LabelSource, read_labels
 from trainer.loaded import load_model
 from trainer.retrieval import (
@@ -50,7 +52,7 @@ from trainer.retrieval import (
     usual_texts,
 )
 from trainer.samples import Samples
-from trainer.stream import Source
+from trainer.stream import Source, read_samples
 
 KINDS = list(QUARTERS)
 COUNT = 400
@@ -628,6 +630,26 @@ def test_what_is_held_out_is_in_no_part_of_the_model() -> None:
     assert trained.pyramid.text_code.weight[:, 2] == pytest.approx(0, abs=1e-6)
 
 
+def test_names_are_learnt_from_the_kept_places_too() -> None:
+    samples, vectors = random_samples(300)
+    named = replace(samples, name_id=np.where(np.arange(300) % 2, 3 + np.arange(300) % 3, -1), texts=list("abcdef"))
+    vectors = np.eye(6, 40, dtype=np.float32)
+    kept, config = np.arange(0, 300, 7), replace(CONFIG, epochs=1)
+    found = fit_without(named, vectors, kept, config, Silent())
+    expected = fit(
+        samples.metres[kept],
+        samples.text_id[kept],
+        vectors,
+        samples.origin,
+        config,
+        name_id=named.name_id[kept],
+    )
+    without = fit_without(replace(named, name_id=np.full(300, -1)), vectors, kept, config, Silent())
+    weights = [trained.model.text_projection.weight for trained in (found, expected, without)]
+    torch.testing.assert_close(weights[0], weights[1])
+    assert not torch.allclose(weights[0], weights[2], atol=1e-4)
+
+
 def test_a_town_too_small_to_hold_out(module_town: str) -> None:
     with pytest.raises(NotEnoughData, match="no label has 20"):
         evaluate_retrieval(module_town, None, Silent(), text_encoder=ENCODER)
@@ -637,9 +659,17 @@ def test_labels_of_the_source(town: str, tmp_path: Path) -> None:
     with db.session(town, autocommit=True) as connection:
         model = load_model(connection)
         samples, labels = read_labelled(connection, model, None)
-        assert set(labels) == set(KINDS) and len(samples) == sum(len(places(kind)) for kind in KINDS)
-        groups = read_labelled(connection, model, "category_group")[1]
-        assert set(groups) == {group for group, _, _ in QUARTERS.values()}
+        original = read_samples(connection, Source()).samples
+        for row in range(len(samples)):  # the same names, of which none has a label
+            one, other = samples.name_id[row], original.name_id[row]
+            assert (one < 0) == (other < 0)
+            assert one < 0 or samples.texts[one] == original.texts[other]
+        assert (samples.name_id >= 0).any()
+        assert {labels[number] for number in samples.text_id} == set(KINDS) and len(samples) == sum(
+            len(places(kind)) for kind in KINDS
+        )
+        grouped, groups = read_labelled(connection, model, "category_group")
+        assert {groups[number] for number in grouped.text_id} == {group for group, _, _ in QUARTERS.values()}
         with pytest.raises(BadSource, match="colour"):
             read_labelled(connection, model, "colour")
         with connection.transaction():

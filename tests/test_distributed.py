@@ -28,7 +28,6 @@ from trainer.batches import Resident
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks, joined
 from trainer.fit import Run, Trained, fit, fit_stored
-from trainer.model import CaLLiPer
 from trainer.objective import objective
 from trainer.stored import stored_samples
 
@@ -88,7 +87,7 @@ def gradients(ranks: Ranks, config: TrainConfig) -> dict[str, Tensor]:
     metres, text_id, vectors, origin = city(600)
     data = Resident(metres - origin, text_id, vectors, config, CPU, ranks)
     torch.manual_seed(1)
-    model = CaLLiPer(config, vectors.shape[1], data.pyramid.width if data.pyramid else 0, data.maker.told)
+    model = data.maker.model(config)
     data.standardise(model.location)
     loss = objective(model, next(iter(data.batches(1, 60))), ranks.gather)
     loss.backward()  # type: ignore[no-untyped-call]

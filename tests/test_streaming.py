@@ -164,7 +164,7 @@ def test_an_epoch_shows_each_training_row_once_with_its_features(tmp_path: Path,
     row_of = {tuple(place): row for row, place in enumerate(relative.tolist())}
     with kept(samples, tmp_path) as stored:
         data = Streaming(stored, vectors, QUICK, CPU)
-        model = CaLLiPer(QUICK, vectors.shape[1], pyramid.width, data.maker.told)
+        model = data.maker.model(QUICK)
         data.standardise(model.location)
         training = [row_of[tuple(place)] for place in (stored.read(200, 2000)["metres"] - stored.origin).tolist()]
         validation = [row_of[tuple(place)] for place in (stored.read(0, 200)["metres"] - stored.origin).tolist()]

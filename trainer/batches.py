@@ -11,11 +11,11 @@ from torch import Tensor
 
 from callipper_db.store import Array
 from trainer.config import TrainConfig
-from trainer.context import Pyramid, build_levels, build_pyramid
+from trainer.context import Pyramid, build_level, build_pyramid
 from trainer.distributed import ALONE, Ranks
-from trainer.model import MINIMUM_DEVIATION, LocationEncoder
+from trainer.model import MINIMUM_DEVIATION, CaLLiPer, LocationEncoder
 from trainer.objective import Batch, Places
-from trainer.targets import Kinds, draw_background, fit_kinds, kinds_of, told_columns
+from trainer.targets import Kinds, draw_background, fit_kinds, told_columns, told_sizes
 
 SEE_THEMSELVES = 0.1  # of the POIs
 MOST_DEVIATIONS = 10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
@@ -55,6 +55,11 @@ class Maker:
         """How many numbers an embedding must tell."""
         return told_columns(self.pyramid) + self.kinds.width if self.pyramid and self.kinds else 0
 
+    def model(self, config: TrainConfig) -> CaLLiPer:
+        """An untrained model that reads such batches."""
+        width = self.pyramid.width if self.pyramid else 0
+        return CaLLiPer(config, self.text_vectors.shape[1], width, self.told).to(self.device)
+
     def columns(self, metres: Array, text_id: Array | None = None, name_id: Array | None = None) -> Columns:
         """All that is computed per row, on the CPU: metres (N, 2) from the origin, and of POIs the (N,) texts and names.
 
@@ -66,11 +71,14 @@ class Maker:
         if name_id is not None:
             columns["name_id"] = torch.from_numpy(name_id.astype(np.int64))
         if self.pyramid is not None and self.codes is not None and self.kinds is not None:
-            context, kinds = self.pyramid.features(metres), self.kinds.log_counts(metres)
+            context = np.empty((len(metres), self.pyramid.width), np.float32)
+            kinds = np.empty((len(metres), self.kinds.width), np.float32)
+            sees = np.ones(len(metres), bool) if text_id is None else sees_itself(metres)
+            context[sees], kinds[sees] = self.pyramid.features(metres[sees]), self.kinds.log_counts(metres[sees])
             if text_id is not None:
-                alone = ~sees_itself(metres)
-                context[alone] = self.pyramid.features(metres[alone], own_code=self.codes[text_id[alone]])
-                kinds[alone] = self.kinds.log_counts(metres[alone], text_id[alone])
+                places, texts = metres[~sees], text_id[~sees]
+                context[~sees] = self.pyramid.features(places, own_code=self.codes[texts])
+                kinds[~sees] = self.kinds.log_counts(places, texts)
             columns |= {"context": torch.from_numpy(context), "kinds": torch.from_numpy(kinds)}
         return columns
 
@@ -161,9 +169,8 @@ class Resident:
         self.pyramid, kinds = None, None
         if config.encoder == "contextual":
             self.pyramid = build_pyramid(metres, text_id, text_vectors)
-            kind_code = fit_kinds(text_vectors, np.bincount(text_id, minlength=len(text_vectors)))
-            own = kind_code(text_vectors)
-            kinds = kinds_of(build_levels(self.pyramid.text_code, metres, own[text_id]), own)
+            own = fit_kinds(text_vectors, np.bincount(text_id, minlength=len(text_vectors)))(text_vectors)
+            kinds = Kinds([build_level(size_m, metres, own[text_id]) for size_m in told_sizes()], own)
         self.maker = Maker(self.pyramid, kinds, text_vectors, device)
         columns = self.maker.columns(metres, text_id, name_id if config.name_weight else None)
         self.columns = {name: values.to(device) for name, values in columns.items()}

@@ -10,7 +10,7 @@ POI_TEMPLATE = "{category}"  # bare, as people ask; "A place of ..." around it c
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The model and its optimisation. `encoder="coordinate"` is the paper's model."""
+    """The model and its optimisation; of() gives those of an encoder."""
 
     # location encoder: Space2Vec grid encoding, beside it what lies around (contextual), then a residual network
     encoder: str = "contextual"  # or coordinate
@@ -34,6 +34,12 @@ class TrainConfig:
     seed: int = 42
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: str = "auto"  # bf16 on a GPU that has it, else float32; or one of the two
+
+    @classmethod
+    def of(cls, encoder: str, **options: Any) -> TrainConfig:
+        """The usual settings of an encoder but for some; those of `coordinate` are the paper's: four blocks, and no names."""
+        usual: dict[str, Any] = {"blocks": 4, "name_weight": 0.0} if encoder == "coordinate" else {}
+        return cls(encoder=encoder, **(usual | options))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON for provenance and checkpoints."""

@@ -102,11 +102,7 @@ class Pyramid:
 def build_pyramid(metres: Array, text_id: Array, text_vectors: Array) -> Pyramid:
     """The pyramid over N places: metres (N, 2) from the origin, text_id (N,) into text_vectors (V, T)."""
     text_code = fit_text_code(text_vectors, text_id)
-    return build_levels(text_code, metres, text_code(text_vectors)[text_id])
-
-
-def build_levels(text_code: TextCode, metres: Array, codes: Array) -> Pyramid:
-    """The pyramid over N places whose texts' codes are known: (N, 2) and (N, CODE_SIZE)."""
+    codes = text_code(text_vectors)[text_id]
     return Pyramid(text_code, [build_level(size_m, metres, codes) for size_m in level_sizes()])
 
 

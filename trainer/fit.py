@@ -129,7 +129,7 @@ def _train(
     data: Data, origin: Array, text_dim: int, config: TrainConfig, device: torch.device, run: Run, watch: Stopwatch
 ) -> Trained:
     torch.manual_seed(config.seed)
-    model = CaLLiPer(config, text_dim, data.pyramid.width if data.pyramid else 0, data.maker.told).to(device)
+    model = data.maker.model(config)
     with watch.timing("features"):
         data.standardise(model.location)
     loop = Loop(model, data, config, device, run.ranks)

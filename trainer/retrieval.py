@@ -170,9 +170,18 @@ def measure(
 
 
 def fit_without(samples: Samples, text_vectors: Array, kept: Array, config: TrainConfig, reporter: Reporter) -> Trained:
-    """A model of the kept rows alone; the texts that only others carry are left out too."""
-    used, text_id = np.unique(samples.text_id[kept], return_inverse=True)
-    return fit(samples.metres[kept], text_id, text_vectors[used], samples.origin, config, reporter=reporter)
+    """A model of the kept rows alone; the texts and names that only others carry are left out too."""
+    text_id, name_id = samples.text_id[kept], samples.name_id[kept]
+    used = np.union1d(text_id, name_id[name_id >= 0])
+    return fit(
+        samples.metres[kept],
+        np.searchsorted(used, text_id),
+        text_vectors[used],
+        samples.origin,
+        config,
+        reporter=reporter,
+        name_id=np.where(name_id >= 0, np.searchsorted(used, name_id), -1),
+    )
 
 
 def number_labels(labels: list[str | None], text_id: Array) -> tuple[list[str], Array]:
@@ -199,7 +208,8 @@ def read_labelled(
 ) -> tuple[Samples, list[str | None]]:
     """The samples that the model's source holds now, and the label of each of their texts (V,).
 
-    A text that stands under several labels is several texts here. The connection must be outside a transaction.
+    A text that stands under several labels is several texts here, and a name has no label. The connection must be outside a
+    transaction.
     """
     text = TRIMMED.format(model.provenance["text"])
     label = TRIMMED.format(sql.Identifier("s", label_column or LABEL_COLUMN).as_string())
@@ -215,7 +225,18 @@ def read_labelled(
 def _read_pairs(connection: db.Connection, model: Loaded, text: str, label: str) -> tuple[Samples, list[str | None]]:
     kept = model.provenance
     pair = f"CASE WHEN {text} IS NOT NULL THEN jsonb_build_array({text}, {label})::text END"
-    source = Source(kept["source"], pair, None, kept.get("identifier"), kept.get("geometry"), model.srid)
+    source = Source(
+        kept["source"],
+        text=pair,
+        identifier=kept.get("identifier"),
+        geometry=kept.get("geometry"),
+        srid=model.srid,
+        name=kept.get("name"),
+        names=kept.get("names", Source.names),
+    )
     samples = read_samples(connection, source).samples
-    pairs = [json.loads(both) for both in samples.texts]
-    return replace(samples, texts=[str(first) for first, _ in pairs]), [second for _, second in pairs]
+    texts = list(samples.texts)
+    labels: list[str | None] = [None] * len(texts)
+    for number in np.unique(samples.text_id):  # the others are names
+        texts[number], labels[number] = json.loads(samples.texts[number])
+    return replace(samples, texts=texts), labels

@@ -17,12 +17,12 @@ import torch
 from callipper_db.store import Array
 from trainer.batches import Columns, Maker, background_random, validation_rows
 from trainer.config import TrainConfig
-from trainer.context import Level, Pyramid, TextCode, build_level, cell_key, fit_counted_code, level_sizes
+from trainer.context import Level, Pyramid, build_level, cell_key, fit_counted_code, level_sizes
 from trainer.distributed import ALONE, Ranks
 from trainer.model import LocationEncoder
 from trainer.objective import Batch
 from trainer.stored import StoredSamples, check_room, writing
-from trainer.targets import TOLD_FROM_M, fit_kinds, kinds_of
+from trainer.targets import Kinds, fit_kinds, told_sizes
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -54,7 +54,7 @@ class Streaming:
         if config.encoder == "contextual":
             self.pyramid = pyramid_of(stored, text_vectors)
             own = fit_kinds(text_vectors, stored.text_count)(text_vectors)
-            kinds = kinds_of(lattices_of(stored, self.pyramid.text_code, own, TOLD_FROM_M), own)
+            kinds = Kinds([_count_level(stored, size_m, own) for size_m in told_sizes()], own)
         self.maker = Maker(self.pyramid, kinds, text_vectors, device)
         self.ready = stored.path.with_name("ready")  # the file of columns
         self.validation = validation_rows(len(stored), config.validation_share)
@@ -173,13 +173,8 @@ def _rows(columns: Columns, kind: np.dtype[Any]) -> Array:
 def pyramid_of(stored: StoredSamples, text_vectors: Array) -> Pyramid:
     """The pyramid over all rows."""
     text_code = fit_counted_code(text_vectors, stored.text_count)
-    return lattices_of(stored, text_code, text_code(text_vectors))
-
-
-def lattices_of(stored: StoredSamples, text_code: TextCode, codes: Array, from_m: float = 0.0) -> Pyramid:
-    """The lattices of that size and more over all rows, one after the other, with the (V, K) codes of their texts."""
-    sizes = [size_m for size_m in level_sizes() if size_m >= from_m]
-    return Pyramid(text_code, [_count_level(stored, size_m, codes) for size_m in sizes])
+    codes = text_code(text_vectors)
+    return Pyramid(text_code, [_count_level(stored, size_m, codes) for size_m in level_sizes()])
 
 
 def _count_level(stored: StoredSamples, size_m: float, codes: Array) -> Level:

@@ -14,15 +14,13 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from callipper_db.store import Array
-from trainer.context import ROWS, Level, Pyramid, around
+from trainer.context import ROWS, Level, Pyramid, around, level_sizes
 
 KINDS = 32
-TOLD_FROM_M = (
-    100.0  # what lies nearer is for the contrast alone: it changes from house to house, and would take all the room
-)
-BACKGROUND_M = (
-    800.0  # places are drawn in lattice cells of this size that hold a POI: the city and its parks, not the sea
-)
+# What lies nearer is for the contrast alone: it changes from house to house, and would take all the room.
+TOLD_FROM_M = 100.0
+# Places are drawn in lattice cells of this size that hold a POI: in the city and its parks, not in the sea.
+BACKGROUND_M = 800.0
 BACKGROUND_LEAST, BACKGROUND_MOST = 4096, 65_536
 
 
@@ -75,9 +73,9 @@ class Kinds:
         return result
 
 
-def kinds_of(lattices: Pyramid, own: Array) -> Kinds:
-    """From lattices whose codes are kinds."""
-    return Kinds([level for level in lattices.levels if level.size_m >= TOLD_FROM_M], own)
+def told_sizes() -> list[float]:
+    """The sides in metres of the lattices whose POIs are told by kind."""
+    return [size_m for size_m in level_sizes() if size_m >= TOLD_FROM_M]
 
 
 def told_columns(pyramid: Pyramid) -> int:

@@ -143,6 +143,7 @@ def train(
                     "source": opened.name,
                     "text": opened.text_sql,
                     "name": opened.name_sql,
+                    "names": source.names,
                     "identifier": source.identifier,
                     "geometry": source.geometry,
                     "rows": len(samples),
