@@ -17,7 +17,7 @@ from trainer.text import encode_cached, find_encoder
 
 LONDON = Path(__file__).resolve().parents[2] / "shared" / "data" / "london_pois.csv.gz"
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-TEMPLATE = "{category}"
+TEMPLATE = "A place of {category}[, a type of {category_group}]"  # the published procedure's
 SRID = 27700
 
 OPTIONS = LoadOptions(where={"dup": "0"}, category_column="label", group_column="group")
