@@ -20,7 +20,8 @@ SELECT m.version, f.number, f.feature ->> 'kind' AS kind,
     (f.feature -> 'code')::integer AS code, (f.feature -> 'prior')::float8 AS prior,
     -- JSON writes a list as pgvector writes a vector.
     CASE f.feature ->> 'kind' WHEN 'context' THEN (m.standardisation -> 'mean')::text::@extschema:vector@.vector END AS mean,
-    CASE f.feature ->> 'kind' WHEN 'context' THEN (m.standardisation -> 'scale')::text::@extschema:vector@.vector END AS scale
+    CASE f.feature ->> 'kind' WHEN 'context' THEN (m.standardisation -> 'scale')::text::@extschema:vector@.vector END AS scale,
+    coalesce((f.feature -> 'kinds')::integer, 0) AS kinds, (f.feature -> 'kinds_from_m')::float8 AS kinds_from_m
 FROM callipper.model m, jsonb_array_elements(m.arch -> 'features') WITH ORDINALITY AS f(feature, number);
 
 CREATE OR REPLACE VIEW callipper._location_encoder AS

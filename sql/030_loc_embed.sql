@@ -96,24 +96,31 @@ COMMENT ON FUNCTION callipper._grid_features(callipper._location_feature, point)
     'features of kind grid: sines and cosines of easting and northing';
 
 -- Features of kind "context": of each lattice the mean code of the POIs around, and log(1 + their number). The four cells
--- nearest to the point count, each by how near its centre lies.
+-- nearest to the point count, each by how near its centre lies. Lattices of large cells sum up, after the code, the POIs of
+-- each kind, and the features go on with log(1 + number) of these.
 CREATE OR REPLACE FUNCTION callipper._context_features(feature callipper._location_feature, metres point)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
 DECLARE
-    width integer[] := ARRAY[feature.code];
+    code integer[] := ARRAY[feature.code];
     part vector;
     result vector;
 BEGIN
     FOR part IN
-        SELECT around.code * array_fill(1 / (around.n + feature.prior), width)::vector || ARRAY[ln(1 + around.n)]::vector
+        SELECT CASE kinds
+            WHEN 0 THEN shown
+            ELSE shown || ARRAY(
+                SELECT ln(1 + kind) FROM unnest(subvector(around.sums, feature.code + 1, kinds)::real[]) AS kind
+            )::vector END
         FROM unnest(feature.sizes_m) WITH ORDINALITY AS lattice(size_m, number),
+            LATERAL (SELECT CASE WHEN size_m >= feature.kinds_from_m THEN feature.kinds ELSE 0 END AS kinds) AS counted,
+            LATERAL (SELECT ARRAY[feature.code + kinds] AS width) AS summed,
             -- In cells, whole numbers at their centres; bounded to what an integer holds.
             LATERAL (SELECT greatest(-2e9, least(2e9, metres[0] / size_m - 0.5)) AS x,
                             greatest(-2e9, least(2e9, metres[1] / size_m - 0.5)) AS y) AS here,
             LATERAL (
                 SELECT coalesce(sum(share * n), 0) AS n,
-                    coalesce(sum(code_sum * array_fill(share, width)::vector), array_fill(0, width)::vector) AS code
+                    coalesce(sum(code_sum * array_fill(share, width)::vector), array_fill(0, width)::vector) AS sums
                 FROM (
                     SELECT c.n, c.code_sum, (1 - abs(x - c.i)) * (1 - abs(y - c.j)) AS share
                     FROM callipper.context_cell c
@@ -122,7 +129,9 @@ BEGIN
                         AND c.j IN (floor(y)::integer, floor(y)::integer + 1)
                     OFFSET 0
                 ) AS near
-            ) AS around
+            ) AS around,
+            LATERAL (SELECT subvector(around.sums, 1, feature.code) * array_fill(1 / (around.n + feature.prior), code)::vector
+                || ARRAY[ln(1 + around.n)]::vector AS shown) AS likened
         ORDER BY number
     LOOP
         result := coalesce(result || part, part);

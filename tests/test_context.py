@@ -1,4 +1,5 @@
-"""What lies around a place: the pyramid against direct sums over POIs, and its text code against scipy's SVD."""
+"""What lies around a place: the pyramid against direct sums over POIs, its text code against scipy's SVD, its kinds against
+distances."""
 
 from __future__ import annotations
 
@@ -7,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import svd
+from scipy.spatial.distance import cdist
 
 from callipper_db.store import Array
-from trainer.context import CODE_SIZE, FINEST_M, LEVELS, PRIOR, build_pyramid, fit_text_code
-
-WIDTH = CODE_SIZE + 1
+from trainer.context import CODE_SIZE, FINEST_M, KINDS, LEVELS, PRIOR, build_pyramid, fit_kinds, fit_text_code
 
 
 def places(count: int, texts: int, seed: int = 0, reach_m: float = 1500) -> tuple[Array, Array, Array]:
@@ -27,7 +27,10 @@ def reference_features(metres: Array, codes: Array, place: Array) -> Array:
     for size_m in (FINEST_M * 2**level for level in range(LEVELS)):
         centre = np.floor(metres / size_m) + 0.5
         share = np.prod(np.maximum(1 - np.abs(place / size_m - centre), 0), axis=1)
-        parts.append([*((share @ codes) / (share.sum() + PRIOR)), np.log1p(share.sum())])
+        sums = share @ codes
+        parts.append([*(sums[:CODE_SIZE] / (share.sum() + PRIOR)), np.log1p(share.sum())])
+        if size_m >= 100:
+            parts.append(np.log1p(sums[CODE_SIZE:]))
     return np.concatenate(parts)
 
 
@@ -36,10 +39,11 @@ def reference_features(metres: Array, codes: Array, place: Array) -> Array:
 def test_features_are_shares_of_the_cells_around(count: int, texts: int, seed: int) -> None:
     metres, text_id, vectors = places(count, texts, seed)
     pyramid = build_pyramid(metres, text_id, vectors)
-    codes = pyramid.text_code(vectors)[text_id].astype(np.float64)
+    codes = pyramid.codes(vectors)[text_id].astype(np.float64)
+    kinds = len(np.unique(text_id))  # as few texts as there are here are a kind each
     asked = np.vstack([metres[:5], places(5, 1, seed + 1, reach_m=6000)[0], [[0.0, 0.0]]])
     found = pyramid.features(asked)
-    assert found.shape == (len(asked), pyramid.width) == (len(asked), LEVELS * WIDTH)
+    assert found.shape == (len(asked), pyramid.width) == (len(asked), LEVELS * (CODE_SIZE + 1) + 8 * kinds)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [reference_features(metres, codes, place) for place in asked], atol=2e-5)
 
@@ -48,7 +52,7 @@ def test_features_are_shares_of_the_cells_around(count: int, texts: int, seed: i
 def test_a_pois_own_part_is_taken_out_exactly(count: int) -> None:
     metres, text_id, vectors = places(count, 30)
     pyramid = build_pyramid(metres, text_id, vectors)
-    codes = pyramid.text_code(vectors)[text_id]
+    codes = pyramid.codes(vectors)[text_id]
     found = pyramid.features(metres, own_code=codes)
     for row in range(0, count, max(1, count // 20)):
         others = np.arange(count) != row
@@ -87,3 +91,23 @@ def test_few_texts_leave_the_rest_of_the_code_empty() -> None:
     assert np.isfinite(found).all()
     assert np.abs(found[:, :2]).min(axis=0).max() > 0.1
     np.testing.assert_allclose(found[:, 2:], 0, atol=1e-4)
+
+
+def test_few_texts_are_a_kind_each() -> None:
+    _, text_id, vectors = places(500, 40)
+    kinds = fit_kinds(vectors, np.bincount(text_id, minlength=len(vectors)))(vectors)
+    assert kinds.dtype == np.float32
+    assert np.array_equal(kinds.sum(axis=0), np.ones(40))
+    assert np.array_equal(kinds.sum(axis=1), np.ones(40))
+
+
+def test_a_text_is_of_the_nearest_kind() -> None:
+    random = np.random.default_rng(3)
+    centres = random.normal(0, 3, (KINDS, 48))
+    vectors = np.repeat(centres, 5, axis=0) + random.normal(0, 0.3, (5 * KINDS, 48))
+    vectors = np.vstack([vectors, np.full((1, 48), 50.0)]).astype(np.float32)
+    carried = np.append(np.ones(5 * KINDS, np.int64), 0)  # nobody carries the last, so no centre is spent on it
+    found = fit_kinds(vectors, carried)
+    assert np.abs(found.weight).max() < 20
+    nearest = cdist(vectors, found.weight).argmin(axis=1)
+    assert found(vectors).argmax(axis=1).tolist() == nearest.tolist()

@@ -50,15 +50,17 @@ def grid_features(feature: dict[str, Any], metres: Array) -> Array:
 
 
 def context_features(connection: db.Connection, version: int, feature: dict[str, Any], metres: Array) -> Array:
-    """Of each level the mean code and log(1 + number) of the four cells around, by their share."""
-    columns = []
+    """Of each level the mean code and log(1 + number) of the four cells around, by their share; of large cells each kind."""
+    levels = []
     for number, size_m in enumerate(feature["sizes_m"]):
         rows = connection.execute(
             "SELECT i, j, n, code_sum::text FROM callipper.context_cell WHERE version = %s AND level = %s",
             [version, number],
         ).fetchall()
         cells = {(i, j): np.array([n, *unpack(code)]) for i, j, n, code in rows}
-        nothing = np.zeros(1 + feature["code"])
+        code = slice(1, 1 + feature["code"])
+        nothing = np.zeros(code.stop + (feature["kinds"] if size_m >= feature["kinds_from_m"] else 0))
+        columns = []
         for place in metres / size_m - 0.5:
             i, j = np.floor(place).astype(int)
             east, north = place - [i, j]
@@ -68,8 +70,10 @@ def context_features(connection: db.Connection, version: int, feature: dict[str,
                 + (1 - east) * north * cells.get((i, j + 1), nothing)
                 + east * north * cells.get((i + 1, j + 1), nothing)
             )
-            columns.append([*(mix[1:] / (mix[0] + feature["prior"])), np.log1p(mix[0])])
-    return np.array(columns).reshape(len(feature["sizes_m"]), len(metres), -1).swapaxes(0, 1).reshape(len(metres), -1)
+            counts = np.log1p([mix[0], *mix[code.stop :]])
+            columns.append([*(mix[code] / (mix[0] + feature["prior"])), *counts])
+        levels.append(columns)
+    return np.concatenate(levels, axis=1)
 
 
 def embed_by_rows(connection: db.Connection, version: int, metres: Array) -> Array:

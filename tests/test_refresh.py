@@ -94,8 +94,9 @@ def expected_lattices(connection: db.Connection, version: int) -> dict[tuple[int
     assert row is not None
     sizes = next(feature["sizes_m"] for feature in row[2]["features"] if feature["kind"] == "context")
     weight, bias = layer(connection, version, "text_code")
+    centres, lengths = layer(connection, version, "kind_code")
     codes: dict[str, Array] = {}
-    result: dict[tuple[int, int, int], Array] = defaultdict(lambda: np.zeros(1 + len(bias)))
+    result: dict[tuple[int, int, int], Array] = defaultdict(lambda: np.zeros(1 + len(bias) + len(lengths)))
     pois = connection.execute(
         f"SELECT ST_X(p), ST_Y(p), text FROM (SELECT ST_Transform(geom, {SRID}) AS p, text FROM {POIS}) AS r"
     )
@@ -104,14 +105,16 @@ def expected_lattices(connection: db.Connection, version: int) -> dict[tuple[int
             [vector] = read_vectors(
                 connection, sql.SQL("SELECT vec::text FROM text_vector WHERE text = {}").format(text).as_string()
             )
-            codes[text] = weight @ vector + bias
+            kind = np.arange(len(lengths)) == (centres @ vector + lengths).argmax()
+            codes[text] = np.concatenate([weight @ vector + bias, kind])
         for number, size_m in enumerate(sizes):
             i, j = (
                 math.floor((metres - origin) / size_m)
                 for metres, origin in zip((easting, northing), row[:2], strict=True)
             )
             result[number, i, j] += [1, *codes[text]]
-    return result
+    # Lattices of small cells count no kinds.
+    return {key: sums[: None if sizes[key[0]] >= 100 else 1 + len(bias)] for key, sums in result.items()}
 
 
 def check_fresh(dsn: str, encoder: TextEncoder, version: int = 1, *, contextual: bool = True) -> None:

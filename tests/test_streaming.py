@@ -141,6 +141,7 @@ def test_the_pyramid_is_that_of_all_rows(tmp_path: Path, monkeypatch: pytest.Mon
     with kept(samples, tmp_path) as stored:
         found = pyramid_of(stored, vectors)
     assert np.array_equal(found.text_code.weight, expected.text_code.weight)
+    assert np.array_equal(found.kind_code.weight, expected.kind_code.weight)
     for one, other in zip(found.levels, expected.levels, strict=True):
         assert np.array_equal(one.key, other.key)
         assert np.array_equal(one.ij, other.ij)
@@ -157,7 +158,7 @@ def test_an_epoch_shows_each_training_row_once_with_its_features(tmp_path: Path,
     samples = replace(samples_of(metres, text_id), name_id=some)
     relative = metres - samples.origin
     pyramid = build_pyramid(relative, text_id, vectors)
-    context = pyramid.features(relative, pyramid.text_code(vectors)[text_id])  # each without itself, but for some
+    context = pyramid.features(relative, pyramid.codes(vectors)[text_id])  # each without itself, but for some
     sees = sees_itself(relative)
     assert 0.07 < sees.mean() < 0.13
     context[sees] = pyramid.features(relative[sees])
@@ -169,6 +170,7 @@ def test_an_epoch_shows_each_training_row_once_with_its_features(tmp_path: Path,
         training = [row_of[tuple(place)] for place in (stored.read(200, 2000)["metres"] - stored.origin).tolist()]
         validation = [row_of[tuple(place)] for place in (stored.read(0, 200)["metres"] - stored.origin).tolist()]
         mean, deviation = context[training].mean(axis=0), context[training].std(axis=0, ddof=1)
+        deviation[pyramid.counts_kinds] = np.maximum(deviation[pyramid.counts_kinds], 0.1)
         scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6)
         seen: list[int] = []
         for batch in data.batches(1, size):

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from callipper_db.store import Array
 from trainer.config import TrainConfig
-from trainer.context import Pyramid, build_level, build_pyramid
+from trainer.context import Pyramid, build_pyramid
 from trainer.distributed import ALONE, Ranks
-from trainer.model import MINIMUM_DEVIATION, CaLLiPer, LocationEncoder
+from trainer.model import CaLLiPer, LocationEncoder
 from trainer.objective import Batch, Places
-from trainer.targets import Kinds, draw_background, fit_kinds, told_columns, told_sizes
+from trainer.targets import draw_background, told_columns
 
 SEE_THEMSELVES = 0.1  # of the POIs
+LEAST_DEVIATION = (
+    0.1  # of log(1 + number) of a kind; one POI of a kind that a city hardly has is then 7 of them, not 70
+)
 MOST_DEVIATIONS = 10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
 Columns = dict[str, Tensor]  # of N rows each, by name
 
@@ -43,17 +46,16 @@ class Data(Protocol):
 class Maker:
     """Turns rows as they are stored into what the model reads, the same way for data in memory and on disk."""
 
-    def __init__(self, pyramid: Pyramid | None, kinds: Kinds | None, text_vectors: Array, device: torch.device) -> None:
-        self.pyramid, self.kinds, self.device = pyramid, kinds, device
-        self.codes = None if pyramid is None else pyramid.text_code(text_vectors)
+    def __init__(self, pyramid: Pyramid | None, text_vectors: Array, device: torch.device) -> None:
+        self.pyramid, self.device = pyramid, device
+        self.codes = None if pyramid is None else pyramid.codes(text_vectors)
         self.text_vectors = torch.from_numpy(np.ascontiguousarray(text_vectors)).to(device)
-        self.kind_mean = self.kind_scale = torch.zeros(0)
         self.background: Columns = {}
 
     @property
     def told(self) -> int:
         """How many numbers an embedding must tell."""
-        return told_columns(self.pyramid) + self.kinds.width if self.pyramid and self.kinds else 0
+        return told_columns(self.pyramid) if self.pyramid else 0
 
     def model(self, config: TrainConfig) -> CaLLiPer:
         """An untrained model that reads such batches."""
@@ -70,32 +72,26 @@ class Maker:
             columns["text_id"] = torch.from_numpy(text_id.astype(np.int64))
         if name_id is not None:
             columns["name_id"] = torch.from_numpy(name_id.astype(np.int64))
-        if self.pyramid is not None and self.codes is not None and self.kinds is not None:
+        if self.pyramid is not None and self.codes is not None:
             context = np.empty((len(metres), self.pyramid.width), np.float32)
-            kinds = np.empty((len(metres), self.kinds.width), np.float32)
             sees = np.ones(len(metres), bool) if text_id is None else sees_itself(metres)
-            context[sees], kinds[sees] = self.pyramid.features(metres[sees]), self.kinds.log_counts(metres[sees])
+            context[sees] = self.pyramid.features(metres[sees])
             if text_id is not None:
-                places, texts = metres[~sees], text_id[~sees]
-                context[~sees] = self.pyramid.features(places, own_code=self.codes[texts])
-                kinds[~sees] = self.kinds.log_counts(places, texts)
-            columns |= {"context": torch.from_numpy(context), "kinds": torch.from_numpy(kinds)}
+                context[~sees] = self.pyramid.features(metres[~sees], own_code=self.codes[text_id[~sees]])
+            columns["context"] = torch.from_numpy(context)
         return columns
 
     def fit_standardisation(self, location: LocationEncoder, mean: Tensor, deviation: Tensor) -> None:
-        """Take mean and deviation of the columns context and kinds, one after the other."""
-        width = mean.shape[0] - (self.kinds.width if self.kinds else 0)
-        location.set_standardisation(mean[:width], deviation[:width])
-        self.kind_mean = mean[width:].to(self.device)
-        kinds = deviation[width:].to(self.device)
-        self.kind_scale = torch.where(kinds > MINIMUM_DEVIATION, 1 / kinds, 0)
+        """Take mean and deviation of each feature, (C,); those of a rare kind's number are held to vary more than they do."""
+        assert self.pyramid is not None
+        least = torch.from_numpy(self.pyramid.counts_kinds * LEAST_DEVIATION).to(deviation)
+        location.set_standardisation(mean, torch.maximum(deviation, least))
 
     def standardised(self, columns: Columns, location: LocationEncoder) -> Columns:
         """The columns as batch() takes them."""
         if "context" not in columns:
             return columns
-        context, kinds = location.standardise(columns["context"]), (columns["kinds"] - self.kind_mean) * self.kind_scale
-        return columns | {"context": context, "kinds": kinds}
+        return columns | {"context": location.standardise(columns["context"])}
 
     def draw_background(self, location: LocationEncoder, pois: int, seed: int) -> None:
         """Places to stand beside so many POIs, all of them on the device."""
@@ -127,8 +123,7 @@ class Maker:
     def _places(self, columns: Columns) -> Places:
         if self.pyramid is None:
             return Places(columns["metres"])
-        told = torch.cat([columns["context"][:, -told_columns(self.pyramid) :], columns["kinds"]], dim=1)
-        told = told.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
+        told = columns["context"][:, -told_columns(self.pyramid) :].clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
         return Places(columns["metres"], columns["context"], told)
 
 
@@ -166,12 +161,8 @@ class Resident:
     ) -> None:
         """metres: (N, 2) from the origin; text_id and name_id: (N,) into text_vectors (V, T), -1 for no name."""
         self.config, self.device, self.ranks = config, device, ranks
-        self.pyramid, kinds = None, None
-        if config.encoder == "contextual":
-            self.pyramid = build_pyramid(metres, text_id, text_vectors)
-            own = fit_kinds(text_vectors, np.bincount(text_id, minlength=len(text_vectors)))(text_vectors)
-            kinds = Kinds([build_level(size_m, metres, own[text_id]) for size_m in told_sizes()], own)
-        self.maker = Maker(self.pyramid, kinds, text_vectors, device)
+        self.pyramid = build_pyramid(metres, text_id, text_vectors) if config.encoder == "contextual" else None
+        self.maker = Maker(self.pyramid, text_vectors, device)
         columns = self.maker.columns(metres, text_id, name_id if config.name_weight else None)
         self.columns = {name: values.to(device) for name, values in columns.items()}
         self.training_rows, self.validation_rows = split(len(metres), config.validation_share, config.seed)
@@ -182,7 +173,7 @@ class Resident:
         if "context" not in self.columns:
             return
         rows = torch.from_numpy(self.training_rows).to(self.device)
-        numbers = torch.cat([self.columns["context"], self.columns["kinds"]], dim=1)[rows]
+        numbers = self.columns["context"][rows]
         self.maker.fit_standardisation(location, numbers.mean(dim=0), numbers.std(dim=0))
         self.columns = self.maker.standardised(self.columns, location)
         self.maker.draw_background(location, self.training, self.config.seed)

@@ -15,7 +15,7 @@ from callipper_db import db
 from callipper_db.errors import ModelUnreadable, NoActiveModel, UnknownModel
 from callipper_db.store import Array, read_rows
 from trainer.config import TrainConfig
-from trainer.context import CODE_SIZE, PRIOR, Level, Pyramid, TextCode, cell_key
+from trainer.context import CODE_SIZE, KINDS_FROM_M, PRIOR, KindCode, Level, Pyramid, TextCode, cell_key, code_width
 from trainer.fit import Trained
 from trainer.model import CaLLiPer
 
@@ -99,12 +99,13 @@ class _Layers:
         weight, bias = read_rows(self.connection, query.format(sql.Literal(self.version)), ["vector", "float4"], dim)
         return weight, bias
 
-    def read_level(self, number: int, size_m: float) -> Level:
-        """One lattice of the pyramid."""
+    def read_level(self, number: int, size_m: float, kinds: int) -> Level:
+        """One lattice of the pyramid, which counts so many kinds where its cells are large enough."""
         query = sql.SQL(
             "SELECT i, j, n, code_sum FROM callipper.context_cell WHERE version = {} AND level = {} ORDER BY i, j"
         ).format(sql.Literal(self.version), sql.Literal(number))
-        i, j, count, code_sum = read_rows(self.connection, query, ["int4", "int4", "float4", "vector"], CODE_SIZE)
+        width = code_width(size_m, CODE_SIZE + kinds)
+        i, j, count, code_sum = read_rows(self.connection, query, ["int4", "int4", "float4", "vector"], width)
         ij = np.column_stack([i, j]).astype(np.int64)
         return Level(size_m, cell_key(ij), ij, count, code_sum)
 
@@ -114,8 +115,11 @@ def _features(version: int, arch: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {feature["kind"]: feature for feature in arch.get("features", [])}
     if not found:
         raise ModelUnreadable(version=version, reason="it has no location encoder. Train again.")
-    context = found.get("context", {"code": CODE_SIZE, "prior": PRIOR})
-    if list(found) not in (["grid"], ["grid", "context"]) or (context["code"], context["prior"]) != (CODE_SIZE, PRIOR):
+    own = {"code": CODE_SIZE, "prior": PRIOR, "kinds_from_m": KINDS_FROM_M}
+    context = found.get("context", own)
+    if list(found) not in (["grid"], ["grid", "context"]) or any(
+        context.get(name) != value for name, value in own.items()
+    ):
         reason = "its features are not those of this program. Use the version of callipper-db that trained it."
         raise ModelUnreadable(version=version, reason=reason)
     return found
@@ -136,8 +140,8 @@ def _build(layers: _Layers, arch: dict[str, Any], divisors: list[float], dim: in
 
 
 def _read_pyramid(layers: _Layers, context: dict[str, Any]) -> Pyramid:
-    levels = [layers.read_level(number, size_m) for number, size_m in enumerate(context["sizes_m"])]
-    return Pyramid(TextCode(*layers.read("text_code")), levels)
+    levels = [layers.read_level(number, size_m, context["kinds"]) for number, size_m in enumerate(context["sizes_m"])]
+    return Pyramid(TextCode(*layers.read("text_code")), KindCode(*layers.read("kind_code")), levels)
 
 
 def _fill(layer: nn.Linear, weight: Array, bias: Array) -> None:

@@ -18,7 +18,7 @@ from callipper_db.grid import BLOCK, Grid, ensure_grid
 from callipper_db.store import Array
 from callipper_db.tables import SCHEMA
 from trainer.config import TrainConfig
-from trainer.context import CODE_SIZE, PRIOR, Level, Pyramid
+from trainer.context import CODE_SIZE, KINDS_FROM_M, PRIOR, Level, Pyramid
 from trainer.embed import embed_places, embed_texts
 from trainer.fit import Trained
 from trainer.samples import CHUNK, Samples
@@ -122,7 +122,15 @@ def architecture(config: TrainConfig, trained: Trained) -> dict[str, Any]:
 
 
 def _context_features(pyramid: Pyramid) -> dict[str, Any]:
-    return {"kind": "context", "sizes_m": [level.size_m for level in pyramid.levels], "code": CODE_SIZE, "prior": PRIOR}
+    return {
+        "kind": "context",
+        "sizes_m": [level.size_m for level in pyramid.levels],
+        "code": CODE_SIZE,
+        "prior": PRIOR,
+        # The lattices of such cells and larger ones count so many kinds; the others none.
+        "kinds": len(pyramid.kind_code.weight),
+        "kinds_from_m": KINDS_FROM_M,
+    }
 
 
 def _standardisation(trained: Trained) -> dict[str, list[float]]:
@@ -167,9 +175,9 @@ def _write_weights(connection: Connection, version: int, trained: Trained) -> No
     projection = trained.model.text_projection
     _write_layer(connection, "text_projection", projection.weight, projection.bias, {"version": version})
     if trained.pyramid is not None:
-        code = trained.pyramid.text_code
-        key = {"version": version, "layer": "text_code"}
-        _write_layer(connection, "location_weight", torch.from_numpy(code.weight), torch.from_numpy(code.bias), key)
+        for name, code in (("text_code", trained.pyramid.text_code), ("kind_code", trained.pyramid.kind_code)):
+            key = {"version": version, "layer": name}
+            _write_layer(connection, "location_weight", torch.from_numpy(code.weight), torch.from_numpy(code.bias), key)
         for number, level in enumerate(trained.pyramid.levels):
             _write_level(connection, version, number, level)
 

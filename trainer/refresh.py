@@ -233,7 +233,7 @@ class _Work:
         assert self.trained.pyramid is not None
         known, texts = self.memory.codes, self.samples.texts
         missing = [text for text in texts if text not in known]
-        fresh = self.trained.pyramid.text_code(self._vectors(missing))
+        fresh = self.trained.pyramid.codes(self._vectors(missing))
         known = known | dict(zip(missing, fresh, strict=True))
         self.memory.codes = {text: known[text] for text in texts}
         return np.stack(list(self.memory.codes.values()))

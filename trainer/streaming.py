@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +18,11 @@ import torch
 from callipper_db.store import Array
 from trainer.batches import Columns, Maker, background_random, validation_rows
 from trainer.config import TrainConfig
-from trainer.context import Level, Pyramid, build_level, cell_key, fit_counted_code, level_sizes
+from trainer.context import Level, Pyramid, build_level, cell_key, code_width, fit_pyramid, level_sizes
 from trainer.distributed import ALONE, Ranks
 from trainer.model import LocationEncoder
 from trainer.objective import Batch
 from trainer.stored import StoredSamples, check_room, writing
-from trainer.targets import Kinds, fit_kinds, told_sizes
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -50,12 +50,8 @@ class Streaming:
     ) -> None:
         """text_vectors: (V, T) of stored.texts."""
         self.stored, self.config, self.device, self.ranks = stored, config, device, ranks
-        self.pyramid, kinds = None, None
-        if config.encoder == "contextual":
-            self.pyramid = pyramid_of(stored, text_vectors)
-            own = fit_kinds(text_vectors, stored.text_count)(text_vectors)
-            kinds = Kinds([_count_level(stored, size_m, own) for size_m in told_sizes()], own)
-        self.maker = Maker(self.pyramid, kinds, text_vectors, device)
+        self.pyramid = pyramid_of(stored, text_vectors) if config.encoder == "contextual" else None
+        self.maker = Maker(self.pyramid, text_vectors, device)
         self.ready = stored.path.with_name("ready")  # the file of columns
         self.validation = validation_rows(len(stored), config.validation_share)
         self.training = len(stored) - self.validation
@@ -71,7 +67,7 @@ class Streaming:
         count, total, squares = 0, 0.0, 0.0
         starts = range(self.validation, min(len(self.stored), self.validation + MOMENT_ROWS), BLOCK_ROWS)
         for columns in prefetched(iter(starts), self._columns, self.threads):
-            numbers = torch.cat([columns["context"], columns["kinds"]], dim=1).numpy().astype(np.float64)
+            numbers = columns["context"].numpy().astype(np.float64)
             count += len(numbers)
             total = total + numbers.sum(axis=0)
             squares = squares + (numbers**2).sum(axis=0)
@@ -172,9 +168,9 @@ def _rows(columns: Columns, kind: np.dtype[Any]) -> Array:
 
 def pyramid_of(stored: StoredSamples, text_vectors: Array) -> Pyramid:
     """The pyramid over all rows."""
-    text_code = fit_counted_code(text_vectors, stored.text_count)
-    codes = text_code(text_vectors)
-    return Pyramid(text_code, [_count_level(stored, size_m, codes) for size_m in level_sizes()])
+    empty = fit_pyramid(text_vectors, stored.text_count)
+    codes = empty.codes(text_vectors)
+    return replace(empty, levels=[_count_level(stored, size_m, codes) for size_m in level_sizes()])
 
 
 def _count_level(stored: StoredSamples, size_m: float, codes: Array) -> Level:
@@ -182,7 +178,7 @@ def _count_level(stored: StoredSamples, size_m: float, codes: Array) -> Level:
     places = (part.metres - stored.origin for part in stored.chunks())
     key = merged((np.unique(cell_key(np.floor(metres / size_m).astype(np.int64))) for metres in places), np.union1d)
     ij, count = np.empty((len(key), 2), np.int64), np.zeros(len(key), np.float32)
-    code_sum = np.zeros((len(key), codes.shape[1]))
+    code_sum = np.zeros((len(key), code_width(size_m, codes.shape[1])))
     for part in stored.chunks():
         level = build_level(size_m, part.metres - stored.origin, codes[part.text_id], np.float64)
         at = np.searchsorted(key, level.key)
