@@ -54,6 +54,7 @@ PAPER = TrainConfig(
     epochs=6,
     batch_size=1024,
     learning_rate=1e-3,
+    weight_decay=1e-4,
 )
 ROWS = ("floors", "paper", "default")
 RECIPE = "callipper-db"

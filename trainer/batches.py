@@ -15,12 +15,10 @@ from trainer.context import Pyramid, build_pyramid
 from trainer.distributed import ALONE, Ranks
 from trainer.model import CaLLiPer, LocationEncoder
 from trainer.objective import Batch, Places
-from trainer.targets import draw_background, told_columns
+from trainer.targets import draw_background, told_columns, told_weights
 
 SEE_THEMSELVES = 0.1  # of the POIs
-LEAST_DEVIATION = (
-    0.1  # of log(1 + number) of a kind; one POI of a kind that a city hardly has is then 7 of them, not 70
-)
+LEAST_DEVIATION = 0.05  # of log(1 + number) of a kind: next to the only one of its kind it would be a hundred
 MOST_DEVIATIONS = 10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
 Columns = dict[str, Tensor]  # of N rows each, by name
 
@@ -50,6 +48,7 @@ class Maker:
         self.pyramid, self.device = pyramid, device
         self.codes = None if pyramid is None else pyramid.codes(text_vectors)
         self.text_vectors = torch.from_numpy(np.ascontiguousarray(text_vectors)).to(device)
+        self.told_weights = None if pyramid is None else torch.from_numpy(told_weights(pyramid)).to(device)
         self.background: Columns = {}
 
     @property
@@ -121,10 +120,10 @@ class Maker:
         )
 
     def _places(self, columns: Columns) -> Places:
-        if self.pyramid is None:
+        if self.pyramid is None or self.told_weights is None:
             return Places(columns["metres"])
         told = columns["context"][:, -told_columns(self.pyramid) :].clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
-        return Places(columns["metres"], columns["context"], told)
+        return Places(columns["metres"], columns["context"], told * self.told_weights)
 
 
 def sees_itself(metres: Array) -> Array:

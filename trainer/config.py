@@ -20,14 +20,14 @@ class TrainConfig:
     hidden: int = 256
     blocks: int = 2
     dropout: float = 0.0  # masks cost a tenth of a step on a CPU; the best epoch is kept in any case
-    context_weight: float = 4.0  # of telling what lies around, beside the contrast with texts (contextual)
-    name_weight: float = 0.3  # of the contrast with POIs' names, beside that with their texts
+    context_weight: float = 8.0  # of telling what lies around, beside the contrast with texts (contextual)
+    name_weight: float = 0.2  # of the contrast with POIs' names, beside that with their texts
     # optimisation
     epochs: int | None = None  # None: 8, or more where that makes fewer than `min_steps` steps
     min_steps: int = 600
     batch_size: int = 1024  # at most; small sources take an eighth of their POIs
     learning_rate: float = 1e-3  # peak of the one-cycle schedule
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.02
     initial_temperature: float = 0.07
     logit_scale_max: float = 100.0
     validation_share: float = 0.1
@@ -38,7 +38,9 @@ class TrainConfig:
     @classmethod
     def of(cls, encoder: str, **options: Any) -> TrainConfig:
         """The usual settings of an encoder but for some; those of `coordinate` are the paper's: four blocks, and no names."""
-        usual: dict[str, Any] = {"blocks": 4, "name_weight": 0.0} if encoder == "coordinate" else {}
+        usual: dict[str, Any] = (
+            {"blocks": 4, "name_weight": 0.0, "weight_decay": 1e-4} if encoder == "coordinate" else {}
+        )
         return cls(encoder=encoder, **(usual | options))
 
     def to_dict(self) -> dict[str, Any]:

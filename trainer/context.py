@@ -21,7 +21,7 @@ from callipper_db.store import Array
 LEVELS = 11
 FINEST_M = 12.5
 CODE_SIZE = 32
-KINDS = 64  # at most
+KINDS = 96  # at most
 KINDS_FROM_M = 100.0  # nearer by there is one POI or none, which the code tells
 PRIOR = 0.25  # POIs of no kind that every mix holds beside its own: a mean over little is drawn to zero
 ROWS = 8192  # points looked up at once

@@ -19,7 +19,7 @@ class Places:
 
     metres: Tensor  # (B, 2) float64 from the model's origin
     context: Tensor | None = None  # (B, C) standardised features of what lies around
-    told: Tensor | None = None  # (B, W) standardised numbers that the embedding must tell (targets.py)
+    told: Tensor | None = None  # (B, W) what the embedding must tell, standardised and weighted (targets.py)
 
 
 @dataclass(frozen=True)

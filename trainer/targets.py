@@ -15,6 +15,9 @@ from trainer.context import Pyramid
 
 # What lies nearer is for the contrast alone: it changes from house to house, and would take all the room.
 TOLD_FROM_M = 100.0
+KINDS_COUNT = (
+    4.0  # times as much as the mean codes: of a kind that a code of 32 numbers has no room for, these alone tell
+)
 # Places are drawn in lattice cells of this size that hold a POI: in the city and its parks, not in the sea.
 BACKGROUND_M = 800.0
 BACKGROUND_LEAST, BACKGROUND_MOST = 4096, 65_536
@@ -23,6 +26,13 @@ BACKGROUND_LEAST, BACKGROUND_MOST = 4096, 65_536
 def told_columns(pyramid: Pyramid) -> int:
     """How many of the context's features, the last ones, are told."""
     return sum(level.code_sum.shape[1] + 1 for level in pyramid.levels if level.size_m >= TOLD_FROM_M)
+
+
+def told_weights(pyramid: Pyramid) -> Array:
+    """(W,) factors of the numbers that are told: their squares, of mean 1, are what each error counts."""
+    counts = np.where(pyramid.counts_kinds[-told_columns(pyramid) :], KINDS_COUNT, 1.0)
+    weights: Array = np.sqrt(counts / counts.mean()).astype(np.float32)
+    return weights
 
 
 def draw_background(pyramid: Pyramid, pois: int, seed: int) -> Array:
