@@ -100,8 +100,8 @@ class Maker:
             self.background = self.standardised(columns, location)
 
     def beside(self, random: np.random.Generator, size: int, ranks: Ranks) -> Columns:
-        """Half as many places as a batch has rows, at random; of several processes each takes its part."""
-        count = size // 2 // ranks.world * ranks.world
+        """A quarter as many places as a batch has rows, at random; of several processes each takes its part."""
+        count = size // 4 // ranks.world * ranks.world
         if not self.background or not count:
             return {}
         rows = torch.from_numpy(random.integers(len(self.background["metres"]), size=count)[ranks.part(count)])

@@ -8,6 +8,8 @@ and from 100 m up the number of each kind says how many of it there are.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +26,8 @@ CODE_SIZE = 32
 KINDS = 96  # at most
 KINDS_FROM_M = 100.0  # nearer by there is one POI or none, which the code tells
 PRIOR = 0.25  # POIs of no kind that every mix holds beside its own: a mean over little is drawn to zero
-ROWS = 8192  # points looked up at once
+ROWS = 4096  # points looked up at once, by one of so many threads at most
+THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -135,11 +138,20 @@ class Pyramid:
         own_code: (N, CODE_SIZE + K), for POIs that are in the pyramid: each one's own part is taken out, exactly.
         """
         result = np.empty((len(metres), self.width), np.float32)
-        for start in range(0, len(metres), ROWS):
+
+        def fill(start: int) -> None:
             rows = slice(start, start + ROWS)
             own = None if own_code is None else own_code[rows]
             blocks = [_level_features(level, metres[rows], own) for level in self.levels]
-            result[rows] = np.concatenate(blocks, axis=1)
+            np.concatenate(blocks, axis=1, out=result[rows])
+
+        starts = range(0, len(metres), ROWS)
+        if len(starts) < 2:  # often from a thread already
+            for start in starts:
+                fill(start)
+        else:
+            with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+                list(threads.map(fill, starts))
         return result
 
 

@@ -99,9 +99,12 @@ class LocationEncoder(nn.Module):
         x = functional.relu(self.input(features))
         for block in self.blocks:
             x = block(x)
-        if self.joins:
-            x = torch.cat([x, features], dim=1)
-        return functional.normalize(self.output(x), dim=1)
+        if not self.joins:
+            return functional.normalize(self.output(x), dim=1)
+        # In two products, since beside x the features need no gradient, and are many.
+        weight, hidden = self.output.weight, x.shape[1]
+        joined = functional.linear(x, weight[:, :hidden], self.output.bias) + functional.linear(features, weight[:, hidden:])
+        return functional.normalize(joined, dim=1)
 
     def linear_layers(self) -> dict[str, nn.Linear]:
         """The layers with weights by the names they have in the database, in order."""
