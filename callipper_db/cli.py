@@ -278,7 +278,7 @@ class Bytes:
     show_default=True,
     help="Whether the model sees the POIs around a place, or its coordinates alone (the paper's model).",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the POIs (default: 8, more for small sources).")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the POIs (default: 6, more for small sources).")
 @click.option("--batch-size", type=click.IntRange(2), default=1024, show_default=True, help="POIs a step, at most.")
 @click.option(
     "--seed",

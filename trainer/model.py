@@ -103,7 +103,9 @@ class LocationEncoder(nn.Module):
             return functional.normalize(self.output(x), dim=1)
         # In two products, since beside x the features need no gradient, and are many.
         weight, hidden = self.output.weight, x.shape[1]
-        joined = functional.linear(x, weight[:, :hidden], self.output.bias) + functional.linear(features, weight[:, hidden:])
+        joined = functional.linear(x, weight[:, :hidden], self.output.bias) + functional.linear(
+            features, weight[:, hidden:]
+        )
         return functional.normalize(joined, dim=1)
 
     def linear_layers(self) -> dict[str, nn.Linear]:
