@@ -89,7 +89,7 @@ def gradients(ranks: Ranks, config: TrainConfig) -> dict[str, Tensor]:
     torch.manual_seed(1)
     model = data.maker.model(config)
     data.standardise(model.location)
-    loss = objective(model, next(iter(data.batches(1, 60))), ranks.gather)
+    loss = objective(model, next(iter(data.batches(1, 120))), ranks.gather)
     loss.backward()  # type: ignore[no-untyped-call]
     ranks.average_gradients(model)
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
