@@ -43,19 +43,7 @@ from trainer.retrieval import hold_out, retrieval_auc
 from trainer.stream import Source
 
 # Wang et al. 2025: category texts, coordinates alone, plain contrast. Of six epochs, validation keeps the fifth.
-PAPER = TrainConfig(
-    encoder="coordinate",
-    frequencies=32,
-    wavelength_min_m=100.0,
-    wavelength_max_m=10_000.0,
-    hidden=256,
-    blocks=4,
-    dropout=0.0,
-    epochs=6,
-    batch_size=1024,
-    learning_rate=1e-3,
-    weight_decay=1e-4,
-)
+PAPER = TrainConfig.of("coordinate", epochs=6)
 ROWS = ("floors", "paper", "default")
 RECIPE = "callipper-db"
 LOWER = ("NS-SeC",)  # columns of a divergence

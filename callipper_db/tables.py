@@ -224,7 +224,7 @@ context_cell = Table(
     Column("n", REAL, nullable=False),
     Column("code_sum", VECTOR, nullable=False),
     PrimaryKeyConstraint("version", "level", "i", "j"),
-    comment="what lies around: POIs and their text codes summed per cell of square lattices, 100 m * 2^level a side",
+    comment="what lies around: POIs and their text codes summed per cell of square lattices, 12.5 m * 2^level a side",
 )
 
 text_embedding = Table(

@@ -15,9 +15,8 @@ from trainer.context import Pyramid
 
 # What lies nearer is for the contrast alone: it changes from house to house, and would take all the room.
 TOLD_FROM_M = 100.0
-KINDS_COUNT = (
-    4.0  # times as much as the mean codes: of a kind that a code of 32 numbers has no room for, these alone tell
-)
+# Of a kind that a code of 32 numbers has no room for, its number alone tells.
+KINDS_COUNT = 4.0  # times as much as the mean codes
 # Places are drawn in lattice cells of this size that hold a POI: in the city and its parks, not in the sea.
 BACKGROUND_M = 800.0
 BACKGROUND_LEAST, BACKGROUND_MOST = 4096, 65_536
@@ -36,7 +35,7 @@ def told_weights(pyramid: Pyramid) -> Array:
 
 
 def draw_background(pyramid: Pyramid, pois: int, seed: int) -> Array:
-    """(N, 2) metres from the origin: places anywhere in the city, half as many as POIs within bounds."""
+    """(N, 2) metres from the origin: places anywhere in the city, half as many as there are POIs, within bounds."""
     count = min(BACKGROUND_MOST, max(BACKGROUND_LEAST, pois // 2))
     random = np.random.default_rng([seed, 800])
     level = min(pyramid.levels, key=lambda level: abs(level.size_m - BACKGROUND_M))

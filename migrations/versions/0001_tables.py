@@ -139,7 +139,7 @@ CREATE TABLE callipper.context_cell (
     CONSTRAINT context_cell_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version) ON DELETE CASCADE
 );
 COMMENT ON TABLE callipper.context_cell IS
-    'what lies around: POIs and their text codes summed per cell of square lattices, 100 m * 2^level a side';
+    'what lies around: POIs and their text codes summed per cell of square lattices, 12.5 m * 2^level a side';
 
 CREATE TABLE callipper.text_embedding (
     version integer NOT NULL,
