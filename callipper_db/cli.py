@@ -426,8 +426,8 @@ def refresh(
     """Bring the active model up to date with its POIs, without training.
 
     POIs that were added, changed or deleted change what lies around places near them; those are embedded anew, in one
-    transaction. When POIs have changed a lot, it advises to train again. A model of a table or query of your own can be
-    watched with --every.
+    transaction. When POIs have changed a lot, it advises to train again. With --watch, in a large city, what sees a change
+    only from afar follows when the changes pause. A model of a table or query of your own can be watched with --every.
 
     \b
     Examples:
@@ -464,10 +464,12 @@ def print_refresh(summary: Any) -> None:
     model = f"Model version {summary.version}"
     if summary.anything:
         grown = f" ({summary.new_cells:,} of them new)" if summary.new_cells else ""
+        where = " near what has changed" if summary.postponed else ""
+        follow = f" {summary.postponed:,} cells and points that see it from afar follow." if summary.postponed else ""
         click.echo(
-            f"{model} is fresh: {summary.added:,} POIs added, {summary.changed:,} changed, {summary.removed:,} removed."
+            f"{model} is fresh{where}: {summary.added:,} POIs added, {summary.changed:,} changed, {summary.removed:,} removed."
             f" Renewed in {summary.seconds:.1f} s: {summary.lattice_cells:,} lattice cells,"
-            f" {summary.cells:,} grid cells{grown}, {summary.points:,} points, {summary.texts:,} new texts."
+            f" {summary.cells:,} grid cells{grown}, {summary.points:,} points, {summary.texts:,} new texts.{follow}"
         )
     else:
         click.echo(f"{model} is up to date with its {summary.pois:,} POIs.")

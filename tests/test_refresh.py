@@ -37,6 +37,7 @@ from callipper_db.store import Array
 from trainer.refresh import Memory, RefreshSummary, refresh
 from trainer.stream import Source
 from trainer.text import TextEncoder
+from trainer.watch import Watch
 
 TEXT = "coalesce(description, category)"
 POIS = f"(SELECT poi_id, geom, {TEXT} AS text FROM poi WHERE {TEXT} IS NOT NULL) AS q"
@@ -291,6 +292,47 @@ def stand(dsn: str, *tables: str) -> dict[str, dict[str, str]]:
         table: dict(fetch(dsn, f"SELECT ctid::text, xmin::text FROM callipper.{table}"))  # type: ignore[arg-type]
         for table in tables
     }
+
+
+def test_what_lies_far_from_the_changes_may_follow(
+    town: str, encoder: TextEncoder, renew: Callable[..., RefreshSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert renew(town, nearby=True).postponed == 0  # so few embeddings are no reason to
+    coarse = "SELECT level, i, j, n, code_sum::text FROM context_cell WHERE level > 6 ORDER BY 1, 2, 3"
+    stored = fetch(town, coarse)
+    change_at_random(town, seed=3)
+    monkeypatch.setattr("trainer.refresh.POSTPONED_FROM", 0)
+    first = renew(town, nearby=True)
+    assert first.lattice_cells > 0
+    assert first.postponed > 0
+    with db.session(town) as connection:
+        expected = expected_lattices(connection, 1)
+        fine = connection.execute("SELECT level, i, j, n FROM context_cell WHERE level <= 6").fetchall()
+        check_vectors(connection, 1)  # by the lattices that stand there
+        check_sample(connection, 1)
+    assert {(i, j, k): n for i, j, k, n in fine} == {
+        key: numbers[0] for key, numbers in expected.items() if key[0] <= 6
+    }
+    assert fetch(town, coarse) == stored
+    again = renew(town, nearby=True)
+    assert not again.anything
+    assert again.postponed > 0
+    last = renew(town)  # without being told to compare
+    assert (last.added, last.changed, last.removed, last.postponed) == (0, 0, 0, 0)
+    assert 0 <= last.cells + last.points - first.postponed <= first.new_cells
+    check_fresh(town, encoder)
+
+
+def test_what_was_postponed_is_not_forgotten(
+    town: str, encoder: TextEncoder, renew: Callable[..., RefreshSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the triggers have noted nothing."""
+    insert_known(town)
+    execute(town, "DELETE FROM callipper.poi_change")
+    monkeypatch.setattr("trainer.refresh.POSTPONED_FROM", 0)
+    assert renew(town, nearby=True, compare=True).postponed > 0
+    assert renew(town).cells > 0
+    check_fresh(town, encoder)
 
 
 def test_only_what_reads_a_change_is_written(
@@ -650,6 +692,34 @@ def test_watch(town: str, tmp_path: Path) -> None:
         )
         assert command.end(signal.SIGINT) == 0
         assert command.said[-1] == "Stopped.\n"
+
+
+@pytest.mark.parametrize(("settle_s", "patience_s"), [(0.5, 300.0), (300.0, 5.0)])
+def test_watch_postpones_what_lies_far_from_the_changes(
+    town: str, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch, settle_s: float, patience_s: float
+) -> None:
+    """Until no change comes for a while, or although changes keep coming."""
+    monkeypatch.setattr("trainer.refresh.POSTPONED_FROM", 0)
+    monkeypatch.setattr("trainer.watch.SETTLE_S", settle_s)
+    monkeypatch.setattr("trainer.watch.SETTLE_PATIENCE_S", patience_s)
+    told: list[RefreshSummary] = []
+
+    def report(summary: RefreshSummary) -> None:
+        told.append(summary)
+        if len(told) > 1 and not summary.postponed:
+            raise KeyboardInterrupt
+        if len(told) == 1 or settle_s > patience_s:
+            insert_known(town, 0.001 * len(told))
+
+    with pytest.raises(KeyboardInterrupt):
+        Watch(town, Silent(), report).run()
+    _, *nearby, last = told
+    assert nearby[0].added == 1
+    assert all(summary.postponed for summary in nearby)
+    assert last.cells > 0
+    if settle_s < patience_s:
+        assert (len(nearby), last.added) == (1, 0)
+    check_fresh(town, encoder)
 
 
 def test_watch_survives_a_restart(town: str, cluster_dsn: str, tmp_path: Path) -> None:

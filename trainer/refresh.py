@@ -33,6 +33,9 @@ from trainer.stream import POI_TABLE, Snapshot, Source, read_samples
 from trainer.text import TextEncoder, encode_cached, find_encoder
 from trainer.train import only_trainer
 
+# In lattices of larger cells a POI is one among many, and half a city reads them.
+NEARBY_M = 800.0
+POSTPONED_FROM = 20_000  # cells and points
 DRIFT_ADVISED = 0.2  # from this share of POIs that the model was not trained with, training anew is advised
 
 
@@ -50,6 +53,7 @@ class RefreshSummary:
     cells: int = 0  # of the grid, embedded again or for the first time
     new_cells: int = 0  # of them, those that the grid did not have
     points: int = 0  # embedded again or for the first time
+    postponed: int = 0  # cells and points that are to be embedded once more, for what has changed far from them
     drift: float = 0.0  # share of the POIs that the model was not trained with
     seconds: float = 0.0
 
@@ -101,11 +105,14 @@ def refresh(
     compare: bool = False,
     wait: bool = False,
     memory: Memory | None = None,
+    nearby: bool = False,
 ) -> RefreshSummary:
     """Bring the active model up to date with the source that it was trained on, in one transaction.
 
     Without `compare`, a model of callipper.poi is left alone when the triggers have noted no change. `text_encoder` is where
-    the model's encoder lies on this machine, when its name does not say. Raises NoActiveModel, TrainerBusy, BadSource,
+    the model's encoder lies on this machine, when its name does not say. With `nearby`, where more than POSTPONED_FROM
+    embeddings would be written, lattices of cells larger than NEARBY_M stay as they are stored, for a later call to renew:
+    until then all embeddings are still those of the lattices in the database. Raises NoActiveModel, TrainerBusy, BadSource,
     BadExtent, SourceEmpty, TextEncoderMissing, ModelUnreadable.
     """
     began = time.monotonic()
@@ -119,8 +126,9 @@ def refresh(
         noted = _read_noted(connection)
         loaded = load_model(connection, noted.version)
         snapshot = _read_source(connection, loaded, reporter)
-        renewal, outgrown = _Work(dsn, connection, loaded, snapshot, memory, reporter, text_encoder).compute()
-        summary = _summarise(renewal, loaded)
+        work = _Work(dsn, connection, loaded, snapshot, memory, reporter, text_encoder)
+        renewal, outgrown = work.compute(nearby)
+        summary = _summarise(renewal, loaded, work.postponed)
         with version_locked(connection, loaded.version):
             if outgrown:
                 reporter.stage("extending the grid")
@@ -192,11 +200,11 @@ class _Work:
     ) -> None:
         self.dsn, self.connection, self.loaded, self.reporter = dsn, connection, loaded, reporter
         self.samples, self.source, self.text_encoder = snapshot.samples, snapshot.source, text_encoder
-        self.memory, self.trained = memory, loaded.trained
+        self.memory, self.trained, self.postponed = memory, loaded.trained, 0
         if memory.version != loaded.version:
             memory.version, memory.codes = loaded.version, {}
 
-    def compute(self) -> tuple[Renewal, tuple[str, float] | None]:
+    def compute(self, nearby: bool) -> tuple[Renewal, tuple[str, float] | None]:
         """What is to be written; and kind and size of the grid, where it lacks cells around POIs."""
         version, metres, told = self.loaded.version, self.samples.metres, self.reporter
         found = compare_points(self.connection, version, self.samples)
@@ -204,10 +212,11 @@ class _Work:
         words, texts = self._new_texts(found)
         text_vectors = embed_texts(self.trained, self._vectors(texts))
         grid, kind, size_m = read_grid(self.connection, version)
-        cells = np.flatnonzero(self._touched(lattices, grid.centre))
-        touched = self._touched(lattices, metres)
-        touched[found.added] = touched[found.changed] = True
-        points = np.flatnonzero(touched)
+        cells, points = self._touched(lattices, grid.centre), self._touched(lattices, metres, found)
+        if nearby and len(cells) + len(points) > POSTPONED_FROM:
+            lattices, coarse = self._postpone(lattices)
+            self.postponed = len(self._touched(coarse, grid.centre)) + len(self._touched(coarse, metres))
+            cells, points = self._touched(lattices, grid.centre), self._touched(lattices, metres, found)
         told.stage("embedding", len(cells) + len(points))
         cell_vectors = embed_places(self.trained, grid.centre[cells], told.advance)
         point_vectors = embed_places(self.trained, metres[points], told.advance)
@@ -262,15 +271,28 @@ class _Work:
         self.memory.encoder = encoder if encoder.name == name else replace(encoder, name=name)
         return self.memory.encoder
 
-    def _touched(self, lattices: list[LatticeDifference], metres: Array) -> Array:
-        """(N, 2) easting and northing -> (N,) whether they read what differs."""
-        result = np.zeros(len(metres), bool)
+    def _postpone(self, lattices: list[LatticeDifference]) -> tuple[list[LatticeDifference], list[LatticeDifference]]:
+        """Have the model read coarse lattices as they are stored; what differs in the others, and what in these."""
+        before, now = self.loaded.trained.pyramid, self.trained.pyramid
+        assert before is not None
+        assert now is not None
+        pairs = zip(before.levels, now.levels, strict=True)
+        levels = [old if old.size_m > NEARBY_M else new for old, new in pairs]
+        self.trained = replace(self.trained, pyramid=replace(now, levels=levels))
+        fine = [lattice for lattice in lattices if lattice.now.size_m <= NEARBY_M]
+        return fine, [lattice for lattice in lattices if lattice.now.size_m > NEARBY_M]
+
+    def _touched(self, lattices: list[LatticeDifference], metres: Array, found: PointDifference | None = None) -> Array:
+        """(N, 2) easting and northing -> the rows that read what differs; of POIs, also those that differ themselves."""
+        touched = np.zeros(len(metres), bool)
         for lattice in lattices:
-            result |= lattice.is_read_by(metres - self.trained.origin)
-        return result
+            touched |= lattice.is_read_by(metres - self.trained.origin)
+        if found is not None:
+            touched[found.added] = touched[found.changed] = True
+        return np.flatnonzero(touched)
 
 
-def _summarise(renewal: Renewal, loaded: Loaded) -> RefreshSummary:
+def _summarise(renewal: Renewal, loaded: Loaded, postponed: int) -> RefreshSummary:
     found, pois = renewal.found, len(renewal.samples)
     return RefreshSummary(
         renewal.version,
@@ -281,6 +303,7 @@ def _summarise(renewal: Renewal, loaded: Loaded) -> RefreshSummary:
         lattice_cells=renewal.lattice_cells,
         cells=len(renewal.cells),
         points=len(renewal.points),
+        postponed=postponed,
         drift=round(drift_of(found.as_trained, pois, int(loaded.provenance.get("rows", pois))), 4),
     )
 
@@ -304,9 +327,9 @@ def _record(connection: db.Connection, summary: RefreshSummary, noted: Noted, sn
     connection.execute(
         "UPDATE callipper.model SET provenance = provenance || jsonb_build_object('refreshed', %s::jsonb),"
         " follows_changes = %s WHERE version = %s",
-        [Jsonb({"at": snapshot.taken_at} | told), own, summary.version],
+        [Jsonb({"at": snapshot.taken_at} | told), own and not summary.postponed, summary.version],
     )
-    if own:
+    if own and not summary.postponed:
         # What is taken away here no other version can learn of any more.
         connection.execute(
             "UPDATE callipper.model SET follows_changes = false WHERE follows_changes AND version <> %s",

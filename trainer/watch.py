@@ -16,6 +16,8 @@ from trainer.stream import POI_TABLE
 CHANNEL = "callipper_poi"
 QUIET_S = 0.5  # without another change, until a refresh begins
 PATIENCE_S = 3.0  # after which it begins although changes keep coming
+SETTLE_S = 20.0  # without another change, until what lies far from the changes is renewed too
+SETTLE_PATIENCE_S = 300.0  # after which it is although changes keep coming
 LOOK_EVERY_S = 60.0  # to notice an activation, which notifies nobody, or a connection that is dead
 RETRY_S, RETRY_AT_MOST_S = 0.5, 30.0
 
@@ -39,16 +41,18 @@ class Watch:
         refresh raises.
         """
         self.memory, self.begun = Memory(), False
+        self.postponed_at: float | None = None
         retry_s = RETRY_S
         while True:
             try:
                 with db.session(self.dsn, autocommit=True) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
                     connection.execute("SET idle_session_timeout = 0")
+                    nearby = True
                     while True:
-                        self._refresh(connection)
+                        self._refresh(connection, nearby)
                         retry_s = RETRY_S
-                        wait_for_change(connection, self.every_s or LOOK_EVERY_S)
+                        nearby = self._wait(connection)
             except (ConnectionLost, ConnectionFailed) as error:
                 if not self.begun:
                     raise
@@ -56,7 +60,16 @@ class Watch:
             time.sleep(retry_s)
             retry_s = min(2 * retry_s, RETRY_AT_MOST_S)
 
-    def _refresh(self, connection: Connection) -> None:
+    def _wait(self, connection: Connection) -> bool:
+        """Until it is time for the next refresh; whether that may postpone what lies far from the changes."""
+        if self.postponed_at is None:
+            wait_for_change(connection, self.every_s or LOOK_EVERY_S)
+            return True
+        latest = self.postponed_at + SETTLE_PATIENCE_S
+        settle_s = max(0.0, min(SETTLE_S, latest - time.monotonic()))
+        return wait_for_change(connection, settle_s) and time.monotonic() < latest
+
+    def _refresh(self, connection: Connection, nearby: bool) -> None:
         try:
             source = active_source(connection)
             if self.every_s is None and source != POI_TABLE:
@@ -68,6 +81,7 @@ class Watch:
                 compare=self.compare,
                 wait=True,
                 memory=self.memory,
+                nearby=nearby,
             )
         except (ConnectionLost, ConnectionFailed):
             raise
@@ -78,6 +92,10 @@ class Watch:
             return
         if summary.anything or not self.begun:
             self.report(summary)
+        if not summary.postponed:
+            self.postponed_at = None
+        elif self.postponed_at is None:
+            self.postponed_at = time.monotonic()
         self.begun = True
 
 
