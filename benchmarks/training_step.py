@@ -30,7 +30,7 @@ def _share(city: City, encoder: str) -> float:
     model = data.maker.model(config)
     data.standardise(model.location)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    products = matrix_products(model, config.batch_size, beside=config.batch_size // 2 if data.pyramid else 0)
+    products = matrix_products(model, config.batch_size, beside=config.batch_size // 4 if data.pyramid else 0)
     step_s, products_s = [], []
     for batch in islice(data.batches(1, config.batch_size), ROUNDS):
         started = time.perf_counter()
@@ -47,13 +47,18 @@ def _share(city: City, encoder: str) -> float:
 def matrix_products(model: CaLLiPer, batch: int, beside: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The operands of each product that the step cannot do without, forward and backward; `beside`: places without POIs."""
     places = [*model.location.linear_layers().values(), *([model.teller] if model.teller else [])]
-    data = (model.location.input, model.text_projection)  # whose inputs need no gradient
+    # How many of a layer's inputs need a gradient: data do not.
+    learnt = {
+        model.location.input: 0,
+        model.text_projection: 0,
+        model.location.output: model.location.input.out_features,
+    }
     operands = []
     for layer, rows in [*((layer, batch + beside) for layer in places), (model.text_projection, batch)]:
         x, gradient = torch.randn(rows, layer.in_features), torch.randn(rows, layer.out_features)
         weight = torch.randn(layer.out_features, layer.in_features)
         operands += [(x, weight.T), (gradient.T, x)]
-        if layer not in data:
-            operands.append((gradient, weight))
+        if needed := learnt.get(layer, layer.in_features):
+            operands.append((gradient, weight[:, :needed]))
     place, logits = torch.randn(batch, model.location.output.out_features), torch.randn(batch, batch)
     return [*operands, (place, place.T), (logits, place), (logits.T, place)]

@@ -20,6 +20,7 @@ from trainer.targets import draw_background, told_columns, told_weights
 SEE_THEMSELVES = 0.1  # of the POIs
 LEAST_DEVIATION = 0.05  # of log(1 + number) of a kind: next to the only one of its kind it would be a hundred
 MOST_DEVIATIONS = 10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
+PART_ROWS = 16_384
 Columns = dict[str, Tensor]  # of N rows each, by name
 
 
@@ -72,12 +73,8 @@ class Maker:
         if name_id is not None:
             columns["name_id"] = torch.from_numpy(name_id.astype(np.int64))
         if self.pyramid is not None and self.codes is not None:
-            context = np.empty((len(metres), self.pyramid.width), np.float32)
-            sees = np.ones(len(metres), bool) if text_id is None else sees_itself(metres)
-            context[sees] = self.pyramid.features(metres[sees])
-            if text_id is not None:
-                context[~sees] = self.pyramid.features(metres[~sees], own_code=self.codes[text_id[~sees]])
-            columns["context"] = torch.from_numpy(context)
+            own = () if text_id is None else (self.codes[text_id], ~sees_itself(metres))
+            columns["context"] = torch.from_numpy(self.pyramid.features(metres, *own))
         return columns
 
     def fit_standardisation(self, location: LocationEncoder, mean: Tensor, deviation: Tensor) -> None:
@@ -171,10 +168,14 @@ class Resident:
         """By all training rows; what is kept on the device is standardised once and for all."""
         if "context" not in self.columns:
             return
-        rows = torch.from_numpy(self.training_rows).to(self.device)
-        numbers = self.columns["context"][rows]
-        self.maker.fit_standardisation(location, numbers.mean(dim=0), numbers.std(dim=0))
-        self.columns = self.maker.standardised(self.columns, location)
+        # A part at a time, and in place: these are nearly all that a row takes.
+        context, rows = self.columns["context"], torch.from_numpy(self.training_rows).to(self.device)
+        parts = torch.split(rows, PART_ROWS)
+        mean = sum((context[part].sum(dim=0) for part in parts), torch.zeros(1, device=self.device)) / len(rows)
+        squares = sum(((context[part] - mean).square().sum(dim=0) for part in parts), torch.zeros_like(mean))
+        self.maker.fit_standardisation(location, mean, (squares / (len(rows) - 1)).sqrt())
+        for view in torch.split(context, PART_ROWS):
+            view.copy_(location.standardise(view))
         self.maker.draw_background(location, self.training, self.config.seed)
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:

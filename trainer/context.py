@@ -131,17 +131,18 @@ class Pyramid:
         levels = [build_level(level.size_m, metres, codes) for level in self.levels]
         return Pyramid(self.text_code, self.kind_code, levels)
 
-    def features(self, metres: Array, own_code: Array | None = None) -> Array:
+    def features(self, metres: Array, own_code: Array | None = None, without: Array | None = None) -> Array:
         """(N, 2) metres from the origin -> (N, width) float32: per level the mean code, log(1 + number of POIs) around a
         point, and from KINDS_FROM_M up the same of each kind.
 
-        own_code: (N, CODE_SIZE + K), for POIs that are in the pyramid: each one's own part is taken out, exactly.
+        own_code: (N, CODE_SIZE + K), for POIs that are in the pyramid: each one's own part is taken out, exactly; where
+        `without`, (N,) bool, is given, only of these.
         """
         result = np.empty((len(metres), self.width), np.float32)
 
         def fill(start: int) -> None:
             rows = slice(start, start + ROWS)
-            own = None if own_code is None else own_code[rows]
+            own = None if own_code is None else (own_code[rows], 1.0 if without is None else without[rows])
             blocks = [_level_features(level, metres[rows], own) for level in self.levels]
             np.concatenate(blocks, axis=1, out=result[rows])
 
@@ -198,15 +199,18 @@ def cell_key(ij: Array) -> Array:
     return key
 
 
-def _level_features(level: Level, metres: Array, own_code: Array | None) -> Array:
+def _level_features(level: Level, metres: Array, own: tuple[Array, Array | float] | None) -> Array:
     """(B, 2) -> (B, CODE_SIZE + 1 + K)."""
-    count, code = around(level, metres, own_code)
+    count, code = around(level, metres, own)
     mean, kinds = code[:, :CODE_SIZE] / (count + PRIOR)[:, None], np.maximum(code[:, CODE_SIZE:], 0)
     return np.column_stack([mean, np.log1p(count), np.log1p(kinds)]).astype(np.float32)
 
 
-def around(level: Level, metres: Array, own_code: Array | None) -> tuple[Array, Array]:
-    """(B, 2) -> number of POIs (B,) and sum of their codes (B, W), float64: the bilinear mix of the four nearest cells."""
+def around(level: Level, metres: Array, own: tuple[Array, Array | float] | None) -> tuple[Array, Array]:
+    """(B, 2) -> number of POIs (B,) and sum of their codes (B, W), float64: the bilinear mix of the four nearest cells.
+
+    own: the code of the POI at each place, and how much of it is left out, 0 to 1.
+    """
     position = metres / level.size_m - 0.5  # cell centres are whole numbers here
     corner = np.floor(position)
     fraction = position - corner
@@ -221,8 +225,9 @@ def around(level: Level, metres: Array, own_code: Array | None) -> tuple[Array, 
         found = (level.key[at] == cell_key(ij)) * weight
         count += found * level.count[at]
         code += found[:, None] * level.code_sum[at]
-        if own_code is not None:
-            own = weight * (ij == own_cell).all(axis=1)
-            count -= own
-            code -= own[:, None] * own_code[:, : code.shape[1]]
+        if own is not None:
+            own_code, left_out = own
+            share = weight * (ij == own_cell).all(axis=1) * left_out
+            count -= share
+            code -= share[:, None] * own_code[:, : code.shape[1]]
     return np.maximum(count, 0), code  # of nothing the subtraction leaves a little

@@ -119,15 +119,19 @@ class Streaming:
 
     def shuffled(self, random: np.random.Generator, size: int) -> Iterator[Array]:
         """All training rows in batches; what is left over of a pool goes into the next."""
-        left = np.empty(0, self.row)
+        pool, held = np.empty(POOL_BLOCKS * BLOCK_ROWS + size, self.row), 0  # one for all, since it is large
         starts = random.permutation(np.arange(self.validation, len(self.stored), BLOCK_ROWS))
         for chosen in np.split(starts, range(POOL_BLOCKS, len(starts), POOL_BLOCKS)):
-            pool = np.concatenate([left, *(self._read(start, start + BLOCK_ROWS) for start in chosen)])
-            order = random.permutation(len(pool))
-            whole = len(pool) // size * size
+            for start in chosen:
+                block = self._read(start, start + BLOCK_ROWS)
+                pool[held : held + len(block)] = block
+                held += len(block)
+            order = random.permutation(held)
+            whole = held // size * size
             for first in range(0, whole, size):
                 yield pool[order[first : first + size]]
-            left = pool[order[whole:]]
+            held -= whole
+            pool[:held] = pool[order[whole:]]
 
     def _read(self, start: int, stop: int) -> Array:
         rows: Array = np.fromfile(

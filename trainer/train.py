@@ -39,8 +39,8 @@ TRAIN_LOCK = 0x0CA1_0002  # advisory lock: one training run at a time in a datab
 PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
 
 
-# From so many rows on they stay on disk: in memory they take up to 10 GB a million (benchmarks/stream_memory.py), which, with a
-# server beside it, is what a machine of 16 GB has.
+# From so many rows on they stay on disk: in memory a million take 5 GB (benchmarks/stream_memory.py), which, with a server
+# beside it, is what a machine of 8 GB has.
 STREAM_FROM = 1_000_000
 
 
