@@ -279,7 +279,7 @@ class Bytes:
     help="Whether the model sees the POIs around a place, or its coordinates alone (the paper's model).",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the POIs (default: 6, more for small sources).")
-@click.option("--batch-size", type=click.IntRange(2), default=1024, show_default=True, help="POIs a step, at most.")
+@click.option("--batch-size", type=click.IntRange(2), help="POIs a step, at most (default: 512; coordinate: 1024).")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -327,7 +327,7 @@ def train(
     grid: str,
     encoder: str,
     epochs: int | None,
-    batch_size: int,
+    batch_size: int | None,
     seed: int,
     device: str,
     precision: str,

@@ -126,13 +126,17 @@ def test_linear_layers_are_all_the_weights_there_are() -> None:
     assert found == {id(parameter) for parameter in model.parameters()}
 
 
-def reference_loss(place: torch.Tensor, text: torch.Tensor, text_id: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy both ways over the logits, those of the same text taken out."""
+def reference_loss(
+    place: torch.Tensor, text: torch.Tensor, text_id: torch.Tensor, scale: torch.Tensor, balance: float = 0.0
+) -> torch.Tensor:
+    """Cross-entropy both ways over the logits, those of the same text taken out; frequent texts weigh less."""
     logits = place @ text.T * scale
     same = (text_id[:, None] == text_id[None, :]) & ~torch.eye(len(text_id), dtype=torch.bool)
     logits = logits.masked_fill(same, -math.inf)
     own = torch.arange(len(text_id))
-    return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+    both = [functional.cross_entropy(matrix, own, reduction="none") for matrix in (logits, logits.T)]
+    weight = torch.bincount(text_id)[text_id].double() ** -balance
+    return ((both[0] + both[1]) / 2 * weight).sum() / weight.sum()
 
 
 def random_pairs(count: int, texts: int, seed: int, dimensions: int = 6) -> tuple[torch.Tensor, ...]:
@@ -146,10 +150,12 @@ def random_pairs(count: int, texts: int, seed: int, dimensions: int = 6) -> tupl
 
 
 @settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 12), texts=st.integers(1, 8), seed=st.integers(0, 2**31))
-def test_loss_and_gradients_match_cross_entropy(count: int, texts: int, seed: int) -> None:
+@given(
+    count=st.integers(1, 12), texts=st.integers(1, 8), seed=st.integers(0, 2**31), balance=st.sampled_from([0, 0.5, 1])
+)
+def test_loss_and_gradients_match_cross_entropy(count: int, texts: int, seed: int, balance: float) -> None:
     place, text, text_id, scale = random_pairs(count, texts, seed)
-    loss, expected = (compute(place, text, text_id, scale) for compute in (symmetric_info_nce, reference_loss))
+    loss, expected = (compute(place, text, text_id, scale, balance) for compute in (symmetric_info_nce, reference_loss))
     torch.testing.assert_close(loss, expected)
     inputs = (place, text, scale)
     # Times three, since what comes in from behind need not be one.
@@ -165,7 +171,7 @@ def test_loss_matches_cross_entropy_in_float32_at_the_largest_scale() -> None:
 
 def test_gradients_match_finite_differences() -> None:
     place, text, text_id, scale = random_pairs(7, 4, 3)
-    assert torch.autograd.gradcheck(symmetric_info_nce, (place, text, text_id, scale))
+    assert torch.autograd.gradcheck(symmetric_info_nce, (place, text, text_id, scale, 0.5))
 
 
 def test_rows_with_the_same_text_are_not_negatives() -> None:

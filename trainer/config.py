@@ -7,7 +7,15 @@ from typing import Any
 
 POI_TEMPLATE = "{category}"  # bare, as people ask; "A place of ..." around it costs them 8 points of AUC
 
-PAPERS: dict[str, Any] = {"hidden": 256, "blocks": 4, "name_weight": 0.0, "learning_rate": 1e-3, "weight_decay": 1e-4}
+PAPERS: dict[str, Any] = {
+    "hidden": 256,
+    "blocks": 4,
+    "name_weight": 0.0,
+    "balance": 0.0,
+    "batch_size": 1024,
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-4,
+}
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,12 @@ class TrainConfig:
     blocks: int = 2
     dropout: float = 0.0  # masks cost a tenth of a step on a CPU; the best epoch is kept in any case
     context_weight: float = 8.0  # of telling what lies around, beside the contrast with texts (contextual)
-    name_weight: float = 0.15  # of the contrast with POIs' names, beside that with their texts
+    name_weight: float = 0.3  # of the contrast with POIs' names, beside that with their texts
+    balance: float = 0.5  # a pair weighs as the number of rows with its text to minus this; 0: all pairs the same
     # optimisation
     epochs: int | None = None  # None: 6, or more where that makes fewer than `min_steps` steps
-    min_steps: int = 600
-    batch_size: int = 1024  # at most; small sources take an eighth of their POIs
+    min_steps: int = 300
+    batch_size: int = 512  # at most; small sources take an eighth of their POIs
     learning_rate: float = 2e-3  # peak of the one-cycle schedule
     weight_decay: float = 0.02
     initial_temperature: float = 0.07
@@ -39,9 +48,9 @@ class TrainConfig:
 
     @classmethod
     def of(cls, encoder: str, **options: Any) -> TrainConfig:
-        """The usual settings of an encoder but for some; those of `coordinate` are the paper's, without names."""
+        """The usual settings of an encoder but for options that are not None; those of `coordinate` are the paper's."""
         usual = PAPERS if encoder == "coordinate" else {}
-        return cls(encoder=encoder, **(usual | options))
+        return cls(encoder=encoder, **(usual | {name: value for name, value in options.items() if value is not None}))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON for provenance and checkpoints."""

@@ -128,7 +128,7 @@ class CaLLiPer(nn.Module):
         self.location = LocationEncoder(config, context_width, joins=joins)
         self.text_projection = nn.Linear(text_dim, DIMENSIONS)
         self.teller = nn.Linear(DIMENSIONS, told) if told else None  # of use in training only
-        self.context_weight = config.context_weight
+        self.balance, self.context_weight = config.balance, config.context_weight
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.name_logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.name_weight = config.name_weight

@@ -61,12 +61,14 @@ def terms(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = ow
     with torch.autocast(place.device.type, enabled=False):
         places = place.float().split([len(part.metres) for part in parts])
         pois = gather(places[0])
-        found = {"texts": symmetric_info_nce(pois, gather(text.float()), gather(batch.text_id), model.scale().float())}
+        texts, text_id = gather(text.float()), gather(batch.text_id)
+        found = {"texts": symmetric_info_nce(pois, texts, text_id, model.scale().float(), model.balance)}
         if name is not None and batch.name_id is not None:
             names, name_id = gather(name.float()), gather(batch.name_id)
             named = name_id >= 0
             if int(named.sum()) > 1:
-                contrast = symmetric_info_nce(pois[named], names[named], name_id[named], model.name_scale().float())
+                scale = model.name_scale().float()
+                contrast = symmetric_info_nce(pois[named], names[named], name_id[named], scale, model.balance)
                 found["names"] = model.name_weight * contrast
         for key, vectors, part in zip(("context", "background"), places, parts, strict=False):
             if part.told is not None:
