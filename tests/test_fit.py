@@ -287,7 +287,7 @@ def test_batches_are_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "epochs"), [(18, 2, 67), (800, 100, 75), (8192, 1024, 75), (200_000, 1024, 6)]
+    ("count", "batch", "epochs"), [(18, 2, 34), (800, 100, 38), (8192, 512, 19), (200_000, 512, 6)]
 )
 def test_small_sources_get_smaller_batches_and_more_epochs(count: int, batch: int, epochs: int) -> None:
     assert TrainConfig().batch_for(count) == batch

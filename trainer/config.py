@@ -31,8 +31,8 @@ class TrainConfig:
     blocks: int = 2
     dropout: float = 0.0  # masks cost a tenth of a step on a CPU; the best epoch is kept in any case
     context_weight: float = 8.0  # of telling what lies around, beside the contrast with texts (contextual)
-    name_weight: float = 0.3  # of the contrast with POIs' names, beside that with their texts
-    balance: float = 0.5  # a pair weighs as the number of rows with its text to minus this; 0: all pairs the same
+    name_weight: float = 0.15  # of the contrast with POIs' names, beside that with their texts
+    balance: float = 0.25  # a pair weighs as the number of rows with its text to minus this; 0: all pairs the same
     # optimisation
     epochs: int | None = None  # None: 6, or more where that makes fewer than `min_steps` steps
     min_steps: int = 300
