@@ -722,6 +722,28 @@ def test_watch_postpones_what_lies_far_from_the_changes(
     check_fresh(town, encoder)
 
 
+def test_a_watch_that_fails_pauses(town: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when what was postponed is long due."""
+    monkeypatch.setattr("trainer.refresh.POSTPONED_FROM", 0)
+    monkeypatch.setattr("trainer.watch.SETTLE_PATIENCE_S", 0.0)
+    waits: list[float] = []
+
+    def wait(connection: db.Connection, seconds: float) -> bool:
+        waits.append(seconds)
+        if len(waits) == 2:
+            execute(town, "TRUNCATE callipper.poi")
+        if len(waits) == 4:
+            raise KeyboardInterrupt
+        if len(waits) == 1:
+            insert_known(town)
+        return True
+
+    monkeypatch.setattr("trainer.watch.wait_for_change", wait)
+    with pytest.raises(KeyboardInterrupt):
+        Watch(town, Silent(), lambda summary: None).run()
+    assert waits == [60.0, 0.0, 60.0, 60.0]
+
+
 def test_watch_survives_a_restart(town: str, cluster_dsn: str, tmp_path: Path) -> None:
     name = sql.Identifier(str(fetch(town, "SELECT current_database()")[0][0]))
     with running(tmp_path, "refresh", "--dsn", town, "--watch", "--json") as command:

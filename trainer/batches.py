@@ -20,7 +20,7 @@ from trainer.targets import draw_background, told_columns, told_weights
 SEE_THEMSELVES = 0.1  # of the POIs
 LEAST_DEVIATION = 0.05  # of log(1 + number) of a kind: next to the only one of its kind it would be a hundred
 MOST_DEVIATIONS = 10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
-PART_ROWS = 16_384
+PART_ROWS = 16_384  # standardised at once
 Columns = dict[str, Tensor]  # of N rows each, by name
 
 

@@ -89,6 +89,7 @@ class Watch:
             if not self.begun:
                 raise
             self.reporter.note(str(error))
+            self.postponed_at = None  # or a failure that lasts would be tried again without a pause
             return
         if summary.anything or not self.begun:
             self.report(summary)
