@@ -21,6 +21,7 @@ from callipper_db import models as model_versions
 from callipper_db import schema, search, text_encoders
 from callipper_db.config import Settings
 from callipper_db.console import reporter
+from callipper_db.db import without_secrets
 from callipper_db.errors import CallipperError, MissingExtra, NotInitialised
 from callipper_db.load import LoadOptions, LoadProgress
 from callipper_db.load import load as load_files
@@ -79,6 +80,11 @@ def resolve_dsn(dsn: str | None) -> str:
     except NotInitialised:
         schema.init(server.dsn())
     return server.dsn()
+
+
+def database_digest(dsn: str) -> str:
+    """Names a database in the names of files. The password is no part of it: from a hash, a short one could be guessed."""
+    return hashlib.sha256(without_secrets(dsn).encode()).hexdigest()[:16]
 
 
 def training_side(extra: str = "train") -> Any:
@@ -386,7 +392,7 @@ def train(
                 config,
                 told,
                 text_encoder=text_encoder or settings.text_encoder,
-                checkpoint=settings.home / "checkpoints" / f"{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.pt",
+                checkpoint=settings.home / "checkpoints" / f"{database_digest(dsn)}.pt",
                 resume=resume,
                 wait=wait,
                 grid_size_m=grid_size,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from callipper_db.errors import ConnectionFailed, ConnectionLost, DatabaseFailed, DiskFull
@@ -18,14 +19,15 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     """Open a connection. Its search_path holds only `callipper` and the schemas of the two extensions.
 
-    Raises ConnectionFailed with the password left out of the message.
+    Raises ConnectionFailed, whose message holds no secret.
     """
+    _check_readable(dsn)
     try:
         connection = psycopg.connect(
             dsn, autocommit=autocommit, application_name="callipper-db", keepalives_idle=30, client_encoding="UTF8"
         )
     except psycopg.Error as error:
-        raise ConnectionFailed(dsn=hide_password(dsn), reason=_one_line(error)) from error
+        raise ConnectionFailed(dsn=without_secrets(dsn), reason=_one_line(error)) from error
     extensions = extension_schemas(connection)
     # pg_temp is left out: so it comes first, and a temporary table of ours never gives way to a user's table of that name.
     names = dict.fromkeys(["callipper", *extensions.values(), "public"])
@@ -73,13 +75,43 @@ def version_tuple(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in digits if part.isdecimal())
 
 
-def hide_password(dsn: str) -> str:
-    """The DSN as key=value pairs, without its password, for messages and logs."""
+def without_secrets(dsn: str) -> str:
+    """A readable DSN as key=value pairs, without passwords and keys: for messages, logs and file names."""
+    secret = {option.keyword.decode() for option in pq.Conninfo.get_defaults() if option.dispchar == b"*"}
+    return make_conninfo("", **{key: value for key, value in conninfo_to_dict(dsn).items() if key not in secret})
+
+
+def _check_readable(dsn: str) -> None:
+    """Raise ConnectionFailed for a DSN that libpq cannot read, or reads otherwise than it is meant.
+
+    libpq's own message would quote the DSN with its password. And where a password holds @ or / as such, libpq takes a part of
+    it for the host or the database, whose names are printed.
+    """
+    scheme, is_uri, rest = dsn.partition("://")
     try:
         parts = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        return "(a DSN that does not parse)"
-    return make_conninfo("", **{key: value for key, value in parts.items() if key != "password"})
+    except (psycopg.Error, ValueError):
+        parts = None
+    if is_uri and scheme not in ("postgresql", "postgres"):
+        reason = "it does not begin with postgresql://"
+        if re.fullmatch(r"postgres(ql)?\+\w+", scheme):
+            reason = f"{scheme} is a scheme of SQLAlchemy's; write postgresql://"
+    elif parts is None and is_uri:
+        reason = "it does not parse; in a name or password, write % as %25, @ as %40, / as %2F and : as %3A"
+    elif parts is None:
+        reason = "it does not parse"
+    elif is_uri and _is_misread(rest, str(parts.get("port", ""))):
+        reason = "it does not parse; a password with @ or / in it is written with %40 and %2F"
+    else:
+        return
+    raise ConnectionFailed(dsn="the DSN given, which is not shown here as it may hold a password", reason=reason)
+
+
+def _is_misread(rest: str, port: str) -> bool:
+    """Whether a URI after :// has an @ that does not end the password, or a port that is none."""
+    path = rest.partition("?")[0]
+    authority = path.partition("/")[0]
+    return path.count("@") > 1 or ("@" in path and "@" not in authority) or not re.fullmatch(r"[\d,]*", port)
 
 
 def _one_line(error: BaseException) -> str:
