@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from callipper_db import db, schema
+from callipper_db.arrays import Array
 from callipper_db.load import LoadOptions, load
 from callipper_db.server import EmbeddedServer
-from callipper_db.store import Array
-from trainer.samples import Samples
-from trainer.stream import Source, read_samples
-from trainer.text import encode_cached, find_encoder
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.data.source import Source, read_samples
+from callipper_trainer.text_encoder import encode_cached, find_encoder
 
 LONDON = Path(__file__).resolve().parents[2] / "shared" / "data" / "london_pois.csv.gz"
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

@@ -20,12 +20,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import synthetic
+from callipper_db.arrays import Array
 from callipper_db.progress import Silent
-from callipper_db.store import Array
-from trainer.config import TrainConfig
-from trainer.distributed import ALONE, Ranks, joined
-from trainer.fit import Run, fit, fit_stored
-from trainer.stored import stored_samples
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.sample_file import stored_samples
+from callipper_trainer.distributed import ALONE, Ranks, joined
+from callipper_trainer.fit import Run, fit, fit_stored
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation"}
 PROFILED_BATCHES = 40

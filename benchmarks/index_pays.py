@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.city import City
-from callipper_db import db, store
-from callipper_db.store import partition
+from callipper_db import binary_copy, db, hnsw, partitions
+from callipper_db.arrays import Array
+from callipper_db.partitions import partition
 
 SIZES = (20_000, 80_000)
 QUESTIONS = 20
@@ -24,17 +25,17 @@ def run(city: City) -> dict[str, Any]:
         walk = np.cumsum(random.normal(size=(size, 128)), axis=0)
         embeddings = (walk / np.linalg.norm(walk, axis=1, keepdims=True)).astype(np.float32)
         with db.session(city.dsn) as connection:
-            name = store.create_partition(connection, "cell_embedding", 0)
+            name = partitions.create_partition(connection, "cell_embedding", 0)
             columns: dict[str, tuple[str, Any]] = {
                 "version": ("int4", np.zeros(size)),
                 "cell_id": ("int8", np.arange(size)),
                 "emb": ("vector", embeddings),
             }
-            store.write_rows(connection, name, columns)
+            binary_copy.write_rows(connection, name, columns)
             connection.execute(db.sql.SQL("ANALYZE {}").format(name))
             scan_ms = _question_ms(connection, embeddings)
             started = time.perf_counter()
-            store.build_hnsw(connection, 0)
+            hnsw.build_hnsw(connection, 0)
             build_s = time.perf_counter() - started
             index_ms = _question_ms(connection, embeddings)
             connection.rollback()
@@ -47,7 +48,7 @@ def run(city: City) -> dict[str, Any]:
     return {"cells": figures}
 
 
-def _question_ms(connection: db.Connection, embeddings: store.Array) -> float:
+def _question_ms(connection: db.Connection, embeddings: Array) -> float:
     query = db.sql.SQL("SELECT cell_id FROM {} ORDER BY emb <-> %s::real[]::vector LIMIT 10").format(
         partition("cell_embedding", 0)
     )

@@ -16,13 +16,13 @@ from psycopg import sql
 
 from benchmarks.city import SRID, City, median_ratio
 from callipper_db import db
-from callipper_db.store import read_rows
-from trainer.config import TrainConfig
-from trainer.context import build_pyramid
-from trainer.embed import embed_places
-from trainer.fit import Trained
-from trainer.model import CaLLiPer
-from trainer.publish import Publication, publish
+from callipper_db.binary_copy import read_rows
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.context import build_pyramid
+from callipper_trainer.embed import embed_places
+from callipper_trainer.fit import Trained
+from callipper_trainer.model import CaLLiPer
+from callipper_trainer.publish import Publication, publish
 
 POINTS = 10_000
 FEW = 1_000  # for what is slower, or measured beside

@@ -16,11 +16,11 @@ import platformdirs
 
 from benchmarks.city import ENCODER, LONDON
 from benchmarks.national_grid import to_national_grid
+from callipper_db.arrays import Array
 from callipper_db.progress import Reporter
-from callipper_db.store import Array
-from trainer.config import POI_TEMPLATE
-from trainer.evaluate import Targets, make_targets
-from trainer.text import TextEncoder, find_encoder
+from callipper_trainer.config import POI_TEMPLATE
+from callipper_trainer.evaluation.protocol import Targets, make_targets
+from callipper_trainer.text_encoder import TextEncoder, find_encoder
 
 LANDUSE = LONDON.with_name("london_landuse.geojson.gz")
 NSSEC = LONDON.with_name("london_nssec.geojson.gz")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from callipper_db.store import Array
+from callipper_db.arrays import Array
 
 WGS84 = (6_378_137.0, 6_356_752.314245)  # half axes, metres
 AIRY = (6_377_563.396, 6_356_256.909)

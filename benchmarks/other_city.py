@@ -31,11 +31,11 @@ from psycopg import sql
 
 from benchmarks.city import LONDON, City
 from callipper_db import db, schema, search
-from callipper_db.console import reporter as console_reporter
+from callipper_db.cli.console import reporter as console_reporter
 from callipper_db.load import LoadOptions, load
 from callipper_db.read.record import require
 from callipper_db.server import EmbeddedServer
-from trainer.retrieval import evaluate_retrieval
+from callipper_trainer.evaluation.retrieval import evaluate_retrieval
 
 AMENITIES = LONDON.with_name("global_osm_amenity_2015.parquet")
 CITIES = {  # west, south, east, north

@@ -27,20 +27,20 @@ import torch
 from benchmarks.city import City
 from benchmarks.london_arrays import Labelled, Pois, Vectors, read_landuse, read_nssec, read_pois
 from benchmarks.national_grid import from_national_grid
-from callipper_db.console import reporter as console_reporter
+from callipper_db.arrays import Array
+from callipper_db.cli.console import reporter as console_reporter
 from callipper_db.progress import Reporter
-from callipper_db.store import Array
-from trainer.assess import Assessment
-from trainer.config import TrainConfig
-from trainer.context import build_pyramid
-from trainer.embed import embed_places, embed_texts
-from trainer.evaluate import MAIN, Score, evaluate_embeddings, evaluate_floors
-from trainer.figures import draw
-from trainer.fit import Trained, fit
-from trainer.labels import Labels
-from trainer.model import GridEncoding
-from trainer.retrieval import hold_out, retrieval_auc
-from trainer.stream import Source
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.context import build_pyramid
+from callipper_trainer.data.source import Source
+from callipper_trainer.embed import embed_places, embed_texts
+from callipper_trainer.evaluation.evaluate import Assessment
+from callipper_trainer.evaluation.labels import Labels
+from callipper_trainer.evaluation.plot import draw
+from callipper_trainer.evaluation.protocol import MAIN, Score, evaluate_embeddings, evaluate_floors
+from callipper_trainer.evaluation.retrieval import hold_out, retrieval_auc
+from callipper_trainer.fit import Trained, fit
+from callipper_trainer.model import GridEncoding
 
 # Wang et al. 2025: category texts, coordinates alone, plain contrast. Of six epochs, validation keeps the fifth.
 PAPER = TrainConfig.of("coordinate", epochs=6)

@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.city import SRID, TEMPLATE, City, median_ratio
 from callipper_db import db
-from callipper_db.store import read_rows
-from trainer.stream import Source, read_samples, stream_query
+from callipper_db.binary_copy import read_rows
+from callipper_trainer.data.source import Source, read_samples, stream_query
 
 BAR = 200_000  # rows/s
 ROUNDS = 5

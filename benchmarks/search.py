@@ -10,9 +10,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from benchmarks.city import City, median_ratio
-from callipper_db import db, store
+from callipper_db import binary_copy, db, hnsw, partitions
+from callipper_db.arrays import Array
 from callipper_db.grid import BLOCK, Grid, ensure_grid
-from callipper_db.store import Array
 
 BAR = 1.3  # times the bare scan
 BAR_RECALL = 0.98
@@ -43,7 +43,7 @@ def run(city: City) -> dict[str, Any]:
         describe_ms = _time_describe(connection, version, cells)
         exact_s = [_timed(connection, _search(number))[0] for number in range(ROUNDS)]
         started = time.perf_counter()
-        store.build_hnsw(connection, version)
+        hnsw.build_hnsw(connection, version)
         build_s = time.perf_counter() - started
         index_s = [_timed(connection, _search(number))[0] for number in range(ROUNDS)]
         believed = _share_believed(connection, version)
@@ -95,10 +95,10 @@ def _make_model(connection: db.Connection) -> tuple[int, Grid, Array, Array]:
         "point_embedding": {},
     }
     for table, columns in tables.items():
-        name = store.create_partition(connection, table, version)
+        name = partitions.create_partition(connection, table, version)
         if columns:
             _write(connection, name, version, columns)
-        store.attach_partition(connection, table, version)
+        partitions.attach_partition(connection, table, version)
     connection.execute(
         "UPDATE callipper.text_embedding SET vocabulary = true, city_distances = callipper._city_distances(version, emb)"
         " WHERE version = %s",
@@ -111,7 +111,7 @@ def _make_model(connection: db.Connection) -> tuple[int, Grid, Array, Array]:
 
 def _write(connection: db.Connection, table: sql.Identifier, version: int, columns: dict[str, tuple[str, Any]]) -> None:
     count = len(next(iter(columns.values()))[1])
-    store.write_rows(connection, table, {"version": ("int4", np.full(count, version)), **columns})
+    binary_copy.write_rows(connection, table, {"version": ("int4", np.full(count, version)), **columns})
 
 
 def _neighbours_alike(metres: Array, random: np.random.Generator) -> Array:
@@ -157,7 +157,7 @@ def _time_areas(connection: db.Connection, version: int, grid: Grid, texts: Arra
         assert row is not None
         area = sql.SQL("{}::geometry").format(sql.Literal(row[0]))
         question = sql.SQL("{}::vector").format(sql.Literal(str(texts[number].tolist())))
-        cells = store.partition("cell_embedding", version)
+        cells = partitions.partition("cell_embedding", version)
         bare = [sql.SQL(form).format(area=area, question=question, cells=cells) for form in BARE]
         ours = sql.SQL(OURS).format(text=sql.Literal(_word(number)), area=area)
         spent, rows = _timed(connection, ours)

@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks import synthetic
 from benchmarks.city import City
-from trainer import targets
-from trainer.config import TrainConfig
-from trainer.fit import Run, fit, fit_stored
-from trainer.stored import stored_samples
+from callipper_trainer import context_targets as targets
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.sample_file import stored_samples
+from callipper_trainer.fit import Run, fit, fit_stored
 
 ROWS = (100_000, 300_000)
 TEXTS = 2000

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from callipper_db.store import Array
-from trainer.samples import CHUNK, Samples
+from callipper_db.arrays import Array
+from callipper_trainer.data.samples import CHUNK, Samples
 
 ORIGIN = np.array([500_000.0, 5_700_000.0])
 REACH_M = 20_000.0

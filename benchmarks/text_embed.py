@@ -16,15 +16,16 @@ from psycopg import sql
 
 from benchmarks.city import ENCODER, City, median_ratio
 from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
 from callipper_db.progress import Silent
-from callipper_db.store import Array, read_rows
 from callipper_db.text_encoders import remove_text_encoder
-from trainer.config import TrainConfig
-from trainer.fit import Trained
-from trainer.model import CaLLiPer
-from trainer.publish import Publication, publish
-from trainer.text import TextEncoder, find_encoder, register_encoder
-from trainer.text_weights import install
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.fit import Trained
+from callipper_trainer.install_text_encoder import install
+from callipper_trainer.model import CaLLiPer
+from callipper_trainer.publish import Publication, publish
+from callipper_trainer.text_encoder import TextEncoder, find_encoder, register_encoder
 
 # tokens, those of beginning and end included -> a text that no model remembers
 QUESTIONS = {

@@ -14,11 +14,11 @@ import torch
 from torch.nn import functional
 
 from benchmarks.city import ENCODER, City
-from trainer.batches import Resident
-from trainer.config import TrainConfig
-from trainer.fit import training_step
-from trainer.model import CaLLiPer
-from trainer.text import find_encoder
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.batches import Resident
+from callipper_trainer.fit import training_step
+from callipper_trainer.model import CaLLiPer
+from callipper_trainer.text_encoder import find_encoder
 
 BAR = 60.0
 ROUNDS = 3

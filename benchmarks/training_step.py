@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from benchmarks.city import City
-from trainer.batches import Resident
-from trainer.config import TrainConfig
-from trainer.fit import training_step
-from trainer.model import CaLLiPer
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.batches import Resident
+from callipper_trainer.fit import training_step
+from callipper_trainer.model import CaLLiPer
 
 BAR = 0.6
 ROUNDS = 30

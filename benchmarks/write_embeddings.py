@@ -9,7 +9,8 @@ import numpy as np
 from psycopg import sql
 
 from benchmarks.city import City, median_ratio
-from callipper_db import db, store
+from callipper_db import binary_copy, db, partitions
+from callipper_db.arrays import Array
 
 BAR = 150_000  # rows/s
 ROWS = 160_000
@@ -34,8 +35,8 @@ def run(city: City) -> dict[str, Any]:
     }
 
 
-def _time(connection: db.Connection, embeddings: store.Array, write: Any) -> float:
-    table = store.create_partition(connection, "cell_embedding", 0)
+def _time(connection: db.Connection, embeddings: Array, write: Any) -> float:
+    table = partitions.create_partition(connection, "cell_embedding", 0)
     started = time.perf_counter()
     write(connection, table, embeddings)
     spent = time.perf_counter() - started
@@ -43,17 +44,17 @@ def _time(connection: db.Connection, embeddings: store.Array, write: Any) -> flo
     return spent
 
 
-def _ours(connection: db.Connection, table: sql.Identifier, embeddings: store.Array) -> None:
+def _ours(connection: db.Connection, table: sql.Identifier, embeddings: Array) -> None:
     count = len(embeddings)
     columns: dict[str, tuple[str, Any]] = {
         "version": ("int4", np.zeros(count)),
         "cell_id": ("int8", np.arange(count)),
         "emb": ("vector", embeddings),
     }
-    store.write_rows(connection, table, columns)
+    binary_copy.write_rows(connection, table, columns)
 
 
-def _write_row(connection: db.Connection, table: sql.Identifier, embeddings: store.Array) -> None:
+def _write_row(connection: db.Connection, table: sql.Identifier, embeddings: Array) -> None:
     from pgvector.psycopg import register_vector
 
     register_vector(connection)

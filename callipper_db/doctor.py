@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from callipper_db import db, schema
 from callipper_db.errors import CallipperError
-from callipper_db.store import SAFE_PARALLEL_BUILD
+from callipper_db.hnsw import SAFE_PARALLEL_BUILD
 
 EXTRAS = {
     "train": ("torch", "sentence_transformers", "safetensors"),

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from psycopg import sql
 
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
 from callipper_db.db import Connection
 from callipper_db.errors import BadExtent
-from callipper_db.store import Array, read_rows
 
 BLOCK = 5  # the covered area is made of blocks of this many cells a side
 MAX_CELLS = 20_000_000

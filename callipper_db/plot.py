@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from psycopg import sql
 
 from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
 from callipper_db.errors import NoActiveModel
-from callipper_db.store import Array, read_rows
 
 matplotlib.use("Agg")
 

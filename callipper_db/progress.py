@@ -1,4 +1,4 @@
-"""How long work tells of itself; cli.py decides what a person sees of it."""
+"""How long work tells of itself; the command line decides what a person sees of it."""
 
 from __future__ import annotations
 

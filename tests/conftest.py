@@ -21,11 +21,11 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from callipper_db import db
-from callipper_db.cli import main
+from callipper_db.cli.main import main
 from callipper_db.server import EmbeddedServer
 
 if TYPE_CHECKING:
-    from trainer.text import TextEncoder
+    from callipper_trainer.text_encoder import TextEncoder
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only wait for each other in models as small as the tests'
@@ -159,7 +159,7 @@ def encoder() -> TextEncoder:
     """The sentence encoder, which the tests load once."""
     from town import ENCODER
 
-    from trainer.text import find_encoder
+    from callipper_trainer.text_encoder import find_encoder
 
     return find_encoder(ENCODER)
 

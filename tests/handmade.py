@@ -9,7 +9,8 @@ import numpy as np
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from callipper_db import store
+from callipper_db import binary_copy, partitions
+from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.grid import Grid, ensure_grid
 from callipper_db.tables import DIMENSIONS
@@ -26,23 +27,23 @@ class Model:
 
     version: int
     grid: Grid
-    cells: store.Array  # (C, 128) float32, unit length, in the order of grid.cell_id
-    points: store.Array  # (N, 128)
-    texts: dict[str, store.Array]
+    cells: Array  # (C, 128) float32, unit length, in the order of grid.cell_id
+    points: Array  # (N, 128)
+    texts: dict[str, Array]
 
-    def ranking(self, text: str) -> store.Array:
+    def ranking(self, text: str) -> Array:
         """(C,) the cells from best to worst, computed in float64."""
         similarity = self.cells.astype(np.float64) @ self.texts[text].astype(np.float64)
         return self.grid.cell_id[np.argsort(-similarity)]
 
 
-def unit_vectors(count: int, seed: int, dim: int = DIMENSIONS) -> store.Array:
+def unit_vectors(count: int, seed: int, dim: int = DIMENSIONS) -> Array:
     """(count, dim) float32."""
     vectors = np.random.default_rng(seed).standard_normal((count, dim))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def write_pois(connection: Connection, metres: store.Array) -> store.Array:
+def write_pois(connection: Connection, metres: Array) -> Array:
     """POIs at (N, 2) metres; returns their (N,) poi_id."""
     found = connection.execute(
         "INSERT INTO callipper.poi (source, source_id, name, category, geom)"
@@ -56,7 +57,7 @@ def write_pois(connection: Connection, metres: store.Array) -> store.Array:
 
 def write_model(
     connection: Connection,
-    metres: store.Array | None = None,
+    metres: Array | None = None,
     *,
     seed: int = 0,
     size_m: float = SIZE_M,
@@ -64,7 +65,7 @@ def write_model(
     hnsw: bool = False,
     texts: tuple[str, ...] = TEXTS,
     source: str = "callipper.poi",
-    embed: Callable[[store.Array], store.Array] | None = None,
+    embed: Callable[[Array], Array] | None = None,
 ) -> Model:
     """A version over the grid that (N, 2) POIs span, one POI by default.
 
@@ -115,13 +116,13 @@ def write_model(
         {"point_id": ("int8", point_id), "text": described, "geom": place, "emb": ("vector", points)},
     )
     if hnsw:
-        store.build_hnsw(connection, version)
+        hnsw.build_hnsw(connection, version)
     if activate:
         connection.execute("SELECT callipper.activate(%s)", [version])
     return Model(version, grid, cells, points, dict(zip(texts, words, strict=True)))
 
 
-def write_sample(connection: Connection, model: Model, count: int = 1000) -> store.Array:
+def write_sample(connection: Connection, model: Model, count: int = 1000) -> Array:
     """A sample of the model's cells for percentiles; returns its (S, 128) vectors."""
     drawn = model.cells[np.random.default_rng(model.version).permutation(len(model.cells))[:count]]
     columns = {
@@ -129,15 +130,15 @@ def write_sample(connection: Connection, model: Model, count: int = 1000) -> sto
         "number": ("int4", np.arange(len(drawn))),
         "emb": ("vector", drawn),
     }
-    store.write_rows(connection, sql.Identifier("callipper", "cell_sample"), columns)  # type: ignore[arg-type]
+    binary_copy.write_rows(connection, sql.Identifier("callipper", "cell_sample"), columns)  # type: ignore[arg-type]
     return drawn
 
 
 def _write(connection: Connection, table: str, version: int, columns: dict[str, tuple[str, object]]) -> None:
-    name = store.create_partition(connection, table, version)
+    name = partitions.create_partition(connection, table, version)
     count = len(next(iter(columns.values()))[1])  # type: ignore[arg-type]
-    store.write_rows(connection, name, {"version": ("int4", np.full(count, version)), **columns})  # type: ignore[dict-item]
-    store.attach_partition(connection, table, version)
+    binary_copy.write_rows(connection, name, {"version": ("int4", np.full(count, version)), **columns})  # type: ignore[dict-item]
+    partitions.attach_partition(connection, table, version)
 
 
 def _insert(connection: Connection, statement: str, *values: object) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["trainer.train", "callipper_db.cli", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(["callipper_trainer.train", "callipper_db.cli.main", "torch._dynamo"])
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -86,7 +86,7 @@ def running(home: Path, *arguments: str) -> Iterator[Command]:
 
 
 def _main(arguments: tuple[str, ...], home: Path, log: Path) -> None:
-    from callipper_db.cli import main
+    from callipper_db.cli.main import main
 
     os.environ["CALLIPPER_HOME"] = str(home)
     with log.open("a") as file:

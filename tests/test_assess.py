@@ -20,7 +20,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from callipper_db import db, models
-from callipper_db.cli import main
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
+from callipper_db.cli.main import main
 from callipper_db.errors import (
     BadInput,
     BadLabels,
@@ -32,16 +34,14 @@ from callipper_db.errors import (
     UnknownModel,
 )
 from callipper_db.progress import Silent
-from callipper_db.store import Array, read_rows
-from tests.town import CONFIG, ENCODER, MIDDLE, QUARTERS, SRID, places, train_town
-from trainer.assess import Assessment, assess
-from trainer.embed import embed_places, embed_texts
-from trainer.evaluate import Prediction, Score, Targets
-from trainer.figures import place_errors
-from trainer.fit import fit
-from trainer.labels import Labels, LabelSource, read_labels
-from trainer.loaded import load_model
-from trainer.retrieval import (
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.data.source import Source, read_samples
+from callipper_trainer.embed import embed_places, embed_texts
+from callipper_trainer.evaluation.evaluate import Assessment, assess
+from callipper_trainer.evaluation.labels import Labels, LabelSource, read_labels
+from callipper_trainer.evaluation.plot import place_errors
+from callipper_trainer.evaluation.protocol import Prediction, Score, Targets
+from callipper_trainer.evaluation.retrieval import (
     evaluate_retrieval,
     fit_without,
     hold_out,
@@ -51,8 +51,9 @@ from trainer.retrieval import (
     retrieval_auc,
     usual_texts,
 )
-from trainer.samples import Samples
-from trainer.stream import Source, read_samples
+from callipper_trainer.fit import fit
+from callipper_trainer.model_rows import load_model
+from tests.town import CONFIG, ENCODER, MIDDLE, QUARTERS, SRID, places, train_town
 
 KINDS = list(QUARTERS)
 COUNT = 400
@@ -557,7 +558,7 @@ def test_an_unknown_version(module_town: str, label_file: Path) -> None:
 
 
 def test_a_picture_without_matplotlib(module_town: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "trainer.figures", raising=False)
+    monkeypatch.delitem(sys.modules, "callipper_trainer.evaluation.plot", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     options = ["--labels", "x.csv", "--target", "kind", "--dsn", module_town, "--map", "x.png"]
     assert "pip install 'callipper-db[map]'" in run("evaluate", *options, exit_code=1).stderr

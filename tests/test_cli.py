@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from handmade import ORIGIN, Model, write_model
 
 from callipper_db import db, schema
-from callipper_db.cli import main
+from callipper_db.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 

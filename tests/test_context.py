@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.linalg import svd
 from scipy.spatial.distance import cdist
 
-from callipper_db.store import Array
-from trainer.context import CODE_SIZE, FINEST_M, KINDS, LEVELS, PRIOR, build_pyramid, fit_kinds, fit_text_code
+from callipper_db.arrays import Array
+from callipper_trainer.context import CODE_SIZE, FINEST_M, KINDS, LEVELS, PRIOR, build_pyramid, fit_kinds, fit_text_code
 
 
 def places(count: int, texts: int, seed: int = 0, reach_m: float = 1500) -> tuple[Array, Array, Array]:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from callipper_db import db
-from callipper_db.cli import database_digest
+from callipper_db.cli.options import database_digest
 from callipper_db.errors import ConnectionFailed
 
 NOWHERE = "127.0.0.1:1"  # a port at which nobody listens

@@ -11,10 +11,10 @@ import pytest
 from town import train_town
 
 from callipper_db import db, search
+from callipper_db.arrays import Array
 from callipper_db.errors import BadExtent, NotEnoughData
-from callipper_db.store import Array
-from trainer.config import TrainConfig
-from trainer.train import TrainSummary
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.train import TrainSummary
 
 QUICK = TrainConfig(hidden=32, blocks=1, frequencies=8, epochs=3, device="cpu")
 KINDS = ("school", "park", "cafe", "factory")

@@ -35,8 +35,8 @@ from town import CONFIG, train_town
 from callipper_db import db, schema
 from callipper_db.progress import Silent
 from callipper_db.server import EmbeddedServer
-from trainer.text import TextEncoder
-from trainer.text_weights import install
+from callipper_trainer.install_text_encoder import install
+from callipper_trainer.text_encoder import TextEncoder
 
 UNKNOWN = "a windmill beside the frozen canal"
 PLACE = "public.ST_SetSRID(public.ST_Point(5.121, 52.093), 4326)"

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from callipper_db import db
-from callipper_db.cli import main
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
+from callipper_db.cli.main import main
 from callipper_db.errors import BadPlace, NoActiveModel
 from callipper_db.search import describe_place, similar_cells
-from callipper_db.store import Array, read_rows
+from callipper_trainer.text_encoder import place_words
 from tests.town import CONFIG, MIDDLE, QUARTERS
-from trainer.text import place_words
 
 TIE = 1e-6  # cosines closer than this are the same: the server's are float32
 ALL = 10_000

@@ -24,12 +24,12 @@ from town import GRID_M, contents
 from callipper_db import db
 from callipper_db.errors import NotEnoughData, PeerLost
 from callipper_db.progress import Silent
-from trainer.batches import Resident
-from trainer.config import TrainConfig
-from trainer.distributed import Ranks, joined
-from trainer.fit import Run, Trained, fit, fit_stored
-from trainer.objective import objective
-from trainer.stored import stored_samples
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.batches import Resident
+from callipper_trainer.data.sample_file import stored_samples
+from callipper_trainer.distributed import Ranks, joined
+from callipper_trainer.fit import Run, Trained, fit, fit_stored
+from callipper_trainer.loss import objective
 
 QUICK = TrainConfig(hidden=32, blocks=1, frequencies=8, epochs=3, batch_size=40, device="cpu")
 CPU = torch.device("cpu")
@@ -225,7 +225,7 @@ def test_too_few_places_for_so_many_processes() -> None:
 
 def job_command(home: Path, arguments: list[str]) -> int:
     """`callipper-db ARGUMENTS`; what a process says goes to a file of its own."""
-    from callipper_db.cli import main
+    from callipper_db.cli.main import main
 
     os.environ["CALLIPPER_HOME"] = str(home)
     with (home / f"said{os.environ['RANK']}.txt").open("w") as file:

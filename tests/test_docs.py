@@ -11,10 +11,10 @@ import pytest
 from callipper_db import db
 from callipper_db.load import load
 from callipper_db.progress import Silent
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.source import Source
+from callipper_trainer.train import train
 from tests.town import ENCODER
-from trainer.config import TrainConfig
-from trainer.stream import Source
-from trainer.train import train
 
 ROOT = Path(__file__).parent.parent
 

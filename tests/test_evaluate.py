@@ -24,10 +24,12 @@ from sklearn.metrics import (
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from torch import nn
 
+from callipper_db.arrays import Array
 from callipper_db.errors import NotEnoughData
-from callipper_db.store import Array
-from trainer import scores
-from trainer.evaluate import (
+from callipper_trainer.evaluation import scores
+from callipper_trainer.evaluation.neighbours import predict_neighbours
+from callipper_trainer.evaluation.probe import BATCH, Adam, Stack, Weights, fit_probes
+from callipper_trainer.evaluation.protocol import (
     MINIMUM_LABELS,
     Score,
     evaluate_embeddings,
@@ -35,10 +37,8 @@ from trainer.evaluate import (
     guess_task,
     make_targets,
 )
-from trainer.neighbours import predict_neighbours
-from trainer.probe import BATCH, Adam, Stack, Weights, fit_probes
-from trainer.retrieval import hold_out, retrieval_auc
-from trainer.splits import BLOCKS, Split, block_of, block_split, make_splits, random_split
+from callipper_trainer.evaluation.retrieval import hold_out, retrieval_auc
+from callipper_trainer.evaluation.splits import BLOCKS, Split, block_of, block_split, make_splits, random_split
 
 RNG = np.random.default_rng(7)
 COUNT = 600

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from callipper_db import db
+from callipper_db.arrays import Array
 from callipper_db.errors import (
     CheckpointDamaged,
     CheckpointMismatch,
@@ -23,14 +24,13 @@ from callipper_db.errors import (
 )
 from callipper_db.load import load
 from callipper_db.progress import Silent
-from callipper_db.store import Array
-from trainer.batches import batches, split
-from trainer.config import TrainConfig
-from trainer.embed import embed_places, embed_texts
-from trainer.fit import Trained, fit
-from trainer.samples import Samples
-from trainer.stream import Source, read_samples
-from trainer.text import TextEncoder, encode_cached
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.batches import batches, split
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.data.source import Source, read_samples
+from callipper_trainer.embed import embed_places, embed_texts
+from callipper_trainer.fit import Trained, fit
+from callipper_trainer.text_encoder import TextEncoder, encode_cached
 
 MONACO = Path(__file__).parent.parent / "demo" / "monaco.osm.pbf"
 ENCODERS = ("coordinate", "contextual")
@@ -252,7 +252,7 @@ def test_embeddings_are_unit_length_and_batches_do_not_matter(monkeypatch: pytes
     assert places.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(places, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(embed_texts(trained, vectors), axis=1), 1, atol=1e-6)
-    monkeypatch.setattr("trainer.embed.BATCH", 7)
+    monkeypatch.setattr("callipper_trainer.embed.BATCH", 7)
     counted: list[int] = []
     np.testing.assert_allclose(embed_places(trained, metres, counted.append), places, atol=1e-6)
     assert sum(counted) == len(metres)

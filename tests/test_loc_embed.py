@@ -17,14 +17,15 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from callipper_db import db, schema
-from callipper_db.store import Array, read_rows
-from trainer.config import TrainConfig
-from trainer.context import build_pyramid
-from trainer.embed import embed_places
-from trainer.fit import Trained
-from trainer.model import CaLLiPer
-from trainer.publish import Publication, publish
-from trainer.samples import Samples
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.context import build_pyramid
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.embed import embed_places
+from callipper_trainer.fit import Trained
+from callipper_trainer.model import CaLLiPer
+from callipper_trainer.publish import Publication, publish
 
 SRID = 32631  # UTM 31 N
 MIDDLE = np.array([645_000.0, 5_773_000.0])

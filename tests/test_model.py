@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from callipper_db.store import Array
-from trainer.config import TrainConfig
-from trainer.loss import symmetric_info_nce
-from trainer.model import CaLLiPer, GridEncoding, LocationEncoder
+from callipper_db.arrays import Array
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.loss import symmetric_info_nce
+from callipper_trainer.model import CaLLiPer, GridEncoding, LocationEncoder
 
 SMALL = TrainConfig(frequencies=8, hidden=32, blocks=3)
 NATIONAL_GRID_M = 5e5

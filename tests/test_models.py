@@ -12,7 +12,7 @@ import pytest
 from handmade import ORIGIN, SIZE_M, Model, unit_vectors, write_model
 from psycopg import sql
 
-from callipper_db import db, models, schema, store
+from callipper_db import binary_copy, db, models, schema
 from callipper_db.errors import DatabaseFailed, ModelActive, UnknownModel
 from callipper_db.grid import BLOCK
 
@@ -54,11 +54,11 @@ def test_the_views_are_empty_without_a_model(connection: db.Connection) -> None:
 
 def test_the_views_show_the_active_model(connection: db.Connection) -> None:
     model = write_model(connection, ORIGIN + np.array([[5, 5], [15, 5], [SIZE_M * 9 + 5, 5]]))
-    cell_id, cells = store.read_rows(
+    cell_id, cells = binary_copy.read_rows(
         connection, sql.SQL("SELECT cell_id, emb FROM callipper.cells ORDER BY 1"), ["int8", "vector"], 128
     )
     assert (cell_id == model.grid.cell_id).all() and (cells == model.cells).all()
-    (points,) = store.read_rows(
+    (points,) = binary_copy.read_rows(
         connection, sql.SQL("SELECT emb FROM callipper.points ORDER BY point_id"), ["vector"], 128
     )
     assert (points == model.points).all()

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callipper_db import db, osm
+from callipper_db import db
 from callipper_db.errors import BadInput
 from callipper_db.load import LoadOptions, load
-from callipper_db.read import open_reader
+from callipper_db.read import open_reader, osm
 from callipper_db.read.record import Record
 
 REPOSITORY = Path(__file__).parent.parent

@@ -13,12 +13,12 @@ import pytest
 from town import CONFIG, EACH, ENCODER, GRID_M, QUARTERS, SRID, contents, train_town
 
 from callipper_db import db, models, search
+from callipper_db.arrays import Array
 from callipper_db.errors import CheckpointMissing, DatabaseFailed, NoActiveModel, TextEncoderMissing, TextUnknown
 from callipper_db.progress import Silent
-from callipper_db.store import Array
-from trainer.stream import Source
-from trainer.text import TextEncoder, place_words
-from trainer.train import remember
+from callipper_trainer.data.source import Source
+from callipper_trainer.remember import remember
+from callipper_trainer.text_encoder import TextEncoder, place_words
 
 COUNT = EACH * len(QUARTERS)
 OTHER = replace(CONFIG, encoder="coordinate", epochs=3, seed=1)

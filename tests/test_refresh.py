@@ -31,13 +31,13 @@ from test_publish import check_texts, embed_by_rows, layer, read_vectors
 from town import CONFIG, MIDDLE, SRID, train_town
 
 from callipper_db import db, models
+from callipper_db.arrays import Array
 from callipper_db.errors import BadSource, NoActiveModel, SourceEmpty, TextEncoderMissing, TrainerBusy
 from callipper_db.progress import Silent
-from callipper_db.store import Array
-from trainer.refresh import Memory, RefreshSummary, refresh
-from trainer.stream import Source
-from trainer.text import TextEncoder
-from trainer.watch import Watch
+from callipper_trainer.data.source import Source
+from callipper_trainer.refresh.refresh import Memory, RefreshSummary, refresh
+from callipper_trainer.refresh.watch import Watch
+from callipper_trainer.text_encoder import TextEncoder
 
 TEXT = "coalesce(description, category)"
 POIS = f"(SELECT poi_id, geom, {TEXT} AS text FROM poi WHERE {TEXT} IS NOT NULL) AS q"
@@ -301,7 +301,7 @@ def test_what_lies_far_from_the_changes_may_follow(
     coarse = "SELECT level, i, j, n, code_sum::text FROM context_cell WHERE level > 6 ORDER BY 1, 2, 3"
     stored = fetch(town, coarse)
     change_at_random(town, seed=3)
-    monkeypatch.setattr("trainer.refresh.POSTPONED_FROM", 0)
+    monkeypatch.setattr("callipper_trainer.refresh.refresh.POSTPONED_FROM", 0)
     first = renew(town, nearby=True)
     assert first.lattice_cells > 0
     assert first.postponed > 0
@@ -329,7 +329,7 @@ def test_what_was_postponed_is_not_forgotten(
     """Also where the triggers have noted nothing."""
     insert_known(town)
     execute(town, "DELETE FROM callipper.poi_change")
-    monkeypatch.setattr("trainer.refresh.POSTPONED_FROM", 0)
+    monkeypatch.setattr("callipper_trainer.refresh.refresh.POSTPONED_FROM", 0)
     assert renew(town, nearby=True, compare=True).postponed > 0
     assert renew(town).cells > 0
     check_fresh(town, encoder)
@@ -632,7 +632,7 @@ def test_a_reader_keeps_what_it_began_with(town: str, renew: Callable[..., Refre
 
 
 def test_another_run_is_at_work(town: str, renew: Callable[..., RefreshSummary]) -> None:
-    from trainer.train import only_trainer
+    from callipper_trainer.lock import only_trainer
 
     with only_trainer(town, wait=False, reporter=Silent()), pytest.raises(TrainerBusy):
         renew(town)
@@ -699,9 +699,9 @@ def test_watch_postpones_what_lies_far_from_the_changes(
     town: str, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch, settle_s: float, patience_s: float
 ) -> None:
     """Until no change comes for a while, or although changes keep coming."""
-    monkeypatch.setattr("trainer.refresh.POSTPONED_FROM", 0)
-    monkeypatch.setattr("trainer.watch.SETTLE_S", settle_s)
-    monkeypatch.setattr("trainer.watch.SETTLE_PATIENCE_S", patience_s)
+    monkeypatch.setattr("callipper_trainer.refresh.refresh.POSTPONED_FROM", 0)
+    monkeypatch.setattr("callipper_trainer.refresh.watch.SETTLE_S", settle_s)
+    monkeypatch.setattr("callipper_trainer.refresh.watch.SETTLE_PATIENCE_S", patience_s)
     told: list[RefreshSummary] = []
 
     def report(summary: RefreshSummary) -> None:
@@ -724,8 +724,8 @@ def test_watch_postpones_what_lies_far_from_the_changes(
 
 def test_a_watch_that_fails_pauses(town: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when what was postponed is long due."""
-    monkeypatch.setattr("trainer.refresh.POSTPONED_FROM", 0)
-    monkeypatch.setattr("trainer.watch.SETTLE_PATIENCE_S", 0.0)
+    monkeypatch.setattr("callipper_trainer.refresh.refresh.POSTPONED_FROM", 0)
+    monkeypatch.setattr("callipper_trainer.refresh.watch.SETTLE_PATIENCE_S", 0.0)
     waits: list[float] = []
 
     def wait(connection: db.Connection, seconds: float) -> bool:
@@ -738,7 +738,7 @@ def test_a_watch_that_fails_pauses(town: str, monkeypatch: pytest.MonkeyPatch) -
             insert_known(town)
         return True
 
-    monkeypatch.setattr("trainer.watch.wait_for_change", wait)
+    monkeypatch.setattr("callipper_trainer.refresh.watch.wait_for_change", wait)
     with pytest.raises(KeyboardInterrupt):
         Watch(town, Silent(), lambda summary: None).run()
     assert waits == [60.0, 0.0, 60.0, 60.0]

@@ -17,8 +17,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
 from callipper_db.grid import BLOCK
-from callipper_db.store import Array, read_rows
 from tests.town import GRID_M, MIDDLE
 from tests.town import SRID as TOWN_SRID
 

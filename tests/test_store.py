@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from callipper_db import db, store
+from callipper_db import binary_copy, db, hnsw, partitions
 
 TARGET = sql.Identifier("target")
 KINDS = {
@@ -48,7 +48,7 @@ def test_numbers_go_in_and_out_unchanged(connection: db.Connection, kind: str, d
     make_target(connection, f"number int4, value {sql_type}")
     numbers = np.arange(len(values))
     array = np.array(values, numpy_type)
-    written = store.write_rows(connection, TARGET, {"number": ("int4", numbers), "value": (kind, array)})
+    written = binary_copy.write_rows(connection, TARGET, {"number": ("int4", numbers), "value": (kind, array)})
     assert written == len(values)
     # repr tells 0.0 from -0.0, and finds one nan like another.
     expected = [repr(value) for value in array.tolist()]
@@ -57,7 +57,7 @@ def test_numbers_go_in_and_out_unchanged(connection: db.Connection, kind: str, d
         assert [repr(float(np.float32(value))) for (value,) in found] == expected
     else:
         assert [repr(value) for (value,) in found] == expected
-    (back,) = store.read_rows(connection, sql.SQL("SELECT value FROM target ORDER BY number"), [kind])
+    (back,) = binary_copy.read_rows(connection, sql.SQL("SELECT value FROM target ORDER BY number"), [kind])
     assert back.dtype == numpy_type
     assert [repr(value) for value in back.tolist()] == expected
 
@@ -74,7 +74,7 @@ def test_texts_arrive_whole(connection: db.Connection, values: list[str]) -> Non
         "number": ("int4", np.arange(len(values))),
         "value": ("text", [value.encode() for value in values]),
     }
-    assert store.write_rows(connection, TARGET, columns) == len(values)
+    assert binary_copy.write_rows(connection, TARGET, columns) == len(values)
     assert [value for (value,) in rows_of(connection, "SELECT value FROM target ORDER BY number")] == values
 
 
@@ -98,7 +98,7 @@ def test_every_kind_beside_the_others_equals_insert(connection: db.Connection) -
         "i": ("point", lonlat),
     }
     told: list[int] = []
-    assert store.write_rows(connection, TARGET, columns, told.append) == count == sum(told)
+    assert binary_copy.write_rows(connection, TARGET, columns, told.append) == count == sum(told)
     connection.execute(f"CREATE TEMPORARY TABLE inserted ({definition})".encode())
     with connection.cursor() as cursor:
         cursor.executemany(
@@ -116,7 +116,7 @@ def test_every_kind_beside_the_others_equals_insert(connection: db.Connection) -
 def test_points_equal_st_point_to_the_last_bit(connection: db.Connection) -> None:
     lonlat = np.array([[0.1, 0.2], [-0.0, 0.0], [180, -90], [1e-300, 51.123456789012345]])
     make_target(connection, "number int4, geom geometry(Point, 4326)")
-    store.write_rows(connection, TARGET, {"number": ("int4", np.arange(4)), "geom": ("point", lonlat)})
+    binary_copy.write_rows(connection, TARGET, {"number": ("int4", np.arange(4)), "geom": ("point", lonlat)})
     found = rows_of(connection, "SELECT ST_AsEWKB(geom) FROM target ORDER BY number")
     for (ewkb,), (lon, lat) in zip(found, lonlat.tolist(), strict=True):
         statement = "SELECT ST_AsEWKB(ST_SetSRID(ST_Point(%s::float8, %s::float8), 4326))"
@@ -126,19 +126,19 @@ def test_points_equal_st_point_to_the_last_bit(connection: db.Connection) -> Non
 def test_vectors_come_back(connection: db.Connection) -> None:
     vectors = unit_vectors(1000, 3)
     make_target(connection, "number int4, emb vector(128)")
-    store.write_rows(connection, TARGET, {"number": ("int4", np.arange(1000)), "emb": ("vector", vectors)})
-    number, back = store.read_rows(connection, sql.SQL("SELECT number, emb FROM target"), ["int4", "vector"], 128)
+    binary_copy.write_rows(connection, TARGET, {"number": ("int4", np.arange(1000)), "emb": ("vector", vectors)})
+    number, back = binary_copy.read_rows(connection, sql.SQL("SELECT number, emb FROM target"), ["int4", "vector"], 128)
     assert (back[np.argsort(number)] == vectors).all()
     assert back.dtype == np.float32
 
 
 def test_many_rows_take_several_messages(connection: db.Connection) -> None:
-    count = store.ROWS_PER_MESSAGE * 2 + 5
+    count = binary_copy.ROWS_PER_MESSAGE * 2 + 5
     make_target(connection, "value int8")
     written: list[int] = []
     read: list[int] = []
-    assert store.write_rows(connection, TARGET, {"value": ("int8", np.arange(count))}, written.append) == count
-    (back,) = store.read_rows(connection, sql.SQL("SELECT value FROM target"), ["int8"], advance=read.append)
+    assert binary_copy.write_rows(connection, TARGET, {"value": ("int8", np.arange(count))}, written.append) == count
+    (back,) = binary_copy.read_rows(connection, sql.SQL("SELECT value FROM target"), ["int8"], advance=read.append)
     assert (np.sort(back) == np.arange(count)).all()
     assert sum(written) == count == sum(read)
     assert len(written) == 3
@@ -146,7 +146,7 @@ def test_many_rows_take_several_messages(connection: db.Connection) -> None:
 
 def test_messages_stay_small_when_rows_are_large() -> None:
     texts = [b"x" * 1_000_000] * 20
-    sizes = [len(message) for _, message in store.binary_rows([("text", texts), ("int4", np.arange(20))])]
+    sizes = [len(message) for _, message in binary_copy.binary_rows([("text", texts), ("int4", np.arange(20))])]
     assert sum(sizes) > 20_000_000
     assert max(sizes) < 5_000_000
 
@@ -157,13 +157,13 @@ def test_messages_stay_small_when_rows_are_large() -> None:
 def test_no_rows_are_no_rows(connection: db.Connection, kind: str, values: Any) -> None:
     sql_type = {"point": "geometry(Point, 4326)", "vector": "vector(3)"}.get(kind, kind)
     make_target(connection, f"value {sql_type}")
-    assert store.write_rows(connection, TARGET, {"value": (kind, values)}) == 0
+    assert binary_copy.write_rows(connection, TARGET, {"value": (kind, values)}) == 0
     assert rows_of(connection, "SELECT count(*) FROM target") == [(0,)]
 
 
 def test_reading_no_rows_gives_empty_arrays(connection: db.Connection) -> None:
     query = sql.SQL("SELECT 1, '[1,2,3]'::vector WHERE false")
-    number, vectors = store.read_rows(connection, query, ["int4", "vector"], 3)
+    number, vectors = binary_copy.read_rows(connection, query, ["int4", "vector"], 3)
     assert (number.shape, vectors.shape) == ((0,), (0, 3))
 
 
@@ -173,7 +173,7 @@ def test_reading_no_rows_gives_empty_arrays(connection: db.Connection) -> None:
 )
 def test_what_is_not_of_the_kind_asked_for_is_refused(connection: db.Connection, query: str) -> None:
     with pytest.raises(ValueError):
-        store.read_rows(connection, sql.SQL(query), ["int4"])
+        binary_copy.read_rows(connection, sql.SQL(query), ["int4"])
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_what_is_not_of_the_kind_asked_for_is_refused(connection: db.Connection,
 def test_the_server_refuses_bad_vectors(connection: db.Connection, kind: str, values: Any, error: type) -> None:
     make_target(connection, f"value {kind}")
     with pytest.raises(error), connection.transaction():
-        store.write_rows(connection, TARGET, {"value": ("vector", values)})
+        binary_copy.write_rows(connection, TARGET, {"value": ("vector", values)})
     assert rows_of(connection, "SELECT count(*) FROM target") == [(0,)]
 
 
@@ -195,7 +195,7 @@ def test_the_server_refuses_bad_vectors(connection: db.Connection, kind: str, va
 def test_the_server_refuses_bytes_that_are_no_text(connection: db.Connection, text: bytes) -> None:
     make_target(connection, "value text")
     with pytest.raises(psycopg.errors.CharacterNotInRepertoire), connection.transaction():
-        store.write_rows(connection, TARGET, {"value": ("text", [text])})
+        binary_copy.write_rows(connection, TARGET, {"value": ("text", [text])})
 
 
 def test_a_partition_joins_its_parent_with_the_parents_indexes_and_keys(connection: db.Connection) -> None:
@@ -209,7 +209,7 @@ def test_a_partition_joins_its_parent_with_the_parents_indexes_and_keys(connecti
     assert rows_of(connection, f"SELECT reltuples::int FROM pg_class WHERE oid = '{name}'::regclass") == [
         (len(model.cells),)
     ]
-    (found,) = store.read_rows(
+    (found,) = binary_copy.read_rows(
         connection, sql.SQL("SELECT emb FROM callipper.cell_embedding ORDER BY cell_id"), ["vector"], 128
     )
     assert (found == model.cells).all()
@@ -218,34 +218,34 @@ def test_a_partition_joins_its_parent_with_the_parents_indexes_and_keys(connecti
 def test_a_partition_with_rows_of_another_version_is_refused(connection: db.Connection) -> None:
     model = write_model(connection)
     other = model.version + 1
-    name = store.create_partition(connection, "cell_embedding", other)
+    name = partitions.create_partition(connection, "cell_embedding", other)
     columns: dict[str, Any] = {
         "version": ("int4", [model.version]),
         "cell_id": ("int8", model.grid.cell_id[:1]),
         "emb": ("vector", model.cells[:1]),
     }
-    store.write_rows(connection, name, columns)
+    binary_copy.write_rows(connection, name, columns)
     with pytest.raises(psycopg.errors.CheckViolation):
-        store.attach_partition(connection, "cell_embedding", other)
+        partitions.attach_partition(connection, "cell_embedding", other)
 
 
 def test_a_partition_with_cells_that_do_not_exist_is_refused(connection: db.Connection) -> None:
     model = write_model(connection)
     connection.execute("DELETE FROM callipper.cell_embedding")
-    name = store.partition("cell_embedding", model.version)
+    name = partitions.partition("cell_embedding", model.version)
     columns: dict[str, Any] = {
         "version": ("int4", [model.version]),
         "cell_id": ("int8", [-1]),
         "emb": ("vector", model.cells[:1]),
     }
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
-        store.write_rows(connection, name, columns)
+        binary_copy.write_rows(connection, name, columns)
 
 
 def test_a_temporary_table_does_not_give_way_to_a_users_table(connection: db.Connection) -> None:
     connection.execute("CREATE TABLE public.target (value text)")
     make_target(connection, "value int4")
-    store.write_rows(connection, TARGET, {"value": ("int4", [7])})
+    binary_copy.write_rows(connection, TARGET, {"value": ("int4", [7])})
     assert rows_of(connection, "SELECT count(*) FROM public.target") == [(0,)]
 
 
@@ -253,13 +253,13 @@ def test_a_temporary_table_does_not_give_way_to_a_users_table(connection: db.Con
 
 
 def test_an_index_tells_how_far_it_is(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WATCH_S", 0.001)
+    monkeypatch.setattr(hnsw, "WATCH_S", 0.001)
     told: list[int] = []
     metres = np.array([[500_000.0, 5_500_000.0]]) + 500 * np.arange(200)[:, None]
     with db.session(database) as connection:
         cells = len(write_model(connection, metres).cells)
         connection.commit()
-        store.build_hnsw(connection, 1, told.append)
+        hnsw.build_hnsw(connection, 1, told.append)
         assert rows_of(connection, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]
     assert len(told) > 1 and min(told) > 0
     assert cells / 4 < sum(told) <= cells
@@ -268,14 +268,14 @@ def test_an_index_tells_how_far_it_is(database: str, monkeypatch: pytest.MonkeyP
 def test_an_index_is_built_where_no_second_connection_is_to_be_had(
     database: str, cluster_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "WATCH_S", 0.001)
+    monkeypatch.setattr(hnsw, "WATCH_S", 0.001)
     told: list[int] = []
     with db.session(database) as connection, db.session(cluster_dsn, autocommit=True) as admin:
         write_model(connection)
         admin.execute(
             sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(connection.info.dbname))
         )
-        store.build_hnsw(connection, 1, told.append)
+        hnsw.build_hnsw(connection, 1, told.append)
         assert rows_of(connection, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]
     assert told == []
 
@@ -283,5 +283,5 @@ def test_an_index_is_built_where_no_second_connection_is_to_be_had(
 def test_an_index_that_fails_leaves_nobody_watching(database: str) -> None:
     before = threading.active_count()
     with db.session(database) as connection, pytest.raises(psycopg.errors.UndefinedTable):
-        store.build_hnsw(connection, 1)
+        hnsw.build_hnsw(connection, 1)
     assert threading.active_count() == before

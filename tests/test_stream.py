@@ -12,8 +12,8 @@ from psycopg import sql
 
 from callipper_db import db
 from callipper_db.errors import BadExtent, BadSource, ConnectionLost, NotEnoughData
-from trainer.samples import Samples
-from trainer.stream import Source, read_samples
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.data.source import Source, read_samples
 
 UTM31 = 32631
 PLACES = "(VALUES {}) AS v(id, lon, lat, text)"

@@ -22,21 +22,21 @@ from test_publish import check_embeddings
 from town import CONFIG, ENCODER, GRID_M, contents, train_town
 
 from callipper_db import db
+from callipper_db.arrays import Array
 from callipper_db.errors import BadExtent, BadSource, CheckpointMismatch, NotEnoughData, RowsUnwritable
 from callipper_db.progress import Silent
-from callipper_db.store import Array
-from trainer import stored as stored_module
-from trainer import streaming
-from trainer.batches import sees_itself
-from trainer.config import TrainConfig
-from trainer.context import build_pyramid
-from trainer.fit import Run, Trained, fit, fit_stored
-from trainer.model import CaLLiPer
-from trainer.samples import Samples
-from trainer.stored import ROW, StoredSamples, stored_samples
-from trainer.stream import Source, open_source, read_samples
-from trainer.streaming import Streaming, prefetched, pyramid_of
-from trainer.train import TrainSummary, train
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.context import build_pyramid
+from callipper_trainer.data import batch_file as streaming
+from callipper_trainer.data import sample_file as stored_module
+from callipper_trainer.data.batch_file import Streaming, prefetched, pyramid_of
+from callipper_trainer.data.batches import sees_itself
+from callipper_trainer.data.sample_file import ROW, StoredSamples, stored_samples
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.data.source import Source, open_source, read_samples
+from callipper_trainer.fit import Run, Trained, fit, fit_stored
+from callipper_trainer.model import CaLLiPer
+from callipper_trainer.train import TrainSummary, train
 
 CPU = torch.device("cpu")
 QUICK = TrainConfig(hidden=32, blocks=1, frequencies=8, epochs=4, device="cpu")
@@ -373,7 +373,7 @@ def stream_town(dsn: str, folder: Path, config: TrainConfig = CONFIG, **options:
 @pytest.fixture
 def in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("train", "publish"):
-        monkeypatch.setattr(f"trainer.{module}.CHUNK", 77)
+        monkeypatch.setattr(f"callipper_trainer.{module}.CHUNK", 77)
     chunks = StoredSamples.chunks
     monkeypatch.setattr(StoredSamples, "chunks", lambda stored: chunks(stored, 77))
 
@@ -436,7 +436,7 @@ def test_a_run_that_fails_leaves_no_rows(town: str, tmp_path: Path) -> None:
 def test_many_rows_are_streamed_unasked(town: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = replace(CONFIG, epochs=1)
     assert not train_town(town, tmp_path, quick).streamed
-    monkeypatch.setattr("trainer.train.STREAM_FROM", 300)
+    monkeypatch.setattr("callipper_trainer.train.STREAM_FROM", 300)
     assert train_town(town, tmp_path, quick).streamed
 
 

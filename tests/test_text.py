@@ -13,10 +13,17 @@ from psycopg import sql
 from town import ENCODER
 
 from callipper_db import db
+from callipper_db.arrays import Array
 from callipper_db.errors import TextEncoderMissing
-from callipper_db.store import Array
-from trainer import text
-from trainer.text import PACKAGED, TextEncoder, encode_cached, find_encoder, place_words, register_encoder
+from callipper_trainer import text_encoder as text
+from callipper_trainer.text_encoder import (
+    PACKAGED,
+    TextEncoder,
+    encode_cached,
+    find_encoder,
+    place_words,
+    register_encoder,
+)
 
 TEXTS = [
     "a pub",

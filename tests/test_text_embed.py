@@ -18,8 +18,8 @@ from psycopg import sql
 from tiny_encoder import expected_embeddings, give_text_tower, install_encoder, read_vectors, write_encoder
 
 from callipper_db import db
-from callipper_db.store import Array
-from trainer.text import TextEncoder
+from callipper_db.arrays import Array
+from callipper_trainer.text_encoder import TextEncoder
 
 AGREES = 2e-6
 MOST_CURSORS = 256

@@ -36,14 +36,14 @@ from tiny_encoder import (
 from town import CONFIG, ENCODER, fill_town
 
 from callipper_db import db
+from callipper_db.arrays import Array
 from callipper_db.errors import ConnectionLost, DatabaseFailed, TextEncoderUnsupported
 from callipper_db.progress import Silent
-from callipper_db.store import Array
 from callipper_db.text_encoders import TABLES
-from trainer.stream import Source
-from trainer.text import TextEncoder, find_encoder
-from trainer.text_weights import PARTS, install, read_transformer
-from trainer.train import train
+from callipper_trainer.data.source import Source
+from callipper_trainer.install_text_encoder import PARTS, install, read_transformer
+from callipper_trainer.text_encoder import TextEncoder, find_encoder
+from callipper_trainer.train import train
 
 AGREES = 2e-6
 ENCODED = "callipper._encode_tokens(callipper._wordpiece(text, {0}), {0})"

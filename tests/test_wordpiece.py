@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 
 from callipper_db import db, schema
 from callipper_db.db import Connection
-from trainer.text import TextEncoder, find_encoder
+from callipper_trainer.text_encoder import TextEncoder, find_encoder
 
 REPOSITORY = Path(__file__).parent.parent
 MONACO = REPOSITORY / "demo" / "monaco.osm.pbf"

@@ -15,12 +15,12 @@ from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
-from callipper_db import db, store
+from callipper_db import binary_copy, db
+from callipper_db.arrays import Array
 from callipper_db.progress import Silent
-from callipper_db.store import Array
 from callipper_db.tables import DIMENSIONS
-from trainer.text import TextEncoder, find_encoder
-from trainer.text_weights import install
+from callipper_trainer.install_text_encoder import install
+from callipper_trainer.text_encoder import TextEncoder, find_encoder
 
 logging.disable_progress_bar()  # of saving, amid pytest's own
 
@@ -140,13 +140,13 @@ def give_text_tower(connection: db.Connection, version: int, text_encoder_id: in
         "weight": ("vector", random.normal(0, dim**-0.5, (DIMENSIONS, dim))),
         "bias": ("float4", random.normal(0, 0.1, DIMENSIONS)),
     }
-    store.write_rows(connection, sql.Identifier("callipper", "text_projection"), columns)
+    binary_copy.write_rows(connection, sql.Identifier("callipper", "text_projection"), columns)
 
 
 def expected_embeddings(connection: db.Connection, version: int, vectors: Array) -> Array:
     """(N, T) vectors of texts -> (N, 128): the version's projection and unit length, in float64."""
     query = sql.SQL("SELECT weight, bias FROM callipper.text_projection WHERE version = {} ORDER BY neuron")
-    weight, bias = store.read_rows(
+    weight, bias = binary_copy.read_rows(
         connection, query.format(sql.Literal(version)), ["vector", "float4"], vectors.shape[1]
     )
     projected = vectors.astype(np.float64) @ weight.astype(np.float64).T + bias

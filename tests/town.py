@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from callipper_db import db
+from callipper_db.arrays import Array
 from callipper_db.progress import Reporter, Silent
-from callipper_db.store import Array
-from trainer.config import TrainConfig
-from trainer.stream import Source
-from trainer.train import TrainSummary, train
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.source import Source
+from callipper_trainer.train import TrainSummary, train
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 SRID = 32631  # UTM 31 N, which the town lies in

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from callipper_db import osm
 from callipper_db.errors import BadInput
+from callipper_db.read import osm
 from callipper_db.read.record import BAD_GEOMETRY, BAD_UTF8, Columns, Reader, Record, Refused, in_blocks, require
 
 FEATURE = "Reading OpenStreetMap PBF"

@@ -1,0 +1,165 @@
+"""What a person sees of long work: a bar on a terminal, plain lines elsewhere, JSON lines on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_LINE_EVERY_S = 10.0
+EPOCH_LINE_EVERY_S = 2.0
+
+
+class TerminalReporter:
+    """Bars on stderr; each finished stage leaves a line. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description:<26}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.task: Any = None
+        self.started = 0.0
+        self.units = 0
+
+    def __enter__(self) -> TerminalReporter:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+        self.progress.stop()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Begin a bar."""
+        self._finish()
+        self.task = self.progress.add_task(name, total=total, figures="")
+        self.started, self.units = time.monotonic(), 0
+
+    def advance(self, units: int, **figures: float) -> None:
+        """Move the bar."""
+        self.units += units
+        rate = self.units / max(time.monotonic() - self.started, 1e-3)
+        shown = "  ".join([*(f"{name} {value:.3f}" for name, value in figures.items()), f"{rate:,.0f}/s"])
+        self.progress.update(self.task, advance=units, figures=shown)
+
+    def epoch(self, figures: dict[str, Any]) -> None:
+        """Show the epoch in the bar's name."""
+        self.progress.update(self.task, description=f"epoch {figures['epoch']}/{figures['epochs']}")
+
+    def note(self, message: str) -> None:
+        """Print above the bar."""
+        self.progress.console.print(message, highlight=False)
+
+    def _finish(self) -> None:
+        if self.task is not None:
+            task = self.progress.tasks[self.task]
+            self.progress.update(self.task, total=task.total or max(task.completed, 1))
+            self.progress.update(self.task, completed=task.total or max(task.completed, 1))
+            self.task = None
+
+
+class PlainReporter:
+    """Lines on stderr, for logs and pipes: one a stage, one an epoch, one every ten seconds."""
+
+    def __init__(self) -> None:
+        self.name, self.total, self.units = "", 0, 0
+        self.started = self.spoken = time.monotonic()
+        self.epoch_told = 0.0
+
+    def __enter__(self) -> PlainReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Print the stage's name."""
+        self.name, self.total, self.units = name, total or 0, 0
+        self.started = self.spoken = time.monotonic()
+        click.echo(name + (f" ({total:,})" if total else ""), err=True)
+
+    def advance(self, units: int, **figures: float) -> None:
+        """Print how far it is, now and then."""
+        self.units += units
+        now = time.monotonic()
+        if now - self.spoken < PLAIN_LINE_EVERY_S:
+            return
+        self.spoken = now
+        rate = self.units / max(now - self.started, 1e-3)
+        left = f", {(self.total - self.units) / rate:.0f} s left" if self.total and rate else ""
+        click.echo(
+            f"{self.name}: {self.units:,}{f' of {self.total:,}' if self.total else ''}, {rate:,.0f}/s{left}", err=True
+        )
+
+    def epoch(self, figures: dict[str, Any]) -> None:
+        """Print the epoch's figures; of short epochs not each."""
+        now = time.monotonic()
+        if now - self.epoch_told < EPOCH_LINE_EVERY_S and figures["epoch"] not in (1, figures["epochs"]):
+            return
+        self.epoch_told = now
+        click.echo(
+            f"epoch {figures['epoch']}/{figures['epochs']}: loss {figures['loss']:.3f}, validation"
+            f" {figures['validation_loss']:.3f}, {figures['rows_per_s']:,} rows/s",
+            err=True,
+        )
+
+    def note(self, message: str) -> None:
+        """Print it."""
+        click.echo(message, err=True)
+
+
+class JsonReporter:
+    """One JSON line an epoch on stdout; notes go to stderr."""
+
+    def __enter__(self) -> JsonReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Say nothing."""
+
+    def advance(self, units: int, **figures: float) -> None:
+        """Say nothing."""
+
+    def epoch(self, figures: dict[str, Any]) -> None:
+        """Print the line."""
+        click.echo(json.dumps(figures))
+
+    def note(self, message: str) -> None:
+        """Print to stderr."""
+        click.echo(message, err=True)
+
+
+def reporter(as_json: bool) -> TerminalReporter | PlainReporter | JsonReporter:
+    """The reporter that fits where the output goes."""
+    if as_json:
+        return JsonReporter()
+    return TerminalReporter() if sys.stderr.isatty() else PlainReporter()
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def print_table(columns: list[str], rows: list[list[object]]) -> None:
+    """A table on stdout, as wide as it needs to be when that is not a terminal."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    console.print(table)

@@ -1,0 +1,71 @@
+"""The database itself: set it up, check it, name it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from callipper_db import schema
+from callipper_db.cli.console import print_json
+from callipper_db.cli.options import resolve_dsn, with_dsn
+
+
+@click.command()
+@click.option("--sql", "print_sql", is_flag=True, help="Print what would run, and run nothing.")
+@click.option("--no-search-path", is_flag=True, help="Leave the database's search_path alone.")
+@with_dsn
+def init(dsn: str, print_sql: bool, no_search_path: bool) -> None:
+    """Create or update the schema callipper in a database.
+
+    Needs the extensions postgis and vector, or the right to create them. Doing it twice changes nothing.
+
+    \b
+    Examples:
+      callipper-db init --dsn postgresql://me@localhost/city
+      callipper-db init --sql > review.sql
+    """
+    if print_sql:
+        click.echo(schema.pending_sql(dsn, search_path=not no_search_path), nl=False)
+        return
+    report = schema.init(dsn, search_path=not no_search_path)
+    changed = f"from revision {report.before} to" if report.before not in (None, report.after) else "at revision"
+    click.echo(f"The schema callipper is {changed} {report.after}.")
+    for note in report.notes:
+        click.echo(note)
+
+
+@click.command()
+@with_dsn
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor(dsn: str, as_json: bool) -> None:
+    """Check the server, the extensions, the schema and the Python packages, and say what to do about each.
+
+    Exits with 1 when something that is needed does not work.
+
+    \b
+    Example:
+      callipper-db doctor --dsn postgresql://me@localhost/city
+    """
+    from callipper_db.doctor import examine
+
+    findings = examine(dsn)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok' if finding.ok else 'NO' if finding.needed else '--'}  {finding.what}: {finding.says}")
+    if any(finding.needed and not finding.ok for finding in findings):
+        sys.exit(1)
+
+
+@click.command("dsn")
+def print_dsn() -> None:
+    """Print the DSN in use, for any client. Starts the embedded server when it is the one.
+
+    \b
+    Example:
+      psql "$(callipper-db dsn)"
+    """
+    click.echo(resolve_dsn(None))

@@ -1,0 +1,84 @@
+"""`callipper-db load`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from callipper_db import schema
+from callipper_db.cli.console import print_json, reporter
+from callipper_db.cli.options import with_dsn
+from callipper_db.load import LoadOptions, LoadProgress
+from callipper_db.load import load as load_files
+from callipper_db.progress import Reporter
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Keep only rows with this value; may be repeated.")
+@click.option("--source", help="Name of the source for every row (default: a source column, else the file's name).")
+@click.option("--srid", type=int, help="SRID of the coordinates (default: what the file says, else 4326).")
+@click.option("--id-column", help="Column with the id (default: id, source_id, osm_id, ...).")
+@click.option("--name-column", help="Column with the name.")
+@click.option("--category-column", help="Column with the category (default: category, type, amenity, ...).")
+@click.option("--group-column", help="Column with the category group.")
+@click.option("--description-column", help="Column with a text of your own, which the model then reads.")
+@click.option("--lon-column", help="Column with the longitude or easting.")
+@click.option("--lat-column", help="Column with the latitude or northing.")
+@click.option("--geometry-column", help="Column with a geometry: WKT, EWKT, WKB in hex or GeoJSON.")
+@click.option("--source-column", help="Column with the source.")
+@click.option("--street-furniture", is_flag=True, help="Keep OpenStreetMap's benches, bins and the like.")
+@click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), help="Where refused rows go (CSV).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_dsn
+def load(
+    dsn: str, files: tuple[Path, ...], where: tuple[str, ...], rejects: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Load POIs from files: CSV, TSV, GeoJSON, GeoParquet or OpenStreetMap PBF (CSV and GeoJSON also gzipped).
+
+    A file loaded twice changes nothing: rows are known by (source, id). What cannot be used goes to a rejects file.
+
+    \b
+    Examples:
+      callipper-db load monaco.osm.pbf
+      callipper-db load pois.csv.gz --where dup=0 --category-column label
+      callipper-db load shops.geojson --source shops --json
+    """
+    conditions = dict(condition.partition("=")[::2] for condition in where)
+    if any("=" not in condition for condition in where):
+        raise click.BadParameter("give COLUMN=VALUE, such as dup=0", param_hint="--where")
+    schema.ensure_current(dsn)
+    with reporter(as_json) as told:
+        summary = load_files(dsn, files, LoadOptions(where=conditions, rejects=rejects, **options), Bytes(told))
+    if as_json:
+        print_json(summary.to_dict())
+        return
+    for file in summary.files:
+        counts = [
+            (count, getattr(file, count)) for count in ("inserted", "updated", "unchanged", "duplicates", "filtered")
+        ]
+        said = ", ".join(f"{number:,} {count}" for count, number in counts if number or count == "inserted")
+        click.echo(f"{file.path}: {file.rows:,} rows, {said}.")
+        for reason, number in file.reasons.items():
+            click.echo(f"  refused {number:,}: {reason}")
+        if file.rejects:
+            click.echo(f"  The refused rows are in {file.rejects}.")
+
+
+class Bytes:
+    """Shows the loader's progress: one bar a file, in bytes of the file."""
+
+    def __init__(self, told: Reporter) -> None:
+        self.told = told
+        self.path: Path | None = None
+        self.done = 0
+
+    def __call__(self, progress: LoadProgress) -> None:
+        """Take what the loader tells."""
+        if progress.path != self.path:
+            self.path, self.done = progress.path, 0
+            self.told.stage(f"reading {progress.path.name}", progress.bytes_total)
+        self.told.advance(progress.bytes_done - self.done)
+        self.done = progress.bytes_done

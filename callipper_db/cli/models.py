@@ -1,0 +1,128 @@
+"""`callipper-db models`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import click
+
+from callipper_db import models as model_versions
+from callipper_db import schema
+from callipper_db.cli.console import print_json, print_table
+from callipper_db.cli.options import with_dsn
+
+
+@click.group()
+def models() -> None:
+    """Model versions: list, show, compare, activate, drop."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_dsn
+def list_models(dsn: str, as_json: bool) -> None:
+    """List the versions, newest first.
+
+    \b
+    Example:
+      callipper-db models list
+    """
+    schema.ensure_current(dsn)
+    found = model_versions.list_models(dsn)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("There is no model yet. Train one with: callipper-db train")
+        return
+    rows: list[list[object]] = [
+        [
+            model["version"],
+            model["status"],
+            f"{model['created_at']:%Y-%m-%d %H:%M}",
+            model["provenance"].get("source"),
+            f"{model['provenance'].get('rows', 0):,}",
+            f"{model['metrics'].get('validation_loss', 0):.3f}",
+        ]
+        for model in found
+    ]
+    print_table(["version", "status", "created", "source", "POIs", "validation loss"], rows)
+
+
+@models.command("show")
+@click.argument("version", type=int, required=False)
+@with_dsn
+def show_model(dsn: str, version: int | None) -> None:
+    """All that is stored about a version (default: the active one), as JSON.
+
+    \b
+    Example:
+      callipper-db models show 3
+    """
+    schema.ensure_current(dsn)
+    click.echo(json.dumps(model_versions.show_model(dsn, version), default=str, indent=2, ensure_ascii=False))
+
+
+@models.command("compare")
+@click.argument("first", type=int, metavar="A")
+@click.argument("second", type=int, metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_dsn
+def compare_models(dsn: str, first: int, second: int, as_json: bool) -> None:
+    """Two versions side by side: what they are, the settings that differ, training, and what evaluate has found.
+
+    \b
+    Example:
+      callipper-db models compare 1 2
+    """
+    schema.ensure_current(dsn)
+    found = model_versions.compare_models(dsn, first, second)
+    if as_json:
+        print_json(found)
+        return
+    rows: list[list[object]] = []
+    for section, values in found.items():
+        rows += [[section, "", ""]] if values else []
+        rows += [[f"  {name}", *map(shown, pair)] for name, pair in values.items()]
+    print_table(["", f"version {first}", f"version {second}"], rows)
+
+
+def shown(value: object) -> str:
+    """A value in a table: numbers of a readable length."""
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)
+
+
+@models.command("activate")
+@click.argument("version", type=int)
+@with_dsn
+def activate_model(dsn: str, version: int) -> None:
+    """Make a version the one that answers.
+
+    \b
+    Example:
+      callipper-db models activate 2
+    """
+    schema.ensure_current(dsn)
+    model_versions.activate_model(dsn, version)
+    click.echo(f"Model version {version} is active.")
+
+
+@models.command("drop")
+@click.argument("version", type=int)
+@click.option("--force", is_flag=True, help="Drop it even if it is the active one.")
+@with_dsn
+def drop_model(dsn: str, version: int, force: bool) -> None:
+    """Remove a version with its embeddings.
+
+    \b
+    Example:
+      callipper-db models drop 1
+    """
+    schema.ensure_current(dsn)
+    model_versions.drop_model(dsn, version, force=force)
+    click.echo(f"Model version {version} is gone.")

@@ -1,0 +1,66 @@
+"""What commands share: which database, and what training needs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from callipper_db import schema
+from callipper_db.config import Settings
+from callipper_db.db import without_secrets
+from callipper_db.errors import MissingExtra, NotInitialised
+from callipper_db.server import EmbeddedServer
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+dsn_option = click.option(
+    "--dsn",
+    metavar="DSN",
+    help="Database to use (default: CALLIPPER_DSN, else the embedded server, which is started).",
+)
+
+
+def with_dsn(command: F) -> F:
+    """Add --dsn; the command receives a DSN, of the embedded server when none was given."""
+
+    @dsn_option
+    @wraps(command)
+    def wrapper(dsn: str | None, *args: Any, **kwargs: Any) -> Any:
+        return command(*args, dsn=resolve_dsn(dsn), **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def resolve_dsn(dsn: str | None) -> str:
+    """The DSN given, the environment's, or the embedded server's, which is started and brought up to date."""
+    settings = Settings.from_environment()
+    if dsn or settings.dsn:
+        return dsn or settings.dsn or ""
+    server = EmbeddedServer.from_settings(settings)
+    if not server.status().running:
+        click.echo("Starting the embedded PostgreSQL ...", err=True)
+    server.start()
+    try:
+        schema.ensure_current(server.dsn())
+    except NotInitialised:
+        schema.init(server.dsn())
+    return server.dsn()
+
+
+def database_digest(dsn: str) -> str:
+    """Names a database in the names of files. The password is no part of it: from a hash, a short one could be guessed."""
+    return hashlib.sha256(without_secrets(dsn).encode()).hexdigest()[:16]
+
+
+def training_side(extra: str = "train") -> Any:
+    """The module callipper_trainer.train, or a sentence that says how to install what it needs."""
+    try:
+        import callipper_trainer.train
+    except ModuleNotFoundError as error:
+        raise MissingExtra(feature="This command", module=error.name, extra=extra) from error
+    return callipper_trainer.train

@@ -1,0 +1,263 @@
+"""`callipper-db train`, `refresh` and `remember`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from callipper_db import schema
+from callipper_db.cli.console import print_json, reporter
+from callipper_db.cli.options import database_digest, dsn_option, resolve_dsn, training_side, with_dsn
+from callipper_db.config import Settings
+
+
+@click.command()
+@click.option("--source", default="callipper.poi", show_default=True, help="Table, view or query with the POIs.")
+@click.option("--text", help="SQL expression for a row's text (columns of the source as s.NAME).")
+@click.option(
+    "--template", help="Or a template: '[{name}, ]A place of {category}'; brackets go where a column is empty."
+)
+@click.option(
+    "--name", help="SQL expression for a row's name (default: the column name, without --text or --template)."
+)
+@click.option(
+    "--names",
+    type=click.IntRange(0),
+    default=25_000,
+    show_default=True,
+    help="The most frequent names to learn, so many.",
+)
+@click.option("--id", "identifier", help="Unique integer column of the source.")
+@click.option("--geometry", help="Geometry column of the source (default: the first).")
+@click.option("--srid", default="auto", show_default=True, help="Projected CRS in metres, or auto: the UTM zone.")
+@click.option(
+    "--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres a cell side."
+)
+@click.option(
+    "--grid", type=click.Choice(["square", "hexagon"]), default="square", show_default=True, help="Cell shape."
+)
+@click.option(
+    "--encoder",
+    type=click.Choice(["contextual", "coordinate"]),
+    default="contextual",
+    show_default=True,
+    help="Whether the model sees the POIs around a place, or its coordinates alone (the paper's model).",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the POIs (default: 6, more for small sources).")
+@click.option("--batch-size", type=click.IntRange(2), help="POIs a step, at most (default: 512; coordinate: 1024).")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=42,
+    show_default=True,
+    help="The same seed and data give the same model.",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the network in training; auto: bf16 on a GPU that has it, else float32.",
+)
+@click.option(
+    "--stream/--no-stream",
+    default=None,
+    help="Keep the POIs on disk and not in memory (default: from a million on).",
+)
+@click.option("--text-encoder", help="Name on the Hugging Face hub or a folder (default: all-MiniLM-L6-v2).")
+@click.option(
+    "--index", type=click.Choice(["auto", "hnsw", "none"]), default="auto", show_default=True, help="HNSW on cells."
+)
+@click.option(
+    "--text-tower/--no-text-tower",
+    default=True,
+    help="Install the text encoder too (once, 95 MB), so that any text can be asked in SQL.",
+)
+@click.option("--resume", is_flag=True, help="Go on after the last whole epoch of an interrupted run.")
+@click.option("--wait", is_flag=True, help="Wait when another training run is at work in the database.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line an epoch and one at the end.")
+@dsn_option
+def train(
+    dsn: str | None,
+    source: str,
+    text: str | None,
+    template: str | None,
+    name: str | None,
+    names: int,
+    identifier: str | None,
+    geometry: str | None,
+    srid: str,
+    grid_size: float,
+    grid: str,
+    encoder: str,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int,
+    device: str,
+    precision: str,
+    stream: bool | None,
+    text_encoder: str | None,
+    index: str,
+    text_tower: bool,
+    resume: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Train a CaLLiPer model on POIs in the database and make it the active one.
+
+    The version that was active answers until the new one is whole.
+
+    \b
+    Examples:
+      callipper-db train
+      callipper-db train --srid 27700 --grid-size 50 --template 'A place of {category}'
+      callipper-db train --dsn postgresql://me@localhost/city \\
+          --source public.shops --text "s.kind" --name "s.title"
+      torchrun --nproc-per-node 4 -m callipper_db train      # on four GPUs
+    """
+    trainer_train = training_side()
+    from callipper_trainer.config import TrainConfig
+    from callipper_trainer.data.source import Source
+    from callipper_trainer.distributed import joined
+
+    if srid != "auto" and not srid.isdecimal():
+        raise click.BadParameter("give an EPSG number such as 27700, or auto", param_hint="--srid")
+    if text and template:
+        raise click.UsageError("--text and --template exclude each other.")
+    config = TrainConfig.of(
+        encoder, epochs=epochs, batch_size=batch_size, seed=seed, device=device, precision=precision
+    )
+    with joined(device) as ranks:
+        if not ranks.leads:
+            trainer_train.follow(ranks)
+            return
+        dsn = resolve_dsn(dsn)
+        schema.ensure_current(dsn)
+        settings = Settings.from_environment()
+        with reporter(as_json) as told:
+            summary = trainer_train.train(
+                dsn,
+                Source(
+                    source,
+                    text,
+                    template,
+                    identifier,
+                    geometry,
+                    srid=None if srid == "auto" else int(srid),
+                    name=name,
+                    names=names if config.name_weight else 0,
+                ),
+                config,
+                told,
+                text_encoder=text_encoder or settings.text_encoder,
+                checkpoint=settings.home / "checkpoints" / f"{database_digest(dsn)}.pt",
+                resume=resume,
+                wait=wait,
+                grid_size_m=grid_size,
+                grid_kind=grid,
+                index=index,
+                text_tower=text_tower,
+                stream=stream,
+                ranks=ranks,
+            )
+    if as_json:
+        print_json(asdict(summary))
+        return
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in summary.seconds.items())
+    click.echo(
+        f"Model version {summary.version} is active: {summary.rows:,} POIs, {summary.texts:,} texts, {summary.cells:,} cells,"
+        f" EPSG:{summary.srid}, validation loss {summary.validation_loss:.3f} (epoch {summary.best_epoch})."
+        f" {summary.rows_per_s:,} rows/s in training. {spent}."
+    )
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Go on: refresh after every change, until Ctrl-C.")
+@click.option(
+    "--every",
+    type=click.FloatRange(1, 86_400),
+    metavar="SECONDS",
+    help="With --watch: look this often too. Needed where the source is not callipper.poi.",
+)
+@click.option("--compare", is_flag=True, help="Compare with the source even where no change was noted.")
+@click.option("--text-encoder", help="Where the model's text encoder is, if its name does not say: a folder.")
+@click.option("--wait", is_flag=True, help="Wait when a training run is at work in the database.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; with --watch a line for each refresh.")
+@with_dsn
+def refresh(
+    dsn: str, watch: bool, every: float | None, compare: bool, text_encoder: str | None, wait: bool, as_json: bool
+) -> None:
+    """Bring the active model up to date with its POIs, without training.
+
+    POIs that were added, changed or deleted change what lies around places near them; those are embedded anew, in one
+    transaction. When POIs have changed a lot, it advises to train again. With --watch, in a large city, what sees a change
+    only from afar follows when the changes pause. A model of a table or query of your own can be watched with --every.
+
+    \b
+    Examples:
+      callipper-db refresh
+      callipper-db refresh --watch
+      callipper-db refresh --watch --every 300
+    """
+    if every is not None and not watch:
+        raise click.UsageError("--every goes with --watch.")
+    training_side()
+    from callipper_trainer.refresh.refresh import refresh as renew
+    from callipper_trainer.refresh.watch import Watch
+
+    schema.ensure_current(dsn)
+    with reporter(False) as told:  # on stderr, so that JSON stays alone
+        if watch:
+            show = print_refresh_json if as_json else print_refresh
+            try:
+                Watch(dsn, told, show, every, compare, text_encoder).run()
+            except KeyboardInterrupt:
+                told.note("Stopped.")
+            return
+        summary = renew(dsn, told, text_encoder=text_encoder, compare=compare, wait=wait)
+    (print_refresh_json if as_json else print_refresh)(summary)
+
+
+def print_refresh_json(summary: Any) -> None:
+    """A refresh as one line of JSON."""
+    print_json(summary.to_dict())
+
+
+def print_refresh(summary: Any) -> None:
+    """A refresh as a sentence, with the advice to train when it is time."""
+    model = f"Model version {summary.version}"
+    if summary.anything:
+        grown = f" ({summary.new_cells:,} of them new)" if summary.new_cells else ""
+        where = " near what has changed" if summary.postponed else ""
+        follow = f" {summary.postponed:,} cells and points that see it from afar follow." if summary.postponed else ""
+        click.echo(
+            f"{model} is fresh{where}: {summary.added:,} POIs added, {summary.changed:,} changed, {summary.removed:,} removed."
+            f" Renewed in {summary.seconds:.1f} s: {summary.lattice_cells:,} lattice cells,"
+            f" {summary.cells:,} grid cells{grown}, {summary.points:,} points, {summary.texts:,} new texts.{follow}"
+        )
+    else:
+        click.echo(f"{model} is up to date with its {summary.pois:,} POIs.")
+    if summary.training_advised:
+        click.echo(
+            f"{summary.drift:.0%} of the POIs are not those that it was trained with."
+            " A new model would know them better: callipper-db train"
+        )
+
+
+@click.command()
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@with_dsn
+def remember(dsn: str, texts: tuple[str, ...]) -> None:
+    """Add texts to those that text_embed answers.
+
+    \b
+    Example:
+      callipper-db remember 'quiet residential street' 'somewhere to buy fresh fish'
+    """
+    trainer_train = training_side()
+    schema.ensure_current(dsn)
+    added = trainer_train.remember(dsn, list(texts))
+    click.echo(f"{added} of {len(texts)} texts were new to the active model.")

@@ -1,0 +1,60 @@
+"""The HNSW index over a version's cells, and how far its building is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from callipper_db import db
+from callipper_db.db import Connection, version_tuple
+from callipper_db.errors import CallipperError
+from callipper_db.partitions import partition
+
+SAFE_PARALLEL_BUILD = (0, 8, 3)  # of pgvector; parallel HNSW builds before it overflow a buffer (CVE-2026-3172)
+WATCH_S = 0.5  # between two looks at an index that is being built
+
+
+def build_hnsw(connection: Connection, version: int, advance: Callable[[int], None] = lambda rows: None) -> None:
+    """An HNSW index over the cells of one version, for `ORDER BY emb <-> ... LIMIT k` without a filter.
+
+    `advance` is told of cells as they enter the index, from another thread; of none where the server takes no second
+    connection.
+    """
+    row = connection.execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'").fetchone()
+    if row and version_tuple(row[0]) < SAFE_PARALLEL_BUILD:
+        connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
+    with _watched(connection, advance):
+        connection.execute(
+            sql.SQL("CREATE INDEX ON {} USING hnsw (emb vector_l2_ops)").format(partition("cell_embedding", version))
+        )
+
+
+@contextmanager
+def _watched(connection: Connection, advance: Callable[[int], None]) -> Iterator[None]:
+    """Tell how far the index is that the connection makes meanwhile: it is asked by a second one, since it is busy itself."""
+    info, ended = connection.info, Event()
+    dsn = make_conninfo(info.dsn, password=info.password or None)
+    watcher = Thread(target=_watch, args=(dsn, info.backend_pid, advance, ended), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _watch(dsn: str, backend: int, advance: Callable[[int], None], ended: Event) -> None:
+    """Progress is not worth an error: where it cannot be had, the index is built in silence."""
+    done = 0
+    with suppress(CallipperError), db.session(dsn, autocommit=True) as connection:
+        while not ended.wait(WATCH_S):
+            row = connection.execute(
+                "SELECT tuples_done FROM pg_catalog.pg_stat_progress_create_index WHERE pid = %s", [backend]
+            ).fetchone()
+            if row is not None and row[0] > done:
+                advance(row[0] - done)
+                done = row[0]

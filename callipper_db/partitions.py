@@ -1,0 +1,44 @@
+"""A model version's own partitions of the tables of embeddings."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from callipper_db.db import Connection
+from callipper_db.tables import SCHEMA
+
+
+def partition(table: str, version: int) -> sql.Identifier:
+    """The partition of one model version."""
+    return sql.Identifier(SCHEMA, f"{table}_v{version}")
+
+
+def create_partition(connection: Connection, table: str, version: int) -> sql.Identifier:
+    """A fresh table in the parent's likeness, still without indexes: they are made after the load."""
+    name = partition(table, version)
+    connection.execute(
+        sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING STORAGE)").format(
+            name, sql.Identifier(SCHEMA, table)
+        )
+    )
+    return name
+
+
+def attach_partition(connection: Connection, table: str, version: int) -> None:
+    """Make a loaded table part of its parent; PostgreSQL builds the parent's indexes on it and checks its foreign keys."""
+    name = partition(table, version)
+    # The check lets ATTACH skip its scan for rows of other versions.
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK (version = {})").format(
+            name, sql.Identifier(f"{table}_v{version}_version_check"), sql.Literal(version)
+        )
+    )
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(
+            sql.Identifier(SCHEMA, table), name, sql.Literal(version)
+        )
+    )
+    connection.execute(
+        sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(name, sql.Identifier(f"{table}_v{version}_version_check"))
+    )
+    connection.execute(sql.SQL("ANALYZE {}").format(name))

@@ -1,0 +1,1 @@
+"""POIs from a source in the database to the batches of the training."""

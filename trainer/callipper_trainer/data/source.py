@@ -1,0 +1,411 @@
+"""From SQL to arrays: one snapshot of the source, streamed by binary COPY."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_parts, read_rows
+from callipper_db.db import Connection
+from callipper_db.errors import BadExtent, BadSource, NotEnoughData
+from callipper_trainer.config import POI_TEMPLATE
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.data.template import TRIMMED, template_expression
+
+POI_TABLE = "callipper.poi"
+ID_COLUMNS = ("id", "poi_id", "gid", "fid", "ogc_fid", "osm_id")
+TEXT_COLUMNS = ("text", "description")
+UTM_REACH_DEGREES = 12.0  # from the central meridian; further out UTM's metres are off by more than 1 %
+STREAM_KINDS = ("int8", "float8", "float8", "float8", "float8", "int4", "int4")  # of stream_query
+QUERY = re.compile(r"(?is)(\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|table|values)\b")
+
+# The tables are the session's own, and named with pg_temp everywhere: the user may have a table called sample. Once
+# they are there the transaction can write nothing else, whatever functions the source or --text calls.
+PREPARE = """
+CREATE TEMPORARY TABLE sample (id bigint, text text, name text, geom geometry) ON COMMIT DROP;
+CREATE TEMPORARY TABLE distinct_text (text text, text_id int4) ON COMMIT DROP;
+CREATE OR REPLACE FUNCTION pg_temp.lon_lat(place geometry) RETURNS geometry LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN ST_Transform(place, 4326);
+EXCEPTION WHEN internal_error THEN
+    RETURN NULL;  -- coordinates that are none of that CRS
+END
+$$;
+SET TRANSACTION READ ONLY
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the POIs are and how their text is made."""
+
+    relation: str = POI_TABLE  # a table or view, or a query, which may not write
+    text: str | None = None  # SQL expression over the relation's columns
+    template: str | None = None  # or a template: '[{name}, ]A place of {category}'
+    identifier: str | None = None  # column or SQL expression that yields a bigint
+    geometry: str | None = None  # column; None: the first geometry
+    srid: int | None = None  # projected CRS in metres; None: the UTM zone
+    name: str | None = None  # SQL expression; None: the column `name`, unless `text` or `template` says what to read
+    names: int = 25_000  # so many different names at most, the most frequent ones
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was read, and what was left out on the way."""
+
+    samples: Samples
+    source: str  # the query, or the qualified name of the table or view
+    taken_at: str
+    rows: int
+    without_geometry: int
+    without_text: int
+    text_sql: str
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """A source in a transaction: counted and checked, and not yet read."""
+
+    connection: Connection
+    source: Source
+    name: str  # the query, or the qualified name of the table or view
+    taken_at: str
+    rows: int
+    without_geometry: int
+    without_text: int
+    text_sql: str
+    name_sql: str
+    srid: int
+
+    @property
+    def usable(self) -> int:
+        """Rows with a place and a text."""
+        return self.rows - self.without_geometry - self.without_text
+
+    def read(self, advance: Callable[[int], None] = lambda rows: None) -> Samples:
+        """All of them. Raises BadSource, BadExtent."""
+        samples = _stream(self.connection, self.srid, advance)
+        _check_samples(samples, self.source)
+        return samples
+
+    def parts(self, rows: int, advance: Callable[[int], None] = lambda rows: None) -> Iterator[Samples]:
+        """The same rows in the same order, about so many at a time. Raises BadSource, BadExtent."""
+        return _stream_parts(self.connection, self.srid, self.source, rows, advance)
+
+
+def read_samples(
+    connection: Connection, source: Source, advance: Callable[[int], None] = lambda rows: None
+) -> Snapshot:
+    """Read the whole source in one REPEATABLE READ transaction.
+
+    The connection must be outside a transaction. Raises BadSource, BadExtent, NotEnoughData.
+    """
+    with open_source(connection, source) as opened:
+        return Snapshot(
+            opened.read(advance),
+            opened.name,
+            opened.taken_at,
+            opened.rows,
+            opened.without_geometry,
+            opened.without_text,
+            opened.text_sql,
+        )
+
+
+@contextmanager
+def open_source(connection: Connection, source: Source) -> Iterator[OpenSource]:
+    """One REPEATABLE READ transaction over the source, which is read in it once; as read_samples otherwise."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield _open(connection, source)
+
+
+def _open(connection: Connection, source: Source) -> OpenSource:
+    taken_at = str(_scalar(connection, "SELECT now()"))
+    connection.execute(PREPARE)
+    is_query = QUERY.match(source.relation) is not None
+    name = source.relation.strip().rstrip(";") if is_query else _table_name(connection, source.relation)
+    # The line break ends a comment that the query may end with.
+    relation = sql.SQL(f"({name}\n)" if is_query else name)
+    columns = _columns(connection, source, relation)
+    text_sql, name_sql = _text_expression(source, columns), _name_expression(source, columns)
+    geometry = _geometry_column(source, columns)
+    # Read once, into a table of the session's own: a query is not run twice, and a volatile one cannot differ.
+    query = sql.SQL(
+        "INSERT INTO pg_temp.sample"
+        " SELECT id, text, name, CASE WHEN ST_GeometryType(geom) = 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
+        " FROM (SELECT ({id})::bigint AS id, {text} AS text, {name} AS name, s.{geom} AS geom FROM {relation} AS s) AS raw"
+    ).format(
+        id=_identifier_expression(source, name, columns, geometry, text_sql),
+        text=sql.SQL(TRIMMED.format(text_sql)),
+        name=sql.SQL(TRIMMED.format(name_sql)),
+        geom=sql.Identifier(geometry),
+        relation=relation,
+    )
+    try:
+        connection.execute(query, binary=True)  # binary: the protocol that takes one statement only
+        _to_lon_lat(connection)
+    except psycopg.Error as error:
+        raise _bad_source(source, error) from error
+    rows, without_geometry, without_text, without_id = connection.execute(
+        "SELECT count(*), count(*) FILTER (WHERE geom IS NULL),"
+        " count(*) FILTER (WHERE geom IS NOT NULL AND text IS NULL),"
+        " count(*) FILTER (WHERE geom IS NOT NULL AND text IS NOT NULL AND id IS NULL) FROM pg_temp.sample"
+    ).fetchone() or (0, 0, 0, 0)
+    if rows == without_geometry + without_text:
+        raise NotEnoughData(
+            f"{source.relation} has {rows} rows, {without_geometry} of them without a usable geometry and"
+            f" {without_text} without a text. Load POIs with: callipper-db load FILE"
+        )
+    if without_id:
+        raise BadSource(source=source.relation, reason=f"{without_id} rows have no id. Name a unique column with --id.")
+    connection.execute("DELETE FROM pg_temp.sample WHERE geom IS NULL OR text IS NULL")
+    srid = _check_srid(connection, source.srid) if source.srid is not None else _choose_utm(connection)
+    connection.execute(
+        'INSERT INTO pg_temp.distinct_text SELECT text, row_number() OVER (ORDER BY text COLLATE "C") - 1'
+        " FROM (SELECT text FROM pg_temp.sample UNION (SELECT name FROM pg_temp.sample WHERE name IS NOT NULL GROUP BY name"
+        ' ORDER BY count(*) DESC, name COLLATE "C" LIMIT %s)) AS all_texts',
+        [source.names],
+    )
+    connection.execute("ANALYZE pg_temp.distinct_text")
+    return OpenSource(
+        connection, source, name, taken_at, rows, without_geometry, without_text, text_sql, name_sql, srid
+    )
+
+
+def _to_lon_lat(connection: Connection) -> None:
+    unknown = connection.execute(
+        "SELECT ST_SRID(geom), count(*) FROM pg_temp.sample WHERE NOT ST_IsEmpty(geom)"
+        " AND ST_SRID(geom) NOT IN (SELECT srid FROM spatial_ref_sys) GROUP BY 1 ORDER BY 1 LIMIT 1"
+    ).fetchone()
+    if unknown:
+        said = f"the SRID {unknown[0]}, which PostGIS does not know" if unknown[0] else "no SRID"
+        raise psycopg.errors.InvalidParameterValue(
+            f"{unknown[1]} geometries have {said}; set it with ST_SetSRID(geom, 4326), or whichever it is"
+        )
+    # Out of range, empty or not finite: no place on earth, counted as without geometry.
+    connection.execute(
+        "UPDATE pg_temp.sample SET geom = CASE WHEN NOT ST_IsEmpty(geom) THEN pg_temp.lon_lat(geom) END"
+        " WHERE ST_SRID(geom) <> 4326 OR ST_IsEmpty(geom)"
+    )
+    connection.execute(
+        "UPDATE pg_temp.sample SET geom = NULL"
+        " WHERE NOT (ST_X(geom) BETWEEN -180 AND 180 AND ST_Y(geom) BETWEEN -90 AND 90)"
+    )
+
+
+def _stream(connection: Connection, srid: int, advance: Callable[[int], None]) -> Samples:
+    texts = _texts(connection)
+    try:
+        columns = read_rows(connection, stream_query(srid), STREAM_KINDS, advance=advance)
+    except psycopg.InternalError as error:  # PROJ's, for a point that the CRS does not reach
+        raise _out_of_reach(srid) from error
+    point_id, lon, lat, easting, northing, text_id, name_id = columns
+    _check_reach(columns, srid)
+    # The server's order may vary with parallel plans; the training order must not.
+    order = np.lexsort((text_id, northing, easting, point_id))
+    return Samples(
+        point_id=point_id[order],
+        lonlat=np.column_stack([lon, lat])[order],
+        metres=np.column_stack([easting, northing])[order],
+        text_id=text_id[order],
+        texts=texts,
+        srid=srid,
+        name_id=name_id[order],
+    )
+
+
+def _stream_parts(
+    connection: Connection, srid: int, source: Source, rows: int, advance: Callable[[int], None]
+) -> Iterator[Samples]:
+    texts, last = _texts(connection), None
+    query = sql.SQL("{} ORDER BY s.id").format(stream_query(srid))
+    try:
+        for columns in read_parts(connection, query, STREAM_KINDS, rows, advance=advance):
+            point_id, lon, lat, easting, northing, text_id, name_id = columns
+            _check_reach(columns, srid)
+            before = np.concatenate([point_id[:1] - 1 if last is None else last, point_id[:-1]])
+            if (twice := before == point_id).any():
+                reason = f"id {point_id[twice][0]} appears more than once. Name a unique column with --id."
+                raise BadSource(source=source.relation, reason=reason)
+            last = point_id[-1:]
+            lonlat, metres = np.column_stack([lon, lat]), np.column_stack([easting, northing])
+            yield Samples(point_id, lonlat, metres, text_id, texts, srid, name_id)
+    except psycopg.InternalError as error:
+        raise _out_of_reach(srid) from error
+
+
+def _texts(connection: Connection) -> list[str]:
+    return [str(text) for (text,) in connection.execute("SELECT text FROM pg_temp.distinct_text ORDER BY text_id")]
+
+
+def _check_reach(columns: list[Array], srid: int) -> None:
+    _, _, _, easting, northing, _, _ = columns
+    if not (np.isfinite(easting) & np.isfinite(northing)).all():
+        raise _out_of_reach(srid)
+
+
+def stream_query(srid: int) -> sql.Composed:
+    """The query whose rows are streamed: id, lon, lat, easting, northing, text_id, name_id, each of fixed width."""
+    return sql.SQL(
+        "SELECT s.id, ST_X(s.geom), ST_Y(s.geom), ST_X(p.geom), ST_Y(p.geom), t.text_id, coalesce(n.text_id, -1)"
+        " FROM pg_temp.sample s JOIN pg_temp.distinct_text t USING (text)"
+        " LEFT JOIN pg_temp.distinct_text n ON n.text = s.name,"
+        " LATERAL (SELECT ST_Transform(s.geom, {}) AS geom OFFSET 0) AS p"
+    ).format(sql.Literal(srid))
+
+
+def _out_of_reach(srid: int) -> BadExtent:
+    return BadExtent(reason=f"some POIs have no coordinates in EPSG:{srid}. Choose a CRS that covers them with --srid.")
+
+
+def _check_samples(samples: Samples, source: Source) -> None:
+    values, counts = np.unique(samples.point_id, return_counts=True)
+    if (counts > 1).any():
+        twice = np.argmax(counts > 1)
+        reason = f"id {values[twice]} appears {counts[twice]} times. Name a unique column with --id."
+        raise BadSource(source=source.relation, reason=reason)
+
+
+def _table_name(connection: Connection, relation: str) -> str:
+    """schema.name of a table or view, quoted where need be. It is named by SQL's rules, or just as it is spelt."""
+    spelt = sql.Identifier(*relation.strip().split(".")).as_string()
+    query = (
+        "SELECT format('%%I.%%I', nspname, relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+        " ON n.oid = relnamespace WHERE c.oid = to_regclass(%s)"
+    )
+    for name in (relation, spelt):
+        try:
+            with connection.transaction():
+                row = connection.execute(query, [name]).fetchone()
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise BadSource(source=relation, reason=_reason(error)) from error
+        except (psycopg.DataError, psycopg.NotSupportedError, psycopg.ProgrammingError):
+            continue  # no name at all
+        if row:
+            return str(row[0])
+    raise BadSource(source=relation, reason="there is no such table or view, and a query begins with SELECT or WITH")
+
+
+def _columns(connection: Connection, source: Source, relation: sql.Composable) -> dict[str, str]:
+    """Column names and their types."""
+    try:
+        cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(relation), binary=True)
+    except psycopg.Error as error:
+        raise _bad_source(source, error) from error
+    names: dict[int, str] = dict(
+        connection.execute(
+            "SELECT oid::int8, typname::text FROM pg_catalog.pg_type WHERE oid = ANY(%s)",
+            [[column.type_code for column in cursor.description or []]],
+        ).fetchall()
+    )
+    return {column.name: names.get(column.type_code, "unknown") for column in cursor.description or []}
+
+
+def _geometry_column(source: Source, columns: dict[str, str]) -> str:
+    if source.geometry:
+        return source.geometry
+    found = [name for name, kind in columns.items() if kind == "geometry"]
+    if not found:
+        raise BadSource(
+            source=source.relation,
+            reason=f"no column of type geometry among {', '.join(columns)}. Use a query that makes one, such as"
+            " SELECT *, ST_SetSRID(ST_Point(lon, lat), 4326) AS geom FROM ...",
+        )
+    return found[0]
+
+
+def _identifier_expression(
+    source: Source, name: str, columns: dict[str, str], geometry: str, text_sql: str
+) -> sql.Composable:
+    if source.identifier:
+        return sql.SQL(source.identifier)
+    found = [column for column in ID_COLUMNS if columns.get(column) in {"int2", "int4", "int8"}]
+    if found:
+        return sql.Identifier("s", "poi_id" if name == POI_TABLE else found[0])
+    # By content, so that the same rows have the same numbers in the next run, whatever order the server reads them in.
+    return sql.SQL('row_number() OVER (ORDER BY s.{}, ({})::text COLLATE "C")').format(
+        sql.Identifier(geometry),
+        sql.SQL(text_sql),
+    )
+
+
+def _text_expression(source: Source, columns: dict[str, str]) -> str:
+    """The SQL expression that makes a row's text. Raises BadSource when there is nothing to make it of."""
+    if source.text:
+        return source.text
+    if source.template:
+        return template_expression(source.template, columns, source.relation)
+    if "category" in columns:
+        expression = template_expression(POI_TEMPLATE, columns, source.relation)
+        return f"coalesce({TRIMMED.format('s.description')}, {expression})" if "description" in columns else expression
+    found = [name for name in TEXT_COLUMNS if name in columns]
+    if not found:
+        raise BadSource(
+            source=source.relation,
+            reason=f"no text: say with --text or --template how to make it from {', '.join(columns)}",
+        )
+    return f"s.{found[0]}"
+
+
+def _name_expression(source: Source, columns: dict[str, str]) -> str:
+    """The SQL expression that makes a row's name, NULL for none."""
+    if source.name:
+        return source.name
+    return "s.name" if "name" in columns and not (source.text or source.template) else "NULL"
+
+
+def _choose_utm(connection: Connection) -> int:
+    """The UTM zone of the middle of the POIs. Raises BadExtent where they reach too far out of it."""
+    row = connection.execute(
+        # A circular mean, so that a country on both sides of the 180th meridian is no trouble.
+        "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
+    ).fetchone()
+    assert row is not None
+    zone = min(60, math.floor((float(row[0]) + 180) / 6) + 1)
+    central = zone * 6 - 183
+    reach = connection.execute(
+        "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample", {"c": central}
+    ).fetchone()
+    assert reach is not None
+    if reach[0] > UTM_REACH_DEGREES:
+        raise BadExtent(
+            reason=f"the POIs reach {reach[0]:.0f} degrees from the middle of UTM zone {zone}, too far for one metric"
+            " CRS. Name a projected CRS with --srid, or take a part of them with --source 'SELECT ... WHERE ...'."
+        )
+    return (32600 if row[1] >= 0 else 32700) + zone
+
+
+def _check_srid(connection: Connection, srid: int) -> int:
+    """The SRID, if PostGIS knows it as projected in metres. Raises BadExtent."""
+    row = connection.execute("SELECT proj4text, srtext FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone()
+    if row is None:
+        raise BadExtent(reason=f"PostGIS does not know EPSG:{srid}. Leave --srid away to use the UTM zone.")
+    if not str(row[1]).startswith("PROJCS") or "+units=m" not in str(row[0]).split():
+        raise BadExtent(reason=f"EPSG:{srid} is not projected in metres. Leave --srid away to use the UTM zone.")
+    return srid
+
+
+def _scalar(connection: Connection, query: str) -> object:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _bad_source(source: Source, error: psycopg.Error) -> Exception:
+    """What to raise for an error that the user's SQL has met; a lost connection stays what it is."""
+    if isinstance(error, psycopg.OperationalError):
+        return error
+    return BadSource(source=source.relation, reason=_reason(error))
+
+
+def _reason(error: psycopg.Error) -> str:
+    return (error.diag.message_primary or str(error)).rstrip(".")

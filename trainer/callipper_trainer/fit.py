@@ -1,0 +1,240 @@
+"""The training loop, from arrays or from a file of rows: no database here."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from callipper_db.arrays import Array
+from callipper_db.errors import (
+    NotEnoughData,
+)
+from callipper_db.progress import Reporter, Silent
+from callipper_trainer.checkpoint import read_checkpoint, write_checkpoint
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.context import Pyramid
+from callipper_trainer.data.batch_file import Streaming
+from callipper_trainer.data.batches import Data, Resident
+from callipper_trainer.data.sample_file import StoredSamples
+from callipper_trainer.device import autocast, choose_device, tf32, uses_bf16
+from callipper_trainer.distributed import ALONE, Ranks
+from callipper_trainer.loss import Batch, objective, terms
+from callipper_trainer.model import CaLLiPer
+from callipper_trainer.stopwatch import Stopwatch
+
+MINIMUM_SAMPLES = 20
+
+
+@dataclass
+class Trained:
+    """What fit() returns: the best epoch's model, in evaluation mode, and what each epoch reached."""
+
+    model: CaLLiPer
+    origin: Array  # (2,) float64 metres
+    pyramid: Pyramid | None  # of the contextual encoder
+    best_epoch: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by part: features, fit
+    rows_per_s: float = 0.0  # of the part fit
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a fit goes about it, whatever its data."""
+
+    reporter: Reporter = field(default_factory=Silent)
+    checkpoint: Path | None = None  # where the state after each epoch is kept
+    fingerprint: str = ""  # names the data; a checkpoint of other data is refused
+    resume: bool = False  # go on from the checkpoint
+    ranks: Ranks = ALONE  # of several processes, each calls fit with the same arguments
+
+
+def fit(
+    metres: Array,
+    text_id: Array,
+    text_vectors: Array,
+    origin: Array,
+    config: TrainConfig,
+    *,
+    reporter: Reporter | None = None,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
+    resume: bool = False,
+    ranks: Ranks = ALONE,
+    name_id: Array | None = None,
+) -> Trained:
+    """Train on N places with texts out of V, all of them on the device.
+
+    metres: (N, 2) float64 in a projected CRS; text_id: (N,) into text_vectors: (V, T) float32 of the sentence encoder;
+    origin: (2,) from which the encoder counts metres; name_id: (N,) into text_vectors too, -1 for a POI without a name.
+    With `checkpoint`, the state after each epoch is kept there, and `resume` goes on from it; `fingerprint` names the data,
+    and a checkpoint of other data is refused. With `ranks`, each process calls this with the same arguments and returns the
+    same model.
+    Raises NotEnoughData, ConfigError for a device that is not there, CheckpointMissing, CheckpointMismatch,
+    CheckpointDamaged, CheckpointUnwritable, PeerLost.
+    """
+    run = Run(reporter or Silent(), checkpoint, fingerprint, resume, ranks)
+    return fit_resident(metres, text_id, text_vectors, origin, config, run, name_id)
+
+
+def fit_resident(
+    metres: Array,
+    text_id: Array,
+    text_vectors: Array,
+    origin: Array,
+    config: TrainConfig,
+    run: Run,
+    name_id: Array | None = None,
+) -> Trained:
+    """fit() with its options in one."""
+    _check_enough(len(metres), len(np.unique(text_id)), run.ranks)
+    device, watch = choose_device(config.device), Stopwatch()
+    with watch.timing("features"):
+        data = Resident(metres - origin, text_id, text_vectors, config, device, run.ranks, name_id)
+    return _train(data, origin, text_vectors.shape[1], config, device, run, watch)
+
+
+def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, run: Run) -> Trained:
+    """fit() on rows that stay on disk. text_vectors: (V, T) of stored.texts."""
+    _check_enough(len(stored), int((stored.text_count > 0).sum()), run.ranks)
+    device, watch = choose_device(config.device), Stopwatch()
+    with watch.timing("features"):
+        data = Streaming(stored, text_vectors, config, device, run.ranks)
+    return _train(data, stored.origin, text_vectors.shape[1], config, device, run, watch)
+
+
+def _check_enough(count: int, texts: int, ranks: Ranks) -> None:
+    if count < MINIMUM_SAMPLES:
+        raise NotEnoughData(f"{count} POIs with a text were found, and at least {MINIMUM_SAMPLES} are needed.")
+    if texts < 2:
+        raise NotEnoughData("all POIs have the same text, and a contrast needs at least two.")
+    if count < MINIMUM_SAMPLES * ranks.world:
+        raise NotEnoughData(f"{count} POIs are too few for {ranks.world} processes. Start fewer.")
+
+
+def _train(
+    data: Data, origin: Array, text_dim: int, config: TrainConfig, device: torch.device, run: Run, watch: Stopwatch
+) -> Trained:
+    torch.manual_seed(config.seed)
+    model = data.maker.model(config)
+    with watch.timing("features"):
+        data.standardise(model.location)
+    loop = Loop(model, data, config, device, run.ranks)
+    result = Trained(model, origin, data.pyramid, best_epoch=0, seconds=watch.seconds)
+    best = copy.deepcopy(model.state_dict())
+    if run.resume:
+        state = read_checkpoint(run.checkpoint, run.fingerprint, loop.plan) if run.ranks.leads else None
+        state = run.ranks.hand_out(state)
+        loop.load_state(state)
+        best, result.best_epoch, result.history = state["best"], state["best_epoch"], state["history"]
+    done = len(result.history)
+    run.reporter.stage("training", loop.epochs * loop.rows)
+    run.reporter.advance(done * loop.rows)
+    with watch.timing("fit"), tf32(config.precision, device):
+        for epoch in range(done + 1, loop.epochs + 1):
+            figures = loop.epoch(epoch, run.reporter)
+            result.history.append(figures)
+            if figures["validation_loss"] <= min(past["validation_loss"] for past in result.history):
+                best, result.best_epoch = copy.deepcopy(model.state_dict()), epoch
+            if run.checkpoint is not None and run.ranks.leads:
+                state = {"best": best, "best_epoch": result.best_epoch, "history": result.history}
+                write_checkpoint(run.checkpoint, loop.state() | state, run.fingerprint, loop.plan)
+            run.reporter.epoch(figures)
+    if not all(math.isfinite(figures["loss"] + figures["validation_loss"]) for figures in result.history):
+        raise NotEnoughData("the loss is not finite; the data or the settings give nothing to learn.")
+    model.load_state_dict(best)
+    model.eval()
+    result.rows_per_s = (loop.epochs - done) * loop.rows / max(watch.seconds["fit"], 1e-9)
+    return result
+
+
+class Loop:
+    """The model with its optimiser and schedule: what one epoch after the other moves on."""
+
+    def __init__(self, model: CaLLiPer, data: Data, config: TrainConfig, device: torch.device, ranks: Ranks) -> None:
+        self.model, self.data, self.config, self.device, self.ranks = model, data, config, device, ranks
+        self.bf16 = uses_bf16(config.precision, device)
+        # Each process takes an equal part of a batch.
+        self.batch = max(1, config.batch_for(data.training) // ranks.world) * ranks.world
+        self.epochs, self.steps = config.epochs_for(data.training), data.training // self.batch
+        self.rows = self.steps * self.batch  # an epoch
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, config.learning_rate, total_steps=self.epochs * self.steps, cycle_momentum=False
+        )
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All that decides which steps are taken, but the data: a run is resumed by the same plan."""
+        return self.config.to_dict() | {"batch": self.batch, "data": type(self.data).__name__}
+
+    def epoch(self, epoch: int, reporter: Reporter) -> dict[str, Any]:
+        """Train on each row once; returns the epoch's figures."""
+        started = time.monotonic()
+        # Order and dropout follow from (seed, epoch) alone, so that a resumed run takes the same steps.
+        torch.manual_seed(self.config.seed * 1_000_003 + epoch + self.ranks.rank * 7_368_787)
+        self.model.train()
+        losses = torch.zeros((), device=self.device)
+        for number, batch in enumerate(self.data.batches(epoch, self.batch), start=1):
+            losses += training_step(self.model, batch, self.optimiser, self.ranks, bf16=self.bf16)
+            self.schedule.step()
+            if number % 10 == 0 or number == self.steps:  # reading the loss waits for the device
+                reporter.advance(self.batch * ((number - 1) % 10 + 1), loss=float(losses) / number)
+        loss = self.ranks.total(losses) / self.ranks.world
+        return {
+            "epoch": epoch,
+            "epochs": self.epochs,
+            "loss": round(float(loss) / self.steps, 5),
+            **self.validation(),
+            "rows_per_s": round(self.rows / (time.monotonic() - started)),
+            "logit_scale": round(float(self.model.scale().detach()), 3),
+        }
+
+    @torch.no_grad()
+    def validation(self) -> dict[str, float]:
+        """The loss over the held-out rows, and of it what the texts add, in batches of the training's size if there are any."""
+        self.model.eval()
+        total = torch.zeros(3, dtype=torch.float64)  # of the losses, of the texts' part, and their number
+        for batch in self.data.held_out(min(self.batch, self.data.validation)):
+            with autocast(self.device, self.bf16):
+                found = terms(self.model, batch)
+            total += torch.tensor([float(sum(found.values())), float(found["texts"]), 1], dtype=torch.float64)
+        loss, texts, count = self.ranks.total(total).tolist()
+        return {"validation_loss": round(loss / count, 5), "validation_loss_texts": round(texts / count, 5)}
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def training_step(
+    model: CaLLiPer, batch: Batch, optimiser: torch.optim.Optimizer, ranks: Ranks = ALONE, *, bf16: bool = False
+) -> Tensor:
+    """One step on a batch, or on this process's part of it; returns the loss, still on the device."""
+    with autocast(batch.text.device, bf16):
+        loss = objective(model, batch, ranks.gather)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    ranks.average_gradients(model)
+    optimiser.step()
+    return loss.detach()

@@ -1,0 +1,263 @@
+"""A BERT-family sentence encoder into the database: vocabulary, embeddings, neurons and norms as rows.
+
+The functions in sql/ evaluate it from there, so that a text that nobody has met yet needs no process beside PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from safetensors import SafetensorError, safe_open
+
+from callipper_db import binary_copy, db
+from callipper_db.arrays import Array
+from callipper_db.db import Connection
+from callipper_db.errors import TextEncoderUnsupported
+from callipper_db.progress import Reporter
+from callipper_db.tables import SCHEMA
+from callipper_trainer.text_encoder import TextEncoder, register_encoder
+
+# part of a layer -> its place in the file (Hugging Face's names), in the order in which a text passes them
+PARTS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention": "attention.output.dense",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+}
+NORMS = {"attention": "attention.output.LayerNorm", "output": "output.LayerNorm"}
+EMBEDDING = -1  # the layer of the norm that comes before layer 0
+# What a config.json means by leaving it out.
+DEFAULTS = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+}
+# An installed encoder must answer these as the encoder itself does: capitals, accents, punctuation, digits, another script.
+TRIALS = ("quiet park", "Café-Bar, 12 Rue de l'Église", "駅前の公園")
+TOLERANCE = 1e-3  # as a share of the largest number; right answers are off by 1e-6
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The files of a BERT encoder, read lazily: the largest part is 47 MB."""
+
+    name: str
+    weights: Path
+    arch: dict[str, Any]
+    pieces: list[str]
+
+    @contextmanager
+    def tensors(self) -> Iterator[Callable[[str], Array]]:
+        """A function from a tensor's name to its values, float32. Raises TextEncoderUnsupported."""
+        try:
+            with safe_open(self.weights, "pt") as file:  # numpy knows no bfloat16
+                prefix = "" if "embeddings.word_embeddings.weight" in set(file.keys()) else "bert."
+                yield lambda name: file.get_tensor(prefix + name).float().numpy()
+        except SafetensorError as error:
+            reason = f"{self.weights} is damaged or lacks a part ({error})"
+            raise TextEncoderUnsupported(name=self.name, reason=reason) from error
+
+
+def read_transformer(encoder: TextEncoder) -> Transformer:
+    """What the database needs to know about an encoder. Raises TextEncoderUnsupported, saying what is not of the family."""
+    config = DEFAULTS | encoder.arch
+    folder = encoder.folder
+
+    def refuse(reason: str) -> TextEncoderUnsupported:
+        return TextEncoderUnsupported(name=encoder.name, reason=reason)
+
+    if config.get("model_type") != "bert":
+        raise refuse(f"it is of the type {config.get('model_type')}, not bert")
+    if config["hidden_act"] != "gelu":
+        raise refuse(f"its activation is {config['hidden_act']}, not gelu")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise refuse("its positions are not absolute")
+    tokenizer = _json(folder / "tokenizer.json")
+    if tokenizer.get("model", {}).get("type", "WordPiece") != "WordPiece" or "vocab" not in tokenizer.get("model", {}):
+        raise refuse("its tokenizer is not WordPiece, or tokenizer.json is missing")
+    modules = _modules(folder)
+    if unknown := set(modules) - {"Transformer", "Pooling", "Normalize"}:
+        raise refuse(f"after the transformer comes {', '.join(sorted(unknown))}")
+    pooling = _pooling(folder, modules)
+    if pooling is None:
+        raise refuse("its pooling is neither the mean nor the first token")
+    vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
+    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+    if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
+        raise refuse("its vocabulary is not numbered from 0 without gaps")
+    added = {
+        "pooling": pooling,
+        "normalize": "Normalize" in modules,
+        "tokenizer": _tokenizer(tokenizer, _limit(folder, config), refuse),
+    }
+    return Transformer(encoder.name, folder / "model.safetensors", config | added, pieces)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _modules(folder: Path) -> dict[str, str]:
+    """Name of the class -> folder, in order; a bare transformer is pooled by its mean, as sentence-transformers does."""
+    listed = _json(folder / "modules.json") or [
+        {"type": "models.Transformer", "path": ""},
+        {"type": "models.Pooling", "path": ""},
+    ]
+    return {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in listed}
+
+
+def _pooling(folder: Path, modules: dict[str, str]) -> str | None:
+    """mean or first."""
+    config = _json(folder / modules.get("Pooling", "") / "config.json") if modules.get("Pooling") else {}
+    modes = {name for name, on in config.items() if name.startswith("pooling_mode_") and on}
+    if isinstance(config.get("pooling_mode"), str):
+        modes = {f"pooling_mode_{config['pooling_mode']}_tokens"}
+    if modes <= {"pooling_mode_mean_tokens"}:
+        return "mean"
+    return "first" if modes in ({"pooling_mode_cls_token"}, {"pooling_mode_cls_tokens"}) else None
+
+
+def _limit(folder: Path, config: dict[str, Any]) -> int:
+    """Most tokens of a text, the two special ones included."""
+    positions = int(config["max_position_embeddings"])
+    stated = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    stated = stated or _json(folder / "tokenizer_config.json").get("model_max_length") or positions
+    return min(positions, int(stated))
+
+
+def _tokenizer(
+    tokenizer: dict[str, Any], limit: int, refuse: Callable[[str], TextEncoderUnsupported]
+) -> dict[str, Any]:
+    """The settings of callipper._wordpiece, from a tokenizer.json."""
+    normalizer, model = tokenizer.get("normalizer") or {}, tokenizer["model"]
+    if normalizer.get("type") != "BertNormalizer" or not normalizer.get("clean_text", True):
+        raise refuse("its tokenizer does not clean texts as BERT does")
+    if (tokenizer.get("pre_tokenizer") or {}).get("type") != "BertPreTokenizer":
+        raise refuse("its tokenizer does not split words as BERT does")
+    return {
+        "lower_case": bool(normalizer.get("lowercase", True)),
+        "strip_accents": normalizer.get("strip_accents"),
+        "split_cjk": bool(normalizer.get("handle_chinese_chars", True)),
+        "max_tokens": limit,
+        "max_word_chars": int(model.get("max_input_chars_per_word", 100)),
+        "max_piece_chars": max(map(len, model["vocab"])),
+        "prefix": model.get("continuing_subword_prefix", "##"),
+        "unknown": model.get("unk_token", "[UNK]"),
+        "first": "[CLS]",
+        "last": "[SEP]",
+        "special": [token["content"] for token in tokenizer.get("added_tokens", [])],
+    }
+
+
+def is_installed(connection: Connection, text_encoder_id: int) -> bool:
+    """Whether the encoder's weights are in the database."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM callipper.text_norm WHERE text_encoder_id = %s)", [text_encoder_id]
+    ).fetchone()
+    return row == (True,)
+
+
+def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
+    """Put an encoder into the database, once for all models that share it; returns False where it is there already.
+
+    Raises TextEncoderUnsupported.
+    """
+    transformer = read_transformer(encoder)
+    with db.session(dsn) as connection:
+        connection.execute("LOCK TABLE callipper.text_norm IN SHARE ROW EXCLUSIVE MODE")  # one install at a time
+        text_encoder_id = register_encoder(connection, encoder)
+        if is_installed(connection, text_encoder_id):
+            return False
+        reporter.stage("installing the text encoder", len(transformer.pieces))
+        _write(connection, transformer, text_encoder_id, reporter.advance)
+        _try_out(connection, encoder, text_encoder_id)
+    with db.session(dsn, autocommit=True) as connection:
+        # Besides statistics, this writes the visibility of each row once and for all: else the first readers would.
+        connection.execute("VACUUM ANALYZE callipper.text_token, callipper.text_position, callipper.text_weight")
+    return True
+
+
+def _try_out(connection: Connection, encoder: TextEncoder, text_encoder_id: int) -> None:
+    """Raise TextEncoderUnsupported unless SQL makes of a few texts what the encoder itself makes of them.
+
+    So whatever read_transformer does not know of an encoder's family ends here, and not in wrong answers.
+    """
+    rows = connection.execute(
+        "SELECT callipper._encode_tokens(callipper._wordpiece(text, %(id)s), %(id)s)::real[]"
+        " FROM unnest(%(texts)s::text[]) WITH ORDINALITY AS u (text, number) ORDER BY number",
+        {"id": text_encoder_id, "texts": list(TRIALS)},
+    ).fetchall()
+    expected = encoder.encode(list(TRIALS))
+    found = np.array([vector or [np.nan] * encoder.dim for (vector,) in rows])
+    off = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if not off <= TOLERANCE:
+        raise TextEncoderUnsupported(name=encoder.name, reason=f"its vectors come out different there, by {off:.1g}")
+
+
+def _write(
+    connection: Connection, transformer: Transformer, text_encoder_id: int, advance: Callable[[int], None]
+) -> None:
+    connection.execute(
+        "UPDATE callipper.text_encoder SET arch = %s WHERE text_encoder_id = %s",
+        [Jsonb(transformer.arch), text_encoder_id],
+    )
+
+    def write(table: str, count: int, **columns: tuple[str, Any]) -> None:
+        key = {"text_encoder_id": ("int4", np.full(count, text_encoder_id))}
+        told = advance if table == "text_token" else lambda rows: None
+        binary_copy.write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, told)
+
+    with transformer.tensors() as tensor:
+        words = tensor("embeddings.word_embeddings.weight")
+        pieces = [piece.encode() for piece in transformer.pieces]
+        write(
+            "text_token",
+            len(pieces),
+            token_id=("int4", np.arange(len(pieces))),
+            piece=("text", pieces),
+            embedding=("vector", words[: len(pieces)]),
+        )
+        limit = transformer.arch["tokenizer"]["max_tokens"]
+        # A single text is all of token type 0, whose embedding is the same everywhere.
+        positions = (
+            tensor("embeddings.position_embeddings.weight") + tensor("embeddings.token_type_embeddings.weight")[0]
+        )
+        write("text_position", limit, position=("int4", np.arange(limit)), embedding=("vector", positions[:limit]))
+        norms = [(EMBEDDING, "embedding", "embeddings.LayerNorm")]
+        for layer in range(transformer.arch["num_hidden_layers"]):
+            inside = f"encoder.layer.{layer}."
+            for part, name in PARTS.items():
+                weight = tensor(f"{inside}{name}.weight")
+                write(
+                    "text_weight",
+                    len(weight),
+                    layer=("int4", np.full(len(weight), layer)),
+                    part=("text", [part.encode()] * len(weight)),
+                    neuron=("int4", np.arange(len(weight))),
+                    bias=("float4", tensor(f"{inside}{name}.bias")),
+                    weight=("vector", weight),
+                )
+            norms += [(layer, part, inside + name) for part, name in NORMS.items()]
+        write(
+            "text_norm",
+            len(norms),
+            layer=("int4", np.array([layer for layer, _, _ in norms])),
+            part=("text", [part.encode() for _, part, _ in norms]),
+            gain=("vector", np.stack([tensor(f"{name}.weight") for _, _, name in norms])),
+            bias=("vector", np.stack([tensor(f"{name}.bias") for _, _, name in norms])),
+        )

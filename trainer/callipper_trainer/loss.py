@@ -1,0 +1,125 @@
+"""What training minimises, from one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from callipper_trainer.model import CaLLiPer
+
+
+@dataclass(frozen=True)
+class Places:
+    """B places, on the device."""
+
+    metres: Tensor  # (B, 2) float64 from the model's origin
+    context: Tensor | None = None  # (B, C) standardised features of what lies around
+    told: Tensor | None = None  # (B, W) what the embedding must tell, standardised and weighted (targets.py)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B POIs and their texts, and places beside them; made by batches.Maker and nowhere else."""
+
+    pois: Places
+    text_id: Tensor  # (B,) int64
+    text: Tensor  # (B, T) vectors of the sentence encoder
+    name_id: Tensor | None = None  # (B,) int64, -1 where a POI has no name
+    name: Tensor | None = None  # (B, T), anything where it has none
+    background: Places | None = None
+
+
+def own(rows: Tensor) -> Tensor:
+    """The rows of one process are all there are."""
+    return rows
+
+
+def objective(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = own) -> Tensor:
+    """The loss of one batch, (): the sum of terms()."""
+    return torch.stack(list(terms(model, batch, gather).values())).sum()
+
+
+def terms(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = own) -> dict[str, Tensor]:
+    """What the loss is the sum of, each (): the contrasts with texts and names, and the telling of what lies around.
+
+    `gather` puts the rows of all processes together where there are several. Their gradients are averaged, so each term is
+    either a mean over the batch's own rows, or is computed from gathered ones in each process alike. It is computed in
+    float32 whatever the network is, since half as many digits of a cosine times 100 are too few.
+    """
+    parts = [batch.pois] if batch.background is None else [batch.pois, batch.background]
+    place = model.location(
+        torch.cat([part.metres for part in parts]),
+        None if batch.pois.context is None else torch.cat([part.context for part in parts if part.context is not None]),
+    )
+    text = model.embed_text(batch.text)
+    name = None if batch.name is None else model.embed_text(batch.name)
+    with torch.autocast(place.device.type, enabled=False):
+        places = place.float().split([len(part.metres) for part in parts])
+        pois = gather(places[0])
+        texts, text_id = gather(text.float()), gather(batch.text_id)
+        found = {"texts": symmetric_info_nce(pois, texts, text_id, model.scale().float(), model.balance)}
+        if name is not None and batch.name_id is not None:
+            names, name_id = gather(name.float()), gather(batch.name_id)
+            named = name_id >= 0
+            if int(named.sum()) > 1:
+                scale = model.name_scale().float()
+                contrast = symmetric_info_nce(pois[named], names[named], name_id[named], scale, model.balance)
+                found["names"] = model.name_weight * contrast
+        for key, vectors, part in zip(("context", "background"), places, parts, strict=False):
+            if part.told is not None:
+                found[key] = model.context_weight * functional.mse_loss(model.tell(vectors), part.told)
+    return found
+
+
+def symmetric_info_nce(place: Tensor, text: Tensor, text_id: Tensor, scale: Tensor, balance: float = 0.0) -> Tensor:
+    """InfoNCE in both directions (Radford et al. 2021), where pairs with the same text are not negatives.
+
+    place, text: (B, D) unit vectors; text_id: (B,) which text each row has; scale: the factor on the cosines, ();
+    balance: a pair weighs as (rows with its text)^-balance, so that a few frequent texts are not nearly all that is learnt.
+    A place is not told to be far from its own text because another place has it too.
+    """
+    loss: Tensor = SymmetricInfoNCE.apply(place, text, text_id, scale, balance)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class SymmetricInfoNCE(torch.autograd.Function):
+    """The loss with its gradient written out.
+
+    Both directions share one matrix of logits, and its gradient is the mean of their softmaxes less the identity, each
+    row and column times the weight of its pair: autograd would keep and walk four (B, B) matrices more, which on a CPU costs a
+    tenth of the whole step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, place: Tensor, text: Tensor, text_id: Tensor, scale: Tensor, balance: float) -> Tensor:
+        """(B, D), (B, D), (B,), (), exponent -> ()."""
+        cosines = place @ text.T  # (B, B)
+        logits = cosines * scale
+        same = text_id.unsqueeze(0) == text_id.unsqueeze(1)
+        weight = same.sum(1).to(logits.dtype) ** -balance
+        weight /= weight.sum()  # (B,)
+        logits.masked_fill_(same.fill_diagonal_(False), -torch.inf)
+        own = logits.diagonal().clone()
+        row_max, column_max = logits.amax(1, keepdim=True), logits.amax(0, keepdim=True)
+        rows = (logits - row_max).exp_()
+        columns = logits.sub_(column_max).exp_()
+        row_sum, column_sum = rows.sum(1, keepdim=True), columns.sum(0, keepdim=True)
+        places_to_texts = row_max + row_sum.log()  # log of the partition function of each place
+        texts_to_places = column_max + column_sum.log()
+        gradient = rows.mul_(0.5 * weight.unsqueeze(1) / row_sum).add_(columns.mul_(0.5 * weight / column_sum))
+        gradient.diagonal().sub_(weight)
+        ctx.save_for_backward(place, text, cosines, gradient, scale)
+        return weight @ ((places_to_texts.squeeze(1) + texts_to_places.squeeze(0)) / 2 - own)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor | None, ...]:
+        """The gradients by place, text and scale."""
+        place, text, cosines, gradient, scale = ctx.saved_tensors
+        by_scale = (gradient * cosines).sum() * outputs[0]
+        by_cosine = gradient * (scale * outputs[0])
+        return by_cosine @ text, by_cosine.T @ place, None, by_scale, None

@@ -1,0 +1,327 @@
+"""A trained model into the database: version, weights, texts, cells and points, active in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from torch import Tensor
+
+from callipper_db import binary_copy, hnsw, partitions
+from callipper_db.arrays import Array
+from callipper_db.db import Connection
+from callipper_db.grid import BLOCK, Grid, ensure_grid
+from callipper_db.tables import SCHEMA
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.context import CODE_SIZE, KINDS_FROM_M, PRIOR, Level, Pyramid
+from callipper_trainer.data.sample_file import StoredSamples
+from callipper_trainer.data.samples import CHUNK, Samples
+from callipper_trainer.embed import embed_places, embed_texts
+from callipper_trainer.fit import Trained
+from callipper_trainer.stopwatch import Stopwatch
+
+# At 80,000 cells the index takes 12 s to build and saves 29 ms a question (benchmarks/index_pays.py), so it pays after some
+# 400 questions. Extrapolated, not measured: from here on a scan takes about 0.2 s, which a person notices.
+HNSW_PAYS_FROM = 500_000
+SAMPLE = 1000  # cells; a percentile estimated from them is off by less than 3 of 100, mostly
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What goes beside the weights."""
+
+    text_encoder_id: int
+    words: list[str]  # texts to remember beside those of the training
+    word_vectors: Array  # (W, T)
+    text_vectors: Array  # (V, T), of samples.texts
+    grid_size_m: float
+    grid_kind: str
+    index: str  # auto, hnsw or none
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def publish(
+    connection: Connection,
+    trained: Trained,
+    samples: Samples | StoredSamples,
+    config: TrainConfig,
+    publication: Publication,
+    stage: Callable[[str, int], Callable[[int], None]],
+    watch: Stopwatch | None = None,
+) -> tuple[int, int]:
+    """Write a new version and make it the active one; returns (version, number of cells).
+
+    One transaction: until it commits, readers see the version before, and whatever ends it early leaves nothing behind.
+    `stage(name, total)` is told of each part and returns what counts its progress; `watch` takes the seconds: grid, embed,
+    write, index, activate. Rows are embedded and written chunk by chunk, since they may be too many to hold.
+    """
+    watch = watch or Stopwatch()
+    with connection.transaction():
+        # Embedding takes minutes in which the server hears nothing, and building an index is one long statement.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
+        connection.execute("SET LOCAL synchronous_commit = on")
+        # drop_model takes this lock first too; were the grid's rows ours before it, the two could wait for each other.
+        connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
+        with watch.timing("grid"):
+            stage("cutting the grid", 0)
+            blocks = _block_centres(samples, publication.grid_size_m)
+            grid = ensure_grid(connection, blocks, samples.srid, publication.grid_size_m, publication.grid_kind)
+        with watch.timing("write"):
+            version = _insert_model(connection, trained, samples, config, publication, grid)
+            _write_weights(connection, version, trained)
+        advance = stage("writing cells", len(grid.cell_id))
+        _write_cells(connection, version, trained, grid, config.seed, advance, watch)
+        with watch.timing("write"):
+            _write_texts(connection, version, trained, samples, publication)
+        _write_points(connection, version, trained, samples, stage("writing points", len(samples)), watch)
+        if publication.index == "hnsw" or (publication.index == "auto" and len(grid.cell_id) >= HNSW_PAYS_FROM):
+            with watch.timing("index"):
+                hnsw.build_hnsw(connection, version, stage("building the HNSW index", len(grid.cell_id)))
+        with watch.timing("activate"):
+            stage("activating", 0)
+            connection.execute("SELECT callipper.activate(%s)", [version])
+    return version, len(grid.cell_id)
+
+
+def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:
+    """(K, 2) one place in each block of the grid that holds samples: all that the grid must know of them."""
+    block_m = BLOCK * size_m
+    blocks = np.empty((0, 2), np.int64)
+    for part in samples.chunks():
+        blocks = np.unique(np.concatenate([blocks, np.floor(part.metres / block_m).astype(np.int64)]), axis=0)
+    centres: Array = (blocks + 0.5) * block_m
+    return centres
+
+
+def architecture(config: TrainConfig, trained: Trained) -> dict[str, Any]:
+    """The location encoder as data: which features, then which layers, so that SQL can run it."""
+    joins = trained.model.location.joins
+    layers: list[dict[str, Any]] = [{"layer": "input", "activation": "relu"}]
+    for number in range(config.blocks):
+        layers += [
+            {"layer": f"block{number}.first", "activation": "relu", "residual": "begin"},
+            {"layer": f"block{number}.second", "activation": "relu", "residual": "add"},
+        ]
+    return {
+        "encoder": config.encoder,
+        # In the order in which the input layer reads them.
+        "features": [
+            {"kind": "grid", "divisors_m": trained.model.location.encoding.divisors.tolist()},
+            *([_context_features(trained.pyramid)] if trained.pyramid else []),
+        ],
+        "layers": [*layers, {"layer": "output", "activation": None} | ({"residual": "join"} if joins else {})],
+        "dimensions": trained.model.location.output.out_features,
+        "logit_scale": float(trained.model.scale().detach()),
+    }
+
+
+def _context_features(pyramid: Pyramid) -> dict[str, Any]:
+    return {
+        "kind": "context",
+        "sizes_m": [level.size_m for level in pyramid.levels],
+        "code": CODE_SIZE,
+        "prior": PRIOR,
+        # The lattices of such cells and larger ones count so many kinds; the others none.
+        "kinds": len(pyramid.kind_code.weight),
+        "kinds_from_m": KINDS_FROM_M,
+    }
+
+
+def _standardisation(trained: Trained) -> dict[str, list[float]]:
+    """Of the context features: they enter the network as (feature - mean) * scale."""
+    location = trained.model.location
+    return {"mean": location.context_mean.tolist(), "scale": location.context_scale.tolist()}
+
+
+def _insert_model(
+    connection: Connection,
+    trained: Trained,
+    samples: Samples | StoredSamples,
+    config: TrainConfig,
+    publication: Publication,
+    grid: Grid,
+) -> int:
+    row = connection.execute(
+        "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch,"
+        " standardisation, metrics, provenance)"
+        # A little wider than the POIs, so that a single spot still makes a polygon.
+        " VALUES ('ready', %s, %s, %s, ST_Expand(ST_MakeEnvelope(%s, %s, %s, %s, 4326), 1e-6), %s, %s, %s, %s, %s, %s)"
+        " RETURNING version",
+        [
+            samples.srid,
+            *trained.origin.tolist(),
+            *samples.extent,
+            grid.grid_id,
+            publication.text_encoder_id,
+            Jsonb(architecture(config, trained)),
+            Jsonb(_standardisation(trained)),
+            Jsonb(publication.metrics),
+            Jsonb(publication.provenance),
+        ],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _write_weights(connection: Connection, version: int, trained: Trained) -> None:
+    for name, layer in trained.model.location.linear_layers().items():
+        _write_layer(connection, "location_weight", layer.weight, layer.bias, {"version": version, "layer": name})
+    projection = trained.model.text_projection
+    _write_layer(connection, "text_projection", projection.weight, projection.bias, {"version": version})
+    if trained.pyramid is not None:
+        for name, code in (("text_code", trained.pyramid.text_code), ("kind_code", trained.pyramid.kind_code)):
+            key = {"version": version, "layer": name}
+            _write_layer(connection, "location_weight", torch.from_numpy(code.weight), torch.from_numpy(code.bias), key)
+        for number, level in enumerate(trained.pyramid.levels):
+            _write_level(connection, version, number, level)
+
+
+def _write_level(connection: Connection, version: int, number: int, level: Level) -> None:
+    columns: dict[str, tuple[str, Any]] = {"version": ("int4", np.full(len(level.ij), version))}
+    binary_copy.write_rows(connection, sql.Identifier(SCHEMA, "context_cell"), columns | level_columns(number, level))
+
+
+def level_columns(number: int, level: Level) -> dict[str, tuple[str, Any]]:
+    """One lattice as columns of context_cell, for binary_copy.write_rows; without the version."""
+    return {
+        "level": ("int4", np.full(len(level.ij), number)),
+        "i": ("int4", level.ij[:, 0]),
+        "j": ("int4", level.ij[:, 1]),
+        "n": ("float4", level.count),
+        "code_sum": ("vector", level.code_sum),
+    }
+
+
+def _write_layer(connection: Connection, table: str, weights: Tensor, biases: Tensor, key: dict[str, Any]) -> None:
+    weight = weights.detach().cpu().numpy()
+    count = len(weight)
+    columns: dict[str, tuple[str, Any]] = {"version": ("int4", np.full(count, key["version"]))}
+    if "layer" in key:
+        columns["layer"] = ("text", [key["layer"].encode()] * count)
+    columns |= {
+        "neuron": ("int4", np.arange(count)),
+        "weight": ("vector", weight),
+        "bias": ("float4", biases.detach().cpu().numpy()),
+    }
+    binary_copy.write_rows(connection, sql.Identifier(SCHEMA, table), columns)
+
+
+def _write_texts(
+    connection: Connection,
+    version: int,
+    trained: Trained,
+    samples: Samples | StoredSamples,
+    publication: Publication,
+) -> None:
+    """Words and training texts; of texts with one key the first stays."""
+    name = partitions.create_partition(connection, "text_embedding", version)
+    embeddings = [embed_texts(trained, vectors) for vectors in (publication.word_vectors, publication.text_vectors)]
+    texts = [*publication.words, *samples.texts]
+    insert_texts(connection, name, version, texts, np.concatenate(embeddings), len(publication.words))
+    partitions.attach_partition(connection, "text_embedding", version)
+
+
+def insert_texts(
+    connection: Connection, table: sql.Identifier, version: int, texts: list[str], embeddings: Array, words: int
+) -> int:
+    """Texts under the key that text_embed looks for, those that are not there yet; returns how many were added.
+
+    The first `words` of them are the vocabulary of describe(), which wants to know how far each is from the city's sampled
+    cells. embeddings: (V, 128) of all of them.
+    """
+    connection.execute("CREATE TEMPORARY TABLE known (number int4, text text, emb vector) ON COMMIT DROP")
+    columns: dict[str, tuple[str, Any]] = {
+        "number": ("int4", np.arange(len(texts))),
+        "text": ("text", [text.encode() for text in texts]),
+        "emb": ("vector", embeddings),
+    }
+    binary_copy.write_rows(connection, sql.Identifier("pg_temp", "known"), columns)
+    added = connection.execute(
+        sql.SQL(
+            "INSERT INTO {name} (version, text, emb, vocabulary, city_distances)"
+            " SELECT {version}, key, emb, word, CASE WHEN word THEN callipper._city_distances({version}, emb) END FROM ("
+            " SELECT DISTINCT ON (key, hashtextextended(key, 0)) key, emb, number < {words} AS word"
+            " FROM (SELECT callipper._text_key(text) AS key, number, emb FROM pg_temp.known) AS keyed"
+            " ORDER BY key, hashtextextended(key, 0), number) AS first ON CONFLICT DO NOTHING"
+        ).format(name=table, version=sql.Literal(version), words=sql.Literal(words))
+    ).rowcount
+    connection.execute("DROP TABLE pg_temp.known")
+    return added
+
+
+def _write_sample(connection: Connection, version: int, embeddings: Array) -> None:
+    columns: dict[str, tuple[str, Any]] = {
+        "version": ("int4", np.full(len(embeddings), version)),
+        "number": ("int4", np.arange(len(embeddings))),
+        "emb": ("vector", embeddings),
+    }
+    binary_copy.write_rows(connection, sql.Identifier(SCHEMA, "cell_sample"), columns)
+
+
+def draw_sample(count: int, seed: int) -> Array:
+    """Row numbers of some cells drawn at random, from which percentiles are estimated; rows are in the order of cell_id."""
+    drawn: Array = np.random.default_rng(seed).choice(count, min(SAMPLE, count), replace=False)
+    return drawn
+
+
+def _write_cells(
+    connection: Connection,
+    version: int,
+    trained: Trained,
+    grid: Grid,
+    seed: int,
+    advance: Callable[[int], None],
+    watch: Stopwatch,
+) -> None:
+    """The cells, and the sample of them."""
+    name = partitions.create_partition(connection, "cell_embedding", version)
+    drawn = draw_sample(len(grid.cell_id), seed)
+    sample = np.empty((len(drawn), trained.model.location.output.out_features), np.float32)
+    for start in range(0, len(grid.cell_id), CHUNK):
+        rows = slice(start, start + CHUNK)
+        with watch.timing("embed"):
+            embeddings = embed_places(trained, grid.centre[rows])
+        here = (drawn >= start) & (drawn < start + CHUNK)
+        sample[here] = embeddings[drawn[here] - start]
+        columns: dict[str, tuple[str, Any]] = {
+            "version": ("int4", np.full(len(embeddings), version)),
+            "cell_id": ("int8", grid.cell_id[rows]),
+            "emb": ("vector", embeddings),
+        }
+        with watch.timing("write"):
+            binary_copy.write_rows(connection, name, columns, advance)
+    with watch.timing("write"):
+        partitions.attach_partition(connection, "cell_embedding", version)
+        _write_sample(connection, version, sample)
+
+
+def _write_points(
+    connection: Connection,
+    version: int,
+    trained: Trained,
+    samples: Samples | StoredSamples,
+    advance: Callable[[int], None],
+    watch: Stopwatch,
+) -> None:
+    name = partitions.create_partition(connection, "point_embedding", version)
+    texts = np.array([text.encode() for text in samples.texts], dtype=object)
+    for part in samples.chunks():
+        with watch.timing("embed"):
+            embeddings = embed_places(trained, part.metres)
+        columns: dict[str, tuple[str, Any]] = {
+            "version": ("int4", np.full(len(part), version)),
+            "point_id": ("int8", part.point_id),
+            "text": ("text", texts[part.text_id]),
+            "geom": ("point", part.lonlat),
+            "emb": ("vector", embeddings),
+        }
+        with watch.timing("write"):
+            binary_copy.write_rows(connection, name, columns, advance)
+    with watch.timing("write"):
+        partitions.attach_partition(connection, "point_embedding", version)

@@ -1,0 +1,1 @@
+"""Bring a model up to date with its POIs, without training."""

@@ -1,0 +1,363 @@
+"""`callipper-db refresh`: the POIs of today into a model of yesterday, without training.
+
+The weights and the text code stay as they were trained; what lies around a place is data. So the source is read again, the
+lattices are counted anew, and where one of their cells differs from what is stored, all that reads it is embedded again.
+Nothing is added to sums that stand there already: what comes out is what a model published today with the same weights holds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from psycopg.types.json import Jsonb
+
+from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.errors import (
+    ModelUnreadable,
+    NoActiveModel,
+    NotEnoughData,
+    SourceEmpty,
+    TextEncoderMissing,
+)
+from callipper_db.grid import covers, ensure_grid, read_grid
+from callipper_db.progress import Reporter
+from callipper_trainer.data.source import POI_TABLE, Snapshot, Source, read_samples
+from callipper_trainer.embed import embed_places, embed_texts
+from callipper_trainer.lock import only_trainer
+from callipper_trainer.model_rows import Loaded, load_model
+from callipper_trainer.refresh.diff import LatticeDifference, PointDifference, compare_level, compare_points
+from callipper_trainer.refresh.write import Renewal, version_locked, write_renewal
+from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder
+
+# In lattices of larger cells a POI is one among many, and half a city reads them.
+NEARBY_M = 800.0
+POSTPONED_FROM = 20_000  # cells and points
+DRIFT_ADVISED = 0.2  # from this share of POIs that the model was not trained with, training anew is advised
+
+
+@dataclass(frozen=True)
+class RefreshSummary:
+    """What a refresh found and did."""
+
+    version: int
+    pois: int
+    added: int = 0
+    changed: int = 0  # moved, or with another text
+    removed: int = 0
+    texts: int = 0  # that text_embed did not remember before
+    lattice_cells: int = 0  # rows of context_cell that were written or deleted
+    cells: int = 0  # of the grid, embedded again or for the first time
+    new_cells: int = 0  # of them, those that the grid did not have
+    points: int = 0  # embedded again or for the first time
+    postponed: int = 0  # cells and points that are to be embedded once more, for what has changed far from them
+    drift: float = 0.0  # share of the POIs that the model was not trained with
+    seconds: float = 0.0
+
+    @property
+    def anything(self) -> bool:
+        """Whether something was written."""
+        return any((self.added, self.changed, self.removed, self.texts, self.lattice_cells, self.cells, self.points))
+
+    @property
+    def training_advised(self) -> bool:
+        """Whether the POIs have drifted so far that the model should be trained anew."""
+        return self.drift > DRIFT_ADVISED
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self) | {"training_advised": self.training_advised}
+
+
+@dataclass
+class Memory:
+    """What one refresh leaves to the next in the same process: codes need not be fetched and summed up again."""
+
+    version: int | None = None
+    codes: dict[str, Array] = field(default_factory=dict)  # text -> (code,)
+    encoder: TextEncoder | None = None
+
+
+@dataclass(frozen=True)
+class Noted:
+    """The active version, and what the triggers have noted for it."""
+
+    version: int
+    complete: bool  # whether they would have noted every change
+    changes: str  # the rows of poi_change, as a multirange of their ids
+    pois: int
+    drift: float
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the version is up to date for certain."""
+        return self.complete and self.changes == "{}"
+
+
+def refresh(
+    dsn: str,
+    reporter: Reporter,
+    *,
+    text_encoder: str | None = None,
+    compare: bool = False,
+    wait: bool = False,
+    memory: Memory | None = None,
+    nearby: bool = False,
+) -> RefreshSummary:
+    """Bring the active model up to date with the source that it was trained on, in one transaction.
+
+    Without `compare`, a model of callipper.poi is left alone when the triggers have noted no change. `text_encoder` is where
+    the model's encoder lies on this machine, when its name does not say. With `nearby`, where more than POSTPONED_FROM
+    embeddings would be written, lattices of cells larger than NEARBY_M stay as they are stored, for a later call to renew:
+    until then all embeddings are still those of the lattices in the database. Raises NoActiveModel, TrainerBusy, BadSource,
+    BadExtent, SourceEmpty, TextEncoderMissing, ModelUnreadable.
+    """
+    began = time.monotonic()
+    memory = memory or Memory()
+    with db.session(dsn, autocommit=True) as connection:
+        noted = _read_noted(connection)
+    if noted.nothing and not compare:
+        return RefreshSummary(noted.version, noted.pois, drift=noted.drift, seconds=_since(began))
+    with only_trainer(dsn, wait=wait, reporter=reporter), db.session(dsn, autocommit=True) as connection:
+        # Before the source is read: a change that comes in between is seen, and stays noted for the next time.
+        noted = _read_noted(connection)
+        loaded = load_model(connection, noted.version)
+        snapshot = _read_source(connection, loaded, reporter)
+        work = _Work(dsn, connection, loaded, snapshot, memory, reporter, text_encoder)
+        renewal, outgrown = work.compute(nearby)
+        summary = _summarise(renewal, loaded, work.postponed)
+        with version_locked(connection, loaded.version):
+            if outgrown:
+                reporter.stage("extending the grid")
+                renewal, summary = _extend_grid(connection, renewal, summary, *outgrown)
+            if renewal.anything:
+                reporter.stage("writing")
+                summary = replace(summary, texts=write_renewal(connection, renewal))
+            summary = replace(summary, seconds=_since(began))
+            _record(connection, summary, noted, snapshot)
+    return summary
+
+
+def source_of(loaded: Loaded) -> Source:
+    """Where a version's POIs were read from, and how. Raises ModelUnreadable."""
+    told = loaded.provenance
+    if not told.get("source") or not told.get("text"):
+        raise ModelUnreadable(version=loaded.version, reason="it does not say where its POIs are. Train again.")
+    return Source(
+        told["source"],
+        text=told["text"],
+        identifier=told.get("identifier"),
+        geometry=told.get("geometry"),
+        srid=loaded.srid,
+    )
+
+
+def _read_source(connection: db.Connection, loaded: Loaded, reporter: Reporter) -> Snapshot:
+    source = source_of(loaded)
+    reporter.stage("reading POIs")
+    try:
+        return read_samples(connection, source, reporter.advance)
+    except NotEnoughData as error:
+        raise SourceEmpty(source=source.relation, version=loaded.version) from error
+
+
+def active_source(connection: db.Connection) -> str | None:
+    """What the active version was trained on. Raises NoActiveModel."""
+    row = connection.execute("SELECT provenance ->> 'source' FROM callipper.model WHERE status = 'active'").fetchone()
+    if row is None:
+        raise NoActiveModel
+    return None if row[0] is None else str(row[0])
+
+
+def _read_noted(connection: db.Connection) -> Noted:
+    row = connection.execute(
+        "SELECT m.version, m.follows_changes,"
+        " (SELECT coalesce(range_agg(int8range(c.change_id, c.change_id, '[]')), '{}')::text FROM callipper.poi_change c),"
+        " coalesce(m.provenance -> 'refreshed' -> 'pois', m.provenance -> 'rows')::int8,"
+        " coalesce(m.provenance -> 'refreshed' -> 'drift', '0')::float8"
+        " FROM callipper.model m WHERE m.status = 'active'"
+    ).fetchone()
+    if row is None:
+        raise NoActiveModel
+    return Noted(*row)
+
+
+class _Work:
+    """What is to be written, computed without a lock."""
+
+    def __init__(
+        self,
+        dsn: str,
+        connection: db.Connection,
+        loaded: Loaded,
+        snapshot: Snapshot,
+        memory: Memory,
+        reporter: Reporter,
+        text_encoder: str | None,
+    ) -> None:
+        self.dsn, self.connection, self.loaded, self.reporter = dsn, connection, loaded, reporter
+        self.samples, self.source, self.text_encoder = snapshot.samples, snapshot.source, text_encoder
+        self.memory, self.trained, self.postponed = memory, loaded.trained, 0
+        if memory.version != loaded.version:
+            memory.version, memory.codes = loaded.version, {}
+
+    def compute(self, nearby: bool) -> tuple[Renewal, tuple[str, float] | None]:
+        """What is to be written; and kind and size of the grid, where it lacks cells around POIs."""
+        version, metres, told = self.loaded.version, self.samples.metres, self.reporter
+        found = compare_points(self.connection, version, self.samples)
+        lattices = self._compare_lattices()
+        words, texts = self._new_texts(found)
+        text_vectors = embed_texts(self.trained, self._vectors(texts))
+        grid, kind, size_m = read_grid(self.connection, version)
+        cells, points = self._touched(lattices, grid.centre), self._touched(lattices, metres, found)
+        if nearby and len(cells) + len(points) > POSTPONED_FROM:
+            lattices, coarse = self._postpone(lattices)
+            self.postponed = len(self._touched(coarse, grid.centre)) + len(self._touched(coarse, metres))
+            cells, points = self._touched(lattices, grid.centre), self._touched(lattices, metres, found)
+        told.stage("embedding", len(cells) + len(points))
+        cell_vectors = embed_places(self.trained, grid.centre[cells], told.advance)
+        point_vectors = embed_places(self.trained, metres[points], told.advance)
+        places = (grid, cells, cell_vectors, points, point_vectors)
+        seed = self.loaded.config.seed
+        renewal = Renewal(
+            version, seed, self.trained, self.samples, found, lattices, *places, words, texts, text_vectors
+        )
+        return renewal, None if covers(grid, metres, size_m) else (kind, size_m)
+
+    def _compare_lattices(self) -> list[LatticeDifference]:
+        before = self.trained.pyramid
+        if before is None:
+            return []
+        codes = self._codes()[self.samples.text_id]
+        now = before.over(self.samples.metres - self.trained.origin, codes)
+        self.trained = replace(self.trained, pyramid=now)
+        pairs = zip(before.levels, now.levels, strict=True)
+        return [compare_level(number, *levels) for number, levels in enumerate(pairs)]
+
+    def _codes(self) -> Array:
+        """(V, code) of the source's texts."""
+        assert self.trained.pyramid is not None
+        known, texts = self.memory.codes, self.samples.texts
+        missing = [text for text in texts if text not in known]
+        fresh = self.trained.pyramid.codes(self._vectors(missing))
+        known = known | dict(zip(missing, fresh, strict=True))
+        self.memory.codes = {text: known[text] for text in texts}
+        return np.stack(list(self.memory.codes.values()))
+
+    def _new_texts(self, found: PointDifference) -> tuple[list[str], list[str]]:
+        """Words that the vocabulary lacks; and these and the texts that the version may not know."""
+        rows = np.concatenate([found.added, found.changed])
+        texts = [self.samples.texts[number] for number in np.unique(self.samples.text_id[rows])]
+        words = new_words(self.connection, self.loaded.version, self.source)
+        return words, list(dict.fromkeys([*words, *texts]))
+
+    def _vectors(self, texts: list[str]) -> Array:
+        """(V, T) of the sentence encoder."""
+        if not texts:
+            return np.empty((0, self.trained.model.text_projection.in_features), np.float32)
+        self.reporter.stage("encoding texts", len(texts))
+        return encode_cached(self.dsn, self._encoder(), texts, self.reporter.advance)
+
+    def _encoder(self) -> TextEncoder:
+        """The version's own, under its own name wherever it lies."""
+        name, revision = self.loaded.text_encoder
+        encoder = self.memory.encoder or find_encoder(self.text_encoder or name)
+        if encoder.revision != revision:
+            reason = "its weights are not those that the active model was trained with"
+            raise TextEncoderMissing(name=name, reason=reason)
+        self.memory.encoder = encoder if encoder.name == name else replace(encoder, name=name)
+        return self.memory.encoder
+
+    def _postpone(self, lattices: list[LatticeDifference]) -> tuple[list[LatticeDifference], list[LatticeDifference]]:
+        """Have the model read coarse lattices as they are stored; what differs in the others, and what in these."""
+        before, now = self.loaded.trained.pyramid, self.trained.pyramid
+        assert before is not None
+        assert now is not None
+        pairs = zip(before.levels, now.levels, strict=True)
+        levels = [old if old.size_m > NEARBY_M else new for old, new in pairs]
+        self.trained = replace(self.trained, pyramid=replace(now, levels=levels))
+        fine = [lattice for lattice in lattices if lattice.now.size_m <= NEARBY_M]
+        return fine, [lattice for lattice in lattices if lattice.now.size_m > NEARBY_M]
+
+    def _touched(self, lattices: list[LatticeDifference], metres: Array, found: PointDifference | None = None) -> Array:
+        """(N, 2) easting and northing -> the rows that read what differs; of POIs, also those that differ themselves."""
+        touched = np.zeros(len(metres), bool)
+        for lattice in lattices:
+            touched |= lattice.is_read_by(metres - self.trained.origin)
+        if found is not None:
+            touched[found.added] = touched[found.changed] = True
+        return np.flatnonzero(touched)
+
+
+def _summarise(renewal: Renewal, loaded: Loaded, postponed: int) -> RefreshSummary:
+    found, pois = renewal.found, len(renewal.samples)
+    return RefreshSummary(
+        renewal.version,
+        pois,
+        added=len(found.added),
+        changed=len(found.changed),
+        removed=len(found.removed),
+        lattice_cells=renewal.lattice_cells,
+        cells=len(renewal.cells),
+        points=len(renewal.points),
+        postponed=postponed,
+        drift=round(drift_of(found.as_trained, pois, int(loaded.provenance.get("rows", pois))), 4),
+    )
+
+
+def _extend_grid(
+    connection: db.Connection, renewal: Renewal, summary: RefreshSummary, kind: str, size_m: float
+) -> tuple[Renewal, RefreshSummary]:
+    """Cells around the POIs that lie outside; none goes, even where the last POI has gone."""
+    samples = renewal.samples
+    renewal = renewal.with_new_cells(ensure_grid(connection, samples.metres, samples.srid, size_m, kind))
+    new = len(renewal.cells) - summary.cells
+    return renewal, replace(summary, cells=len(renewal.cells), new_cells=new)
+
+
+def _record(connection: db.Connection, summary: RefreshSummary, noted: Noted, snapshot: Snapshot) -> None:
+    """What was done, with the version; and that what was noted is seen."""
+    own = snapshot.source == POI_TABLE
+    if not summary.anything and (noted.nothing or not own):
+        return
+    told = {name: value for name, value in summary.to_dict().items() if name != "version"}
+    connection.execute(
+        "UPDATE callipper.model SET provenance = provenance || jsonb_build_object('refreshed', %s::jsonb),"
+        " follows_changes = %s WHERE version = %s",
+        [Jsonb({"at": snapshot.taken_at} | told), own and not summary.postponed, summary.version],
+    )
+    if own and not summary.postponed:
+        # What is taken away here no other version can learn of any more.
+        connection.execute(
+            "UPDATE callipper.model SET follows_changes = false WHERE follows_changes AND version <> %s",
+            [summary.version],
+        )
+        connection.execute("DELETE FROM callipper.poi_change WHERE change_id <@ %s::int8multirange", [noted.changes])
+
+
+def new_words(connection: db.Connection, version: int, source: str) -> list[str]:
+    """Categories and groups of callipper.poi that the version's vocabulary lacks."""
+    if source != POI_TABLE:
+        return []
+    rows = connection.execute(
+        "SELECT word FROM (SELECT category FROM callipper.poi UNION SELECT category_group FROM callipper.poi) AS p(word)"
+        " WHERE word <> '' AND NOT EXISTS (SELECT FROM callipper.text_embedding t WHERE t.version = %s AND t.vocabulary"
+        " AND t.text = callipper._text_key(word)) ORDER BY 1",
+        [version],
+    ).fetchall()
+    return [str(word) for (word,) in rows]
+
+
+def drift_of(as_trained: int, now: int, trained_with: int) -> float:
+    """How far the POIs are from those of the training, 0 to 1.
+
+    The larger of two shares: of the POIs trained with, those that have gone or changed; of today's, those new or changed.
+    """
+    return max(1 - as_trained / trained_with, 1 - as_trained / now)
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 3)

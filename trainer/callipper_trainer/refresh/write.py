@@ -1,0 +1,231 @@
+"""A refresh into the database: only the rows that differ, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from psycopg import sql
+
+from callipper_db import binary_copy, partitions
+from callipper_db.arrays import Array
+from callipper_db.db import Connection
+from callipper_db.errors import UnknownModel
+from callipper_db.grid import Grid
+from callipper_db.tables import PARTITIONED
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.embed import embed_places
+from callipper_trainer.fit import Trained
+from callipper_trainer.publish import draw_sample, insert_texts, level_columns
+from callipper_trainer.refresh.diff import LatticeDifference, PointDifference
+
+ANALYSE_FROM = 0.1  # of a table's rows written anew
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What is to be written of one version."""
+
+    version: int
+    seed: int  # of the sample of cells
+    trained: Trained  # over the lattices of today
+    samples: Samples
+    found: PointDifference
+    lattices: list[LatticeDifference]
+    grid: Grid
+    cells: Array  # rows of the grid
+    cell_vectors: Array  # (len(cells), 128)
+    points: Array  # rows of the samples
+    point_vectors: Array  # (len(points), 128)
+    words: list[str]  # new to the vocabulary
+    texts: list[str]  # that may be new to the version, the words first
+    text_vectors: Array  # (len(texts), 128)
+
+    @property
+    def lattice_cells(self) -> int:
+        """How many rows of context_cell differ."""
+        return sum(len(lattice.now.key) for lattice in self.lattices)
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is something to write."""
+        parts = (self.cells, self.points, self.found.removed, self.words)
+        return bool(self.lattice_cells) or any(len(part) for part in parts)
+
+    def with_new_cells(self, grid: Grid) -> Renewal:
+        """The grid with the cells that this one has beside its own, embedded."""
+        new = ~np.isin(grid.cell_id, self.grid.cell_id)
+        first, vectors = len(self.grid.cell_id), embed_places(self.trained, grid.centre[new])
+        cell_id = np.concatenate([self.grid.cell_id, grid.cell_id[new]])
+        return replace(
+            self,
+            grid=Grid(grid.grid_id, cell_id, np.concatenate([self.grid.centre, grid.centre[new]])),
+            cells=np.concatenate([self.cells, np.arange(first, len(cell_id))]),
+            cell_vectors=np.concatenate([self.cell_vectors, vectors]),
+        )
+
+
+@contextmanager
+def version_locked(connection: Connection, version: int) -> Iterator[None]:
+    """One transaction, into which neither drop_model nor activate comes; readers go on. Raises UnknownModel."""
+    with connection.transaction():
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
+        connection.execute("SET LOCAL synchronous_commit = on")
+        connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
+        if not connection.execute("SELECT 1 FROM callipper.model WHERE version = %s", [version]).fetchone():
+            raise UnknownModel(version=version)
+        yield
+
+
+def write_renewal(connection: Connection, renewal: Renewal) -> int:
+    """Write what differs, within the caller's transaction; returns how many texts are new."""
+    _write_lattices(connection, renewal)
+    _write_cells(connection, renewal)
+    _write_points(connection, renewal)
+    _write_sample(connection, renewal)
+    texts = _write_texts(connection, renewal)
+    _widen_extent(connection, renewal)
+    _analyse(connection, renewal)
+    connection.execute("SELECT callipper._forget_plans()")
+    return texts
+
+
+def _write_lattices(connection: Connection, renewal: Renewal) -> None:
+    with _temporary(connection, "lattice_change", "level int4, i int4, j int4, n float4, code_sum vector") as table:
+        for lattice in renewal.lattices:
+            binary_copy.write_rows(connection, table, level_columns(lattice.number, lattice.now))
+        _execute(
+            connection,
+            renewal,
+            "DELETE FROM callipper.context_cell c USING pg_temp.lattice_change l WHERE c.version = {version}"
+            " AND c.level = l.level AND c.i = l.i AND c.j = l.j AND l.n = 0",
+        )
+        _execute(
+            connection,
+            renewal,
+            "INSERT INTO callipper.context_cell (version, level, i, j, n, code_sum)"
+            " SELECT {version}, level, i, j, n, code_sum FROM pg_temp.lattice_change WHERE n > 0"
+            " ON CONFLICT (version, level, i, j) DO UPDATE SET n = excluded.n, code_sum = excluded.code_sum",
+        )
+
+
+def _write_cells(connection: Connection, renewal: Renewal) -> None:
+    columns: dict[str, tuple[str, Any]] = {
+        "cell_id": ("int8", renewal.grid.cell_id[renewal.cells]),
+        "emb": ("vector", renewal.cell_vectors),
+    }
+    with _temporary(connection, "cell_change", "cell_id int8, emb vector") as table:
+        binary_copy.write_rows(connection, table, columns)
+        _execute(
+            connection,
+            renewal,
+            "INSERT INTO {cell_embedding} AS e (version, cell_id, emb) SELECT {version}, cell_id, emb FROM pg_temp.cell_change"
+            " ON CONFLICT (cell_id, version) DO UPDATE SET emb = excluded.emb WHERE e.emb <> excluded.emb",
+        )
+
+
+def _write_points(connection: Connection, renewal: Renewal) -> None:
+    samples, found, chosen = renewal.samples, renewal.found, renewal.points
+    texts = np.array([text.encode() for text in samples.texts], dtype=object)
+    columns: dict[str, tuple[str, Any]] = {
+        "point_id": ("int8", samples.point_id[chosen]),
+        "text": ("text", texts[samples.text_id[chosen]]),
+        "geom": ("point", samples.lonlat[chosen]),
+        "emb": ("vector", renewal.point_vectors),
+        "as_before": ("int4", ~np.isin(chosen, np.concatenate([found.added, found.changed]))),
+    }
+    types = "point_id int8, text text, geom geometry, emb vector, as_before int4"
+    with _temporary(connection, "point_change", types) as table:
+        binary_copy.write_rows(connection, table, columns)
+        _execute(
+            connection,
+            renewal,
+            "INSERT INTO {point_embedding} AS e (version, point_id, text, geom, emb, trained)"
+            " SELECT {version}, point_id, text, geom, emb, as_before::boolean FROM pg_temp.point_change"
+            " ON CONFLICT (point_id, version) DO UPDATE SET text = excluded.text, geom = excluded.geom, emb = excluded.emb,"
+            " trained = e.trained AND excluded.trained WHERE NOT excluded.trained OR e.emb <> excluded.emb",
+        )
+    connection.execute(
+        sql.SQL("DELETE FROM {} WHERE point_id = ANY(%s)").format(
+            partitions.partition("point_embedding", renewal.version)
+        ),
+        [found.removed.tolist()],
+    )
+
+
+def _write_sample(connection: Connection, renewal: Renewal) -> None:
+    """The cells that a new version would draw; the vocabulary keeps how far it is from them."""
+    cell_id = np.sort(renewal.grid.cell_id)
+    drawn = cell_id[draw_sample(len(cell_id), renewal.seed)]
+    statement = sql.SQL(
+        "INSERT INTO callipper.cell_sample AS s (version, number, emb)"
+        " SELECT e.version, d.number - 1, e.emb FROM unnest(%s::int8[]) WITH ORDINALITY AS d(cell_id, number)"
+        " JOIN {} e USING (cell_id)"
+        " ON CONFLICT (version, number) DO UPDATE SET emb = excluded.emb WHERE s.emb <> excluded.emb"
+    ).format(partitions.partition("cell_embedding", renewal.version))
+    if connection.execute(statement, [drawn.tolist()]).rowcount:
+        _execute(
+            connection,
+            renewal,
+            "UPDATE {text_embedding} SET city_distances = callipper._city_distances(version, emb) WHERE vocabulary",
+        )
+
+
+def _write_texts(connection: Connection, renewal: Renewal) -> int:
+    if not renewal.texts:
+        return 0
+    table = partitions.partition("text_embedding", renewal.version)
+    # A word that was met in a POI's text before.
+    connection.execute(
+        sql.SQL(
+            "UPDATE {} SET vocabulary = true, city_distances = callipper._city_distances(version, emb)"
+            " WHERE NOT vocabulary AND text IN (SELECT callipper._text_key(w) FROM unnest(%s::text[]) AS w)"
+        ).format(table),
+        [renewal.words],
+    )
+    return insert_texts(connection, table, renewal.version, renewal.texts, renewal.text_vectors, len(renewal.words))
+
+
+def _widen_extent(connection: Connection, renewal: Renewal) -> None:
+    """Where POIs lie outside. It never becomes narrower."""
+    connection.execute(
+        "UPDATE callipper.model SET extent = ST_Envelope(ST_Collect(extent, ST_Expand(box, 1e-6)))"
+        " FROM ST_MakeEnvelope(%s, %s, %s, %s, 4326) AS box"
+        " WHERE version = %s AND NOT (ST_XMin(extent) <= ST_XMin(box) AND ST_YMin(extent) <= ST_YMin(box)"
+        " AND ST_XMax(extent) >= ST_XMax(box) AND ST_YMax(extent) >= ST_YMax(box))",
+        [*renewal.samples.extent, renewal.version],
+    )
+
+
+def _analyse(connection: Connection, renewal: Renewal) -> None:
+    """Statistics anew of the tables of which much was written."""
+    pyramid = renewal.trained.pyramid
+    written = {
+        "callipper.context_cell": (
+            renewal.lattice_cells,
+            sum(len(level.key) for level in pyramid.levels) if pyramid else 0,
+        ),
+        "{cell_embedding}": (len(renewal.cells), len(renewal.grid.cell_id)),
+        "{point_embedding}": (len(renewal.points) + len(renewal.found.removed), len(renewal.samples)),
+    }
+    for table, (rows, total) in written.items():
+        if rows > ANALYSE_FROM * total:
+            _execute(connection, renewal, f"ANALYZE {table}")
+
+
+@contextmanager
+def _temporary(connection: Connection, name: str, columns: str) -> Iterator[sql.Identifier]:
+    """A table of the session's own, named with pg_temp everywhere: the user may have one of that name."""
+    table = sql.Identifier("pg_temp", name)
+    connection.execute(sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(table, sql.SQL(columns)))
+    yield table
+    connection.execute(sql.SQL("DROP TABLE {}").format(table))
+
+
+def _execute(connection: Connection, renewal: Renewal, statement: str) -> None:
+    """A statement that names the version and its partitions."""
+    partitions = {name: partitions.partition(name, renewal.version) for name in PARTITIONED}
+    connection.execute(sql.SQL(statement).format(version=sql.Literal(renewal.version), **partitions))

