@@ -74,6 +74,10 @@ def _schema(connection: db.Connection) -> Finding:
     found = schema.revision(connection)
     if found is None:
         return Finding("schema callipper", False, "not there; run: callipper-db init")
+    if by := schema.newer(connection):
+        return Finding(
+            "schema callipper", False, f"newer than this program: it is {by}; pip install --upgrade callipper-db"
+        )
     if not schema.is_current(connection):
         return Finding("schema callipper", False, f"revision {found}, not this program's; run: callipper-db init")
     return Finding("schema callipper", True, f"revision {found}, as this program makes it")

@@ -80,8 +80,7 @@ class NoRightToCreate(CallipperError):
 
 
 class SchemaNewer(CallipperError):
-    """The schema in this database (revision {found}) is newer than this program knows (up to {known}). Update the program:
-    pip install --upgrade callipper-db"""
+    """The schema in this database {found}. This is callipper-db {known}; update it: pip install --upgrade callipper-db"""
 
 
 class NotInitialised(CallipperError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import io
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -58,15 +59,20 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         check_server(connection)
         _create_extensions(connection)
         _create_schema(connection)
+        check_not_newer(connection)
         before = revision(connection)
-        _check_known(before)
         extensions = db.extension_schemas(connection)
         _set_search_path(connection, extensions)
         _upgrade(alchemy)
         connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # no activation meanwhile
-        for statement in sql_statements(extensions):
-            connection.execute(statement)
-        connection.execute(_digest_function())
+        try:
+            for statement in sql_statements(extensions):
+                connection.execute(statement)
+        except (psycopg.errors.InvalidTableDefinition, psycopg.errors.InvalidFunctionDefinition) as error:
+            # A view that would lose columns: migrations see to it that no earlier program's does.
+            reason = f"has functions or views which this program cannot replace: {error.diag.message_primary}"
+            raise SchemaNewer(found=reason, known=version()) from error
+        connection.execute(_stamp())
         report = InitReport(before, head(), open_schemas(connection))
         if search_path:
             report.notes += _append_search_path(connection)
@@ -78,8 +84,8 @@ def pending_sql(dsn: str, *, search_path: bool = True) -> str:
     """The SQL that init would run in this database, as text."""
     with db.session(dsn) as connection:
         check_server(connection)
+        check_not_newer(connection)
         found = revision(connection)
-        _check_known(found)
         installed = db.extension_schemas(connection)
         append = _search_path_statement(connection) if search_path else None
     extensions = {"postgis": "public", "vector": "public"} | installed
@@ -89,7 +95,7 @@ def pending_sql(dsn: str, *, search_path: bool = True) -> str:
         f"SET search_path = {_path_of(extensions).as_string()};",
         _offline_migrations(found),
         *sql_statements(extensions),
-        _digest_function().as_string() + ";",
+        _stamp().as_string() + ";",
         f"{append.as_string()};" if append else "",
     ]
     return "\n".join(part.strip() for part in parts if part.strip()) + "\n"
@@ -99,7 +105,7 @@ def ensure_current(dsn: str) -> None:
     """Raise NotInitialised unless the schema is the one that this program makes."""
     with db.session(dsn) as connection:
         if not is_current(connection):
-            _check_known(revision(connection))
+            check_not_newer(connection)
             raise NotInitialised
 
 
@@ -108,6 +114,29 @@ def is_current(connection: db.Connection) -> bool:
     if connection.execute("SELECT to_regprocedure('callipper._sql_digest()')").fetchone() == (None,):
         return False
     return connection.execute("SELECT callipper._sql_digest()").fetchone() == (sql_digest(),)
+
+
+def check_not_newer(connection: db.Connection) -> None:
+    """Raise SchemaNewer where a later program has made the schema."""
+    if found := newer(connection):
+        raise SchemaNewer(found=f"is newer than this program knows: it is {found}", known=version())
+
+
+def newer(connection: db.Connection) -> str | None:
+    """By what the schema is newer than this program: a revision that is not known, or the version of the functions."""
+    found = revision(connection)
+    if found is not None and found not in {script.revision for script in _scripts().walk_revisions()}:
+        return f"at revision {found}, and this program knows those up to {head()}"
+    if connection.execute("SELECT to_regprocedure('callipper._sql_version()')").fetchone() == (None,):
+        return None  # made by a program from before versions were written down
+    row = connection.execute("SELECT callipper._sql_version()").fetchone()
+    assert row is not None
+    return f"of callipper-db {row[0]}" if db.version_tuple(row[0]) > db.version_tuple(version()) else None
+
+
+def version() -> str:
+    """This program's."""
+    return importlib.metadata.version("callipper-db")
 
 
 def revision(connection: db.Connection) -> str | None:
@@ -120,7 +149,7 @@ def revision(connection: db.Connection) -> str | None:
 
 def head() -> str:
     """The newest revision that this program knows."""
-    found = ScriptDirectory(str(_folder("migrations"))).get_current_head()
+    found = _scripts().get_current_head()
     assert found is not None, "migrations/versions is empty"
     return found
 
@@ -263,10 +292,8 @@ def _no_right(connection: db.Connection, action: str, remedy: str) -> NoRightToC
     return NoRightToCreate(role=connection.info.user, action=action, database=connection.info.dbname, remedy=remedy)
 
 
-def _check_known(found: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory(str(_folder("migrations"))).walk_revisions()}
-    if found is not None and found not in known:
-        raise SchemaNewer(found=found, known=head())
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(_folder("migrations")))
 
 
 def _set_search_path(connection: db.Connection, extensions: dict[str, str]) -> None:
@@ -310,13 +337,20 @@ def _search_path_statement(connection: db.Connection) -> sql.Composed | None:
     )
 
 
-def _digest_function() -> sql.Composed:
-    return sql.SQL(
-        "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE"
-        " AS $$ SELECT {digest}::text $$;"
-        " COMMENT ON FUNCTION callipper._sql_digest() IS 'names the program version that init was run with';"
-        " GRANT EXECUTE ON FUNCTION callipper._sql_digest() TO PUBLIC"
-    ).format(digest=sql.Literal(sql_digest()))
+def _stamp() -> sql.Composed:
+    """Two functions that say which program has made the schema: of its state a digest, and its version, which has an order."""
+    values = {
+        "_sql_digest": (sql_digest(), "names the state of sql/ and migrations/ that init was run with"),
+        "_sql_version": (version(), "version of callipper-db that init was run with"),
+    }
+    return sql.SQL("; ").join(
+        sql.SQL(
+            "CREATE OR REPLACE FUNCTION {name}() RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE"
+            " AS $$ SELECT {value}::text $$; COMMENT ON FUNCTION {name}() IS {comment};"
+            " GRANT EXECUTE ON FUNCTION {name}() TO PUBLIC"
+        ).format(name=sql.Identifier("callipper", name), value=sql.Literal(value), comment=sql.Literal(comment))
+        for name, (value, comment) in values.items()
+    )
 
 
 def _sql_files() -> list[Path]:

@@ -193,7 +193,7 @@ def test_models_that_are_not_there(database: str, shared_town: str) -> None:
 def test_a_model_of_another_program_is_refused(town: str) -> None:
     with db.session(town, autocommit=True) as connection:
         connection.execute("UPDATE callipper.model SET arch = jsonb_set(arch, '{features,1,kind}', '\"moon\"')")
-        with pytest.raises(ModelUnreadable, match="its features are not those of this program"):
+        with pytest.raises(ModelUnreadable, match="its features are not known to this program"):
             load_model(connection)
 
 

@@ -267,7 +267,9 @@ def test_a_schema_from_the_future(run: Any, database: str, arguments: list[str])
             "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql AS 'SELECT ''new'''"
         )
     message = failure(run(*arguments, "--dsn", database, exit_code=1))
-    assert message.startswith("The schema in this database (revision 9999) is newer than this program knows")
+    assert message.startswith(
+        "The schema in this database is newer than this program knows: it is at revision 9999, and"
+    )
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ ACTIONS = {"activate", "drop_model"}  # what changes the model is no question
 
 # What the role callipper_reader may do; nothing else that is in the schema.
 READABLE = {"cells", "points", "poi", "cell", "grid", "model", "text_encoder", "text_embedding"}
-CALLED_BY_QUESTIONS = {"_active_version", "_require_model", "_find_text", "_locate", "_rate_support", "_sql_digest"}
+CALLED_BY_QUESTIONS = {"_active_version", "_require_model", "_find_text", "_locate", "_rate_support"}
+CALLED_BY_QUESTIONS |= {"_sql_digest", "_sql_version"}
 WEIGHTS = {
     *("text_weight", "text_token", "text_norm", "text_position", "text_vector"),
     *("location_weight", "text_projection", "context_cell"),

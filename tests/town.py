@@ -64,6 +64,8 @@ def train_town(
     index: str = "none",
     resume: bool = False,
     text_tower: bool = False,  # 95 MB that each clone of the database would copy
+    encoder: str = ENCODER,
+    grid_m: float = GRID_M,
 ) -> TrainSummary:
     """The product's own training run, with small settings."""
     return train(
@@ -71,10 +73,10 @@ def train_town(
         source or Source(),
         config,
         reporter or Silent(),
-        text_encoder=ENCODER,
+        text_encoder=encoder,
         checkpoint=folder / "checkpoint.pt",
         resume=resume,
-        grid_size_m=GRID_M,
+        grid_size_m=grid_m,
         index=index,
         text_tower=text_tower,
     )

@@ -105,11 +105,21 @@ class Level:
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The lattices over the training POIs, and the codes of their texts."""
+    """The lattices over the training POIs, and the codes of their texts.
+
+    Its sizes are its own, and not this module's: a model that an earlier program made is read as it was made.
+    """
 
     text_code: TextCode
     kind_code: KindCode
     levels: list[Level]
+    prior: float = PRIOR
+    kinds_from_m: float = KINDS_FROM_M
+
+    @property
+    def code_size(self) -> int:
+        """Numbers of a text's code."""
+        return len(self.text_code.weight)
 
     @property
     def width(self) -> int:
@@ -119,7 +129,11 @@ class Pyramid:
     @property
     def counts_kinds(self) -> Array:
         """(width,) which features are numbers of POIs of a kind."""
-        return np.concatenate([np.arange(level.code_sum.shape[1] + 1) > CODE_SIZE for level in self.levels])
+        return np.concatenate([np.arange(level.code_sum.shape[1] + 1) > self.code_size for level in self.levels])
+
+    def sums(self, size_m: float) -> int:
+        """How many numbers a lattice with cells of this size sums up: the code, and in large cells the kinds."""
+        return self.code_size + (len(self.kind_code.weight) if size_m >= self.kinds_from_m else 0)
 
     def codes(self, vectors: Array) -> Array:
         """(V, T) vectors of texts -> (V, CODE_SIZE + K) what the lattices sum up."""
@@ -128,8 +142,12 @@ class Pyramid:
 
     def over(self, metres: Array, codes: Array) -> Pyramid:
         """The same lattices over other POIs: (N, 2) metres from the origin and the codes of each."""
-        levels = [build_level(level.size_m, metres, codes) for level in self.levels]
-        return Pyramid(self.text_code, self.kind_code, levels)
+        return self.with_levels([level.size_m for level in self.levels], metres, codes)
+
+    def with_levels(self, sizes_m: list[float], metres: Array, codes: Array) -> Pyramid:
+        """The same codes, with lattices of these cells over POIs."""
+        levels = [build_level(size_m, metres, codes[:, : self.sums(size_m)]) for size_m in sizes_m]
+        return replace(self, levels=levels)
 
     def features(self, metres: Array, own_code: Array | None = None, without: Array | None = None) -> Array:
         """(N, 2) metres from the origin -> (N, width) float32: per level the mean code, log(1 + number of POIs) around a
@@ -143,7 +161,7 @@ class Pyramid:
         def fill(start: int) -> None:
             rows = slice(start, start + ROWS)
             own = None if own_code is None else (own_code[rows], 1.0 if without is None else without[rows])
-            blocks = [_level_features(level, metres[rows], own) for level in self.levels]
+            blocks = [self._level_features(level, metres[rows], own) for level in self.levels]
             np.concatenate(blocks, axis=1, out=result[rows])
 
         starts = range(0, len(metres), ROWS)
@@ -155,12 +173,19 @@ class Pyramid:
                 list(threads.map(fill, starts))
         return result
 
+    def _level_features(self, level: Level, metres: Array, own: tuple[Array, Array | float] | None) -> Array:
+        """(B, 2) -> (B, C + 1 + K)."""
+        count, code = around(level, metres, own)
+        mean = code[:, : self.code_size] / (count + self.prior)[:, None]
+        kinds = np.maximum(code[:, self.code_size :], 0)
+        return np.column_stack([mean, np.log1p(count), np.log1p(kinds)]).astype(np.float32)
+
 
 def build_pyramid(metres: Array, text_id: Array, text_vectors: Array) -> Pyramid:
     """The pyramid over N places: metres (N, 2) from the origin, text_id (N,) into text_vectors (V, T)."""
     empty = fit_pyramid(text_vectors, np.bincount(text_id, minlength=len(text_vectors)))
     codes = empty.codes(text_vectors)[text_id]
-    return replace(empty, levels=[build_level(size_m, metres, codes) for size_m in level_sizes()])
+    return empty.with_levels(level_sizes(), metres, codes)
 
 
 def fit_pyramid(text_vectors: Array, text_count: Array) -> Pyramid:
@@ -176,9 +201,8 @@ def level_sizes() -> list[float]:
 def build_level(size_m: float, metres: Array, codes: Array, sums: type = np.float32) -> Level:
     """One lattice; sums: np.float64 where they are to be added to others, since rounded sums would add up to another.
 
-    codes: (N, CODE_SIZE + K) of the POIs, of which a fine lattice keeps no kinds.
+    codes: (N, W) of the POIs, what this lattice sums up.
     """
-    codes = codes[:, : code_width(size_m, codes.shape[1])]
     ij = np.floor(metres / size_m).astype(np.int64)
     key, first, inverse = np.unique(cell_key(ij), return_index=True, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
@@ -188,22 +212,10 @@ def build_level(size_m: float, metres: Array, codes: Array, sums: type = np.floa
     return Level(size_m, key, ij[first], np.bincount(inverse).astype(np.float32), code_sum.astype(sums))
 
 
-def code_width(size_m: float, whole: int) -> int:
-    """How many of a code's numbers the lattice of such cells sums up."""
-    return whole if size_m >= KINDS_FROM_M else CODE_SIZE
-
-
 def cell_key(ij: Array) -> Array:
     """(..., 2) cell numbers -> (...,) one int64 each."""
     key: Array = ij[..., 0] * (1 << 32) + ij[..., 1]
     return key
-
-
-def _level_features(level: Level, metres: Array, own: tuple[Array, Array | float] | None) -> Array:
-    """(B, 2) -> (B, CODE_SIZE + 1 + K)."""
-    count, code = around(level, metres, own)
-    mean, kinds = code[:, :CODE_SIZE] / (count + PRIOR)[:, None], np.maximum(code[:, CODE_SIZE:], 0)
-    return np.column_stack([mean, np.log1p(count), np.log1p(kinds)]).astype(np.float32)
 
 
 def around(level: Level, metres: Array, own: tuple[Array, Array | float] | None) -> tuple[Array, Array]:

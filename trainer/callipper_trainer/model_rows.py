@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,15 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.errors import ModelUnreadable, NoActiveModel, UnknownModel
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.context import (
-    CODE_SIZE,
-    KINDS_FROM_M,
-    PRIOR,
-    KindCode,
-    Level,
-    Pyramid,
-    TextCode,
-    cell_key,
-    code_width,
-)
+from callipper_trainer.context import KindCode, Level, Pyramid, TextCode, cell_key
 from callipper_trainer.fit import Trained
 from callipper_trainer.model import CaLLiPer
+
+# What this program can read of a model: the features by kind, and the keys that say all about each.
+FEATURES = {
+    "grid": {"kind", "divisors_m"},
+    "context": {"kind", "sizes_m", "code", "prior", "kinds", "kinds_from_m"},
+}
 
 
 @dataclass(frozen=True)
@@ -110,12 +106,11 @@ class _Layers:
         weight, bias = read_rows(self.connection, query.format(sql.Literal(self.version)), ["vector", "float4"], dim)
         return weight, bias
 
-    def read_level(self, number: int, size_m: float, kinds: int) -> Level:
-        """One lattice of the pyramid, which counts so many kinds where its cells are large enough."""
+    def read_level(self, number: int, size_m: float, width: int) -> Level:
+        """One lattice of the pyramid, whose cells hold sums of that many numbers."""
         query = sql.SQL(
             "SELECT i, j, n, code_sum FROM callipper.context_cell WHERE version = {} AND level = {} ORDER BY i, j"
         ).format(sql.Literal(self.version), sql.Literal(number))
-        width = code_width(size_m, CODE_SIZE + kinds)
         i, j, count, code_sum = read_rows(self.connection, query, ["int4", "int4", "float4", "vector"], width)
         ij = np.column_stack([i, j]).astype(np.int64)
         return Level(size_m, cell_key(ij), ij, count, code_sum)
@@ -126,12 +121,8 @@ def _features(version: int, arch: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {feature["kind"]: feature for feature in arch.get("features", [])}
     if not found:
         raise ModelUnreadable(version=version, reason="it has no location encoder. Train again.")
-    own = {"code": CODE_SIZE, "prior": PRIOR, "kinds_from_m": KINDS_FROM_M}
-    context = found.get("context", own)
-    if list(found) not in (["grid"], ["grid", "context"]) or any(
-        context.get(name) != value for name, value in own.items()
-    ):
-        reason = "its features are not those of this program. Use the version of callipper-db that trained it."
+    if list(found) not in (["grid"], ["grid", "context"]) or any(set(found[kind]) != FEATURES[kind] for kind in found):
+        reason = "its features are not known to this program. Update it: pip install --upgrade callipper-db"
         raise ModelUnreadable(version=version, reason=reason)
     return found
 
@@ -151,8 +142,11 @@ def _build(layers: _Layers, arch: dict[str, Any], divisors: list[float], dim: in
 
 
 def _read_pyramid(layers: _Layers, context: dict[str, Any]) -> Pyramid:
-    levels = [layers.read_level(number, size_m, context["kinds"]) for number, size_m in enumerate(context["sizes_m"])]
-    return Pyramid(TextCode(*layers.read("text_code")), KindCode(*layers.read("kind_code")), levels)
+    """From what the architecture says, whatever this program's own sizes are."""
+    codes = TextCode(*layers.read("text_code")), KindCode(*layers.read("kind_code"))
+    empty = Pyramid(*codes, [], context["prior"], context["kinds_from_m"])
+    levels = [layers.read_level(number, size_m, empty.sums(size_m)) for number, size_m in enumerate(context["sizes_m"])]
+    return replace(empty, levels=levels)
 
 
 def _fill(layer: nn.Linear, weight: Array, bias: Array) -> None:

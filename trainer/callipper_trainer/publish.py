@@ -18,7 +18,7 @@ from callipper_db.db import Connection
 from callipper_db.grid import BLOCK, Grid, ensure_grid
 from callipper_db.tables import SCHEMA
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.context import CODE_SIZE, KINDS_FROM_M, PRIOR, Level, Pyramid
+from callipper_trainer.context import Level, Pyramid
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.embed import embed_places, embed_texts
@@ -100,7 +100,11 @@ def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:
 
 
 def architecture(config: TrainConfig, trained: Trained) -> dict[str, Any]:
-    """The location encoder as data: which features, then which layers, so that SQL can run it."""
+    """The location encoder as data: which features, then which layers, so that SQL can run it.
+
+    What is stored must stay readable: a change of what a feature means gets a `kind` of its own, and the old one stays here,
+    in model_rows.py and in sql/ (tests/test_upgrade.py).
+    """
     joins = trained.model.location.joins
     layers: list[dict[str, Any]] = [{"layer": "input", "activation": "relu"}]
     for number in range(config.blocks):
@@ -125,11 +129,11 @@ def _context_features(pyramid: Pyramid) -> dict[str, Any]:
     return {
         "kind": "context",
         "sizes_m": [level.size_m for level in pyramid.levels],
-        "code": CODE_SIZE,
-        "prior": PRIOR,
+        "code": pyramid.code_size,
+        "prior": pyramid.prior,
         # The lattices of such cells and larger ones count so many kinds; the others none.
         "kinds": len(pyramid.kind_code.weight),
-        "kinds_from_m": KINDS_FROM_M,
+        "kinds_from_m": pyramid.kinds_from_m,
     }
 
 

@@ -17,7 +17,7 @@ import torch
 
 from callipper_db.arrays import Array
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.context import Level, Pyramid, build_level, cell_key, code_width, fit_pyramid, level_sizes
+from callipper_trainer.context import Level, Pyramid, build_level, cell_key, fit_pyramid, level_sizes
 from callipper_trainer.data.batches import Columns, Maker, background_random, validation_rows
 from callipper_trainer.data.sample_file import StoredSamples, check_room, writing
 from callipper_trainer.distributed import ALONE, Ranks
@@ -174,7 +174,8 @@ def pyramid_of(stored: StoredSamples, text_vectors: Array) -> Pyramid:
     """The pyramid over all rows."""
     empty = fit_pyramid(text_vectors, stored.text_count)
     codes = empty.codes(text_vectors)
-    return replace(empty, levels=[_count_level(stored, size_m, codes) for size_m in level_sizes()])
+    levels = [_count_level(stored, size_m, codes[:, : empty.sums(size_m)]) for size_m in level_sizes()]
+    return replace(empty, levels=levels)
 
 
 def _count_level(stored: StoredSamples, size_m: float, codes: Array) -> Level:
@@ -182,7 +183,7 @@ def _count_level(stored: StoredSamples, size_m: float, codes: Array) -> Level:
     places = (part.metres - stored.origin for part in stored.chunks())
     key = merged((np.unique(cell_key(np.floor(metres / size_m).astype(np.int64))) for metres in places), np.union1d)
     ij, count = np.empty((len(key), 2), np.int64), np.zeros(len(key), np.float32)
-    code_sum = np.zeros((len(key), code_width(size_m, codes.shape[1])))
+    code_sum = np.zeros((len(key), codes.shape[1]))
     for part in stored.chunks():
         level = build_level(size_m, part.metres - stored.origin, codes[part.text_id], np.float64)
         at = np.searchsorted(key, level.key)

@@ -227,5 +227,5 @@ def _temporary(connection: Connection, name: str, columns: str) -> Iterator[sql.
 
 def _execute(connection: Connection, renewal: Renewal, statement: str) -> None:
     """A statement that names the version and its partitions."""
-    partitions = {name: partitions.partition(name, renewal.version) for name in PARTITIONED}
-    connection.execute(sql.SQL(statement).format(version=sql.Literal(renewal.version), **partitions))
+    named = {name: partitions.partition(name, renewal.version) for name in PARTITIONED}
+    connection.execute(sql.SQL(statement).format(version=sql.Literal(renewal.version), **named))
