@@ -1,0 +1,125 @@
+"""Everyday English for kinds of places: readings of category codes, and the phrases by which people ask; place_words.toml."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from itertools import chain, zip_longest
+from typing import Any, NamedTuple
+
+APOSTROPHES = "'\u2019"
+MOST_PHRASES = 12  # of a category that lists several kinds, so that it weighs about as much as one kind
+
+
+class Kind(NamedTuple):
+    """A kind of place, as an entry of place_words.toml."""
+
+    name: str
+    also: tuple[str, ...]  # other names that a person says
+    codes: tuple[str, ...]  # names that only data use; they read as the name
+    narrower: tuple[str, ...]  # special kinds of it; they keep their own reading
+    phrases: tuple[str, ...]
+    said: bool  # `describe` may say its name
+
+
+class Thesaurus(NamedTuple):
+    """place_words.toml, by the look-ups of this module."""
+
+    kinds: dict[str, Kind]  # name -> kind
+    areas: tuple[str, ...]  # words for areas, which are no kind of place
+    found: dict[str, tuple[Kind, str]]  # look_up_key of every name and code -> its kind, its reading
+
+
+def reading(category: str) -> str:
+    """The category as a person says it, in lower case: "fast_food" is "fast food", "Other retail" is "shop".
+
+    The table decides where it lists the category. Otherwise underscores and CamelCase become spaces, "a/b" becomes "a or b",
+    "a;b" becomes "a and b", and of "key=value" and "a > b" the last part counts.
+    """
+    found = _find(category)
+    if found:
+        return found[1]
+    parts, conjunction = _split(category)
+    if len(parts) < 2:
+        return _plain(category)
+    read = list(dict.fromkeys(reading(part) for part in parts))
+    return conjunction.join([", ".join(read[:-1]), read[-1]] if len(read) > 1 else read)
+
+
+def phrases(category: str) -> list[str]:
+    """Everyday phrases for the category: what people do, buy or need there, then its other names. Empty if it is unknown.
+
+    A category that lists several kinds ("Pub/bar/nightclub") takes phrases of each in turn, MOST_PHRASES at most.
+    """
+    found = _find(category)
+    if found:
+        kind, read = found
+        return [text for text in (*kind.phrases, *kind.also, kind.name) if text != read]
+    parts, _ = _split(category)
+    if len(parts) < 2:
+        return []
+    in_turn = chain.from_iterable(zip_longest(*(phrases(part) for part in parts)))
+    return list(dict.fromkeys(text for text in in_turn if text))[:MOST_PHRASES]
+
+
+def vocabulary() -> list[str]:
+    """The words for places that `describe` may say, sorted: one name for each kind of place, and words for areas."""
+    thesaurus = load_thesaurus()
+    return sorted({*thesaurus.areas, *(kind.name for kind in thesaurus.kinds.values() if kind.said)})
+
+
+@cache
+def load_thesaurus() -> Thesaurus:
+    data: dict[str, Any] = tomllib.loads((files("callipper_db") / "place_words.toml").read_text(encoding="utf-8"))
+    kinds = {name: _kind(name, entry) for name, entry in data["kinds"].items()}
+    found: dict[str, tuple[Kind, str]] = {}
+    for kind in kinds.values():
+        found |= {look_up_key(code): (kind, kind.name) for code in kind.codes}
+        found |= {look_up_key(name): (kind, name) for name in (kind.name, *kind.also, *kind.narrower)}
+    return Thesaurus(kinds, tuple(data["areas"]), found)
+
+
+def look_up_key(category: str) -> str:
+    """What spellings of one category share: no case, accents, apostrophes or punctuation."""
+    letters = unicodedata.normalize("NFKD", _plain(category))
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter) and letter not in APOSTROPHES)
+    return " ".join(re.findall(r"[^\W_]+", bare))
+
+
+def _kind(name: str, entry: dict[str, Any]) -> Kind:
+    also, codes, narrower = (tuple(entry.get(names, [])) for names in ("also", "codes", "narrower"))
+    return Kind(name, also, codes, narrower, tuple(entry["phrases"]), entry.get("said", True))
+
+
+def _find(category: str) -> tuple[Kind, str] | None:
+    """The kind of the category and its reading; a plural is found by its singular."""
+    found, key = load_thesaurus().found, look_up_key(category)
+    if key in found:
+        return found[key]
+    return next((found[singular] for singular in _singulars(key) if singular in found), None)
+
+
+def _singulars(key: str) -> Iterator[str]:
+    if key.endswith("ies"):
+        yield key[:-3] + "y"
+    if key.endswith("es"):
+        yield key[:-2]
+    if key.endswith("s"):
+        yield key[:-1]
+
+
+def _plain(category: str) -> str:
+    """By the rules for codes alone."""
+    last = re.split(r"[=>]", category)[-1]
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", last.replace("_", " ").replace("&", " and "))
+    return " ".join(words.lower().split())
+
+
+def _split(category: str) -> tuple[list[str], str]:
+    """The kinds that a list names, and the word that joins them."""
+    separator, conjunction = (";", " and ") if ";" in category else ("/", " or ")
+    return [part for part in map(str.strip, category.split(separator)) if part], conjunction
