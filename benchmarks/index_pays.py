@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.city import City
-from callipper_db import binary_copy, db, hnsw, partitions
+from callipper_db import binary_copy, db, partitions
 from callipper_db.arrays import Array
+from callipper_db.hnsw import build_hnsw
 from callipper_db.partitions import partition
 
 SIZES = (20_000, 80_000)
@@ -35,7 +36,7 @@ def run(city: City) -> dict[str, Any]:
             connection.execute(db.sql.SQL("ANALYZE {}").format(name))
             scan_ms = _question_ms(connection, embeddings)
             started = time.perf_counter()
-            hnsw.build_hnsw(connection, 0)
+            build_hnsw(connection, 0)
             build_s = time.perf_counter() - started
             index_ms = _question_ms(connection, embeddings)
             connection.rollback()

@@ -13,6 +13,7 @@ from callipper_db import binary_copy, partitions
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.grid import Grid, ensure_grid
+from callipper_db.hnsw import build_hnsw
 from callipper_db.tables import DIMENSIONS
 
 SRID = 32631  # UTM 31 N; its axis lies at 3 degrees east
@@ -116,7 +117,7 @@ def write_model(
         {"point_id": ("int8", point_id), "text": described, "geom": place, "emb": ("vector", points)},
     )
     if hnsw:
-        hnsw.build_hnsw(connection, version)
+        build_hnsw(connection, version)
     if activate:
         connection.execute("SELECT callipper.activate(%s)", [version])
     return Model(version, grid, cells, points, dict(zip(texts, words, strict=True)))

@@ -201,9 +201,9 @@ def test_the_server_refuses_bytes_that_are_no_text(connection: db.Connection, te
 def test_a_partition_joins_its_parent_with_the_parents_indexes_and_keys(connection: db.Connection) -> None:
     model = write_model(connection)
     name = f"callipper.cell_embedding_v{model.version}"
-    partitions = "SELECT inhrelid::regclass::text, pg_get_expr(relpartbound, inhrelid) FROM pg_inherits JOIN pg_class c"
-    partitions += " ON c.oid = inhrelid WHERE inhparent = 'callipper.cell_embedding'::regclass"
-    assert rows_of(connection, partitions) == [(name.split(".")[1], f"FOR VALUES IN ({model.version})")]
+    attached = "SELECT inhrelid::regclass::text, pg_get_expr(relpartbound, inhrelid) FROM pg_inherits JOIN pg_class c"
+    attached += " ON c.oid = inhrelid WHERE inhparent = 'callipper.cell_embedding'::regclass"
+    assert rows_of(connection, attached) == [(name.split(".")[1], f"FOR VALUES IN ({model.version})")]
     kinds = f"SELECT contype::text, count(*) FROM pg_constraint WHERE conrelid = '{name}'::regclass AND contype <> 'n'"
     assert dict(rows_of(connection, f"{kinds} GROUP BY 1")) == {"p": 1, "f": 2}, "a key, two references and no check"
     assert rows_of(connection, f"SELECT reltuples::int FROM pg_class WHERE oid = '{name}'::regclass") == [

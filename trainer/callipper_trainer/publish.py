@@ -12,10 +12,11 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from torch import Tensor
 
-from callipper_db import binary_copy, hnsw, partitions
+from callipper_db import binary_copy, partitions
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.grid import BLOCK, Grid, ensure_grid
+from callipper_db.hnsw import build_hnsw
 from callipper_db.tables import SCHEMA
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import Level, Pyramid
@@ -82,7 +83,7 @@ def publish(
         _write_points(connection, version, trained, samples, stage("writing points", len(samples)), watch)
         if publication.index == "hnsw" or (publication.index == "auto" and len(grid.cell_id) >= HNSW_PAYS_FROM):
             with watch.timing("index"):
-                hnsw.build_hnsw(connection, version, stage("building the HNSW index", len(grid.cell_id)))
+                build_hnsw(connection, version, stage("building the HNSW index", len(grid.cell_id)))
         with watch.timing("activate"):
             stage("activating", 0)
             connection.execute("SELECT callipper.activate(%s)", [version])
