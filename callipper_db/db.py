@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
 from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from callipper_db.errors import ConnectionFailed, ConnectionLost, DatabaseFailed, DiskFull
+from callipper_db.errors import ConnectionFailed, ConnectionLost, DatabaseFailed, DiskFull, PoolerFound
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -19,7 +19,9 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     """Open a connection. Its search_path holds only `callipper` and the schemas of the two extensions.
 
-    Raises ConnectionFailed, whose message holds no secret.
+    Behind a pooler that shares the server's connections among its clients, a session that commits once still works: its
+    search_path goes with its transaction, so that the pool's next client does not inherit it. One that needs more (autocommit)
+    is refused. Raises PoolerFound, and ConnectionFailed, whose message holds no secret.
     """
     _check_readable(dsn)
     try:
@@ -28,13 +30,33 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
         )
     except psycopg.Error as error:
         raise ConnectionFailed(dsn=without_secrets(dsn), reason=_one_line(error)) from error
+    pooled = _server_process(connection) != connection.info.backend_pid  # the second is what the pooler said
+    if pooled and autocommit and _is_shared(connection, dsn):
+        connection.close()
+        raise PoolerFound
     extensions = extension_schemas(connection)
     # pg_temp is left out: so it comes first, and a temporary table of ours never gives way to a user's table of that name.
     names = dict.fromkeys(["callipper", *extensions.values(), "public"])
-    connection.execute(sql.SQL("SET search_path = {}").format(sql.SQL(", ").join(map(sql.Identifier, names))))
-    if not autocommit:
+    local = pooled and not autocommit
+    statement = sql.SQL("SET {} search_path = {}").format(
+        sql.SQL("LOCAL" if local else "SESSION"), sql.SQL(", ").join(map(sql.Identifier, names))
+    )
+    connection.execute(statement)
+    if not autocommit and not local:
         connection.commit()
     return connection
+
+
+def _server_process(connection: Connection) -> int:
+    (pid,) = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone() or (0,)
+    return int(pid)
+
+
+def _is_shared(connection: Connection, dsn: str) -> bool:
+    """Whether a second client is given the server process that this idle one has just had."""
+    with suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True) as other:
+        return _server_process(other) == _server_process(connection)
+    return False
 
 
 def extension_schemas(connection: Connection) -> dict[str, str]:

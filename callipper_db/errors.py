@@ -36,6 +36,12 @@ class DiskFull(CallipperError):
     """The database server has no room left: {reason}. Nothing was changed; free some space and run the same command again."""
 
 
+class PoolerFound(CallipperError):
+    """The DSN leads to a connection pooler that gives each transaction another of the server's connections (PgBouncer's
+    pool_mode = transaction). This command needs a connection of its own: give --dsn with the server's own address, or of a
+    pool in session mode."""
+
+
 class MissingExtra(CallipperError):
     """{feature} needs Python packages that are not installed ({module}). Install them with:
     pip install 'callipper-db[{extra}]'"""

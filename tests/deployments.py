@@ -113,8 +113,8 @@ def knows_named_statements() -> bool:
 
 
 @contextmanager
-def pooled(dsn: str, folder: Path, server_connections: int) -> Iterator[str]:
-    """The DSN of a database behind PgBouncer, which hands a server connection on after each transaction."""
+def pooled(dsn: str, folder: Path, server_connections: int, mode: str = "transaction") -> Iterator[str]:
+    """The DSN of a database behind PgBouncer, which hands a server connection on after each transaction, or session."""
     parts = conninfo_to_dict(dsn)
     host, port, user = str(parts["host"]), str(parts["port"]), str(parts["user"])
     settings: dict[str, Any] = {
@@ -123,7 +123,7 @@ def pooled(dsn: str, folder: Path, server_connections: int) -> Iterator[str]:
         "unix_socket_dir": folder,
         "auth_type": "trust",
         "auth_file": folder / "users.txt",
-        "pool_mode": "transaction",
+        "pool_mode": mode,
         "default_pool_size": server_connections,
         "max_client_conn": 100,
         "logfile": folder / "pgbouncer.log",

@@ -300,6 +300,41 @@ def test_an_activation_reaches_the_clients_of_a_pooler(
                 assert_same(found, expected)
 
 
+def test_a_command_that_needs_a_connection_of_its_own_says_so(pooled_city: str, run: Any) -> None:
+    for command in (["train"], ["refresh"], ["refresh", "--watch"], ["load", __file__], ["remember", "a lamp"]):
+        result = run(*command, "--dsn", pooled_city, exit_code=1)
+        assert result.stderr.splitlines()[-1].startswith("Error: The DSN leads to a connection pooler that gives each")
+
+
+def test_a_command_leaves_nothing_in_the_pool(city: str, pooled_city: str, run: Any) -> None:
+    settings = (
+        "SELECT name, setting FROM pg_settings WHERE source = 'session' AND name <> 'application_name' ORDER BY 1"
+    )
+    locks = (
+        "SELECT locktype FROM pg_locks WHERE locktype = 'advisory' OR relation = 'callipper.training_lock'::regclass"
+    )
+    with psycopg.connect(pooled_city, autocommit=True, prepare_threshold=None) as client:
+        before = client.execute(settings).fetchall()
+        run("query", "park", "--dsn", pooled_city)
+        run("models", "activate", "1", "--dsn", pooled_city)
+        run("init", "--dsn", pooled_city)
+        run("train", "--dsn", pooled_city, exit_code=1)
+        for _ in range(4):  # the pool's two connections
+            assert client.execute(settings).fetchall() == before
+        assert client.execute(locks).fetchall() == []
+
+
+def test_a_pool_in_session_mode_is_as_good_as_the_server(city: str, module_folder: Path) -> None:
+    folder = module_folder / "session"
+    folder.mkdir()
+    with (
+        pooled(city, folder, server_connections=4, mode="session") as dsn,
+        db.session(dsn, autocommit=True) as connection,
+    ):
+        assert connection.info.backend_pid != column(city, "SELECT pg_backend_pid()")[0]
+        assert connection.execute("SELECT count(*) FROM cells").fetchone()
+
+
 # A reader
 
 

@@ -257,7 +257,9 @@ def remember(dsn: str, texts: tuple[str, ...]) -> None:
     Example:
       callipper-db remember 'quiet residential street' 'somewhere to buy fresh fish'
     """
-    trainer_train = training_side()
+    training_side()
+    from callipper_trainer.remember import remember as remember_texts
+
     schema.ensure_current(dsn)
-    added = trainer_train.remember(dsn, list(texts))
+    added = remember_texts(dsn, list(texts))
     click.echo(f"{added} of {len(texts)} texts were new to the active model.")

@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import psycopg
 
 from callipper_db import db
 from callipper_db.errors import TrainerBusy
 from callipper_db.progress import Reporter
 
-TRAIN_LOCK = 0x0CA1_0002  # advisory lock: one training run at a time in a database
+LOCK = "LOCK TABLE callipper.training_lock IN SHARE UPDATE EXCLUSIVE MODE"
+# The lock is held while the server hears nothing on this connection. transaction_timeout came with PostgreSQL 17.
+NO_TIMEOUTS = """
+    SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings WHERE name = ANY (ARRAY[
+        'idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout', 'lock_timeout'])
+"""
+HOLDER = """
+    SELECT l.pid, coalesce(to_char(a.xact_start, 'YYYY-MM-DD HH24:MI'), 'a time that this role may not see')
+    FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
+    WHERE l.granted AND l.mode = 'ShareUpdateExclusiveLock' AND l.relation = 'callipper.training_lock'::regclass
+        AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+"""
 
 
 @contextmanager
-def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[None]:
-    """Hold the database's training lock on a connection of its own; it goes with the process, however that ends."""
-    with db.session(dsn, autocommit=True) as connection:
-        connection.execute("SET idle_session_timeout = 0")
-        while connection.execute("SELECT pg_try_advisory_lock(%s)", [TRAIN_LOCK]).fetchone() == (False,):
-            holder = connection.execute(
-                "SELECT l.pid, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI') FROM pg_catalog.pg_locks l"
-                " LEFT JOIN pg_catalog.pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
-                " AND l.objid = %s"
-                " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())",
-                [TRAIN_LOCK],
-            ).fetchone()
-            if holder is not None and not wait:
-                raise TrainerBusy(pid=holder[0], since=holder[1])
-            if wait:
-                reporter.note("Another training run is at work in this database; waiting for it.")
-                connection.execute("SELECT pg_advisory_lock(%s)", [TRAIN_LOCK])
-                break
-        yield
+def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[Callable[[], None]]:
+    """Hold the database's training lock; yields a check that it is still held, which raises ConnectionLost.
+
+    It is a relation's lock in an open transaction on a connection of its own. So it goes with the connection, however that
+    ends, no pooler hands it on, and only a role that may change the view can take it. The transaction has no snapshot and
+    writes nothing, so it keeps VACUUM from nothing. Raises TrainerBusy.
+    """
+    with db.session(dsn) as connection:
+        _take(connection, wait=wait, reporter=reporter)
+
+        def check() -> None:
+            with db.driver_errors():
+                connection.execute("SELECT")
+
+        yield check
+        connection.close()  # ends the transaction; where the connection was lost, what was done holds all the same
+
+
+def _take(connection: db.Connection, *, wait: bool, reporter: Reporter) -> None:
+    while True:
+        connection.execute(NO_TIMEOUTS)
+        try:
+            connection.execute(f"{LOCK} NOWAIT")
+            return
+        except psycopg.errors.LockNotAvailable:
+            connection.rollback()
+        if wait:
+            reporter.note("Another training run is at work in this database; waiting for it.")
+            connection.execute(NO_TIMEOUTS)
+            connection.execute(LOCK)
+            return
+        if holder := connection.execute(HOLDER).fetchone():
+            raise TrainerBusy(pid=holder[0], since=holder[1])
+        connection.rollback()  # it has just ended

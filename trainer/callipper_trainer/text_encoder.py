@@ -171,29 +171,34 @@ def encode_cached(
     Every few thousand texts are committed, so that an interrupted run has not worked in vain.
     """
     vectors = np.full((len(texts), encoder.dim), np.nan, np.float32)
-    with db.session(dsn) as connection:
-        encoder_id = register_encoder(connection, encoder)
-        connection.execute("CREATE TEMPORARY TABLE wanted (number int4, text text) ON COMMIT DROP")
-        with connection.cursor() as cursor, cursor.copy("COPY pg_temp.wanted FROM STDIN") as copy:
-            for row in enumerate(texts):
-                copy.write_row(row)
-        query = sql.SQL(
-            "SELECT w.number, v.vec FROM pg_temp.wanted w JOIN callipper.text_vector v ON v.text_encoder_id = {}"
-            " AND v.text_hash = hashtextextended(w.text, 0) AND v.text = w.text"
-        ).format(sql.Literal(encoder_id))
-        number, known = read_rows(connection, query, ["int4", "vector"], encoder.dim)
+    with db.session(dsn, autocommit=True) as connection:
+        with connection.transaction():
+            encoder_id = register_encoder(connection, encoder)
+            number, known = _read_vectors(connection, encoder_id, texts, encoder.dim)
         vectors[number] = known
-        connection.commit()
         advance(len(number))
         # Texts of like length share a batch, so that little is padded; a stable order keeps runs alike.
         missing = sorted(np.flatnonzero(np.isnan(vectors[:, 0])).tolist(), key=lambda row: len(texts[row]))
         for start in range(0, len(missing), CHUNK):
             rows = missing[start : start + CHUNK]
             vectors[rows] = encoder.encode([texts[row] for row in rows])
-            _remember_vectors(connection, encoder_id, [texts[row] for row in rows], vectors[rows])
-            connection.commit()
+            with connection.transaction():
+                _remember_vectors(connection, encoder_id, [texts[row] for row in rows], vectors[rows])
             advance(len(rows))
     return vectors
+
+
+def _read_vectors(connection: db.Connection, encoder_id: int, texts: list[str], dim: int) -> list[Array]:
+    """Which of the texts are in text_vector, (K,), and their vectors, (K, T)."""
+    connection.execute("CREATE TEMPORARY TABLE wanted (number int4, text text) ON COMMIT DROP")
+    with connection.cursor() as cursor, cursor.copy("COPY pg_temp.wanted FROM STDIN") as copy:
+        for row in enumerate(texts):
+            copy.write_row(row)
+    query = sql.SQL(
+        "SELECT w.number, v.vec FROM pg_temp.wanted w JOIN callipper.text_vector v ON v.text_encoder_id = {}"
+        " AND v.text_hash = hashtextextended(w.text, 0) AND v.text = w.text"
+    ).format(sql.Literal(encoder_id))
+    return read_rows(connection, query, ["int4", "vector"], dim)
 
 
 def _remember_vectors(connection: db.Connection, encoder_id: int, texts: list[str], vectors: Array) -> None:

@@ -121,7 +121,8 @@ def refresh(
         noted = _read_noted(connection)
     if noted.nothing and not compare:
         return RefreshSummary(noted.version, noted.pois, drift=noted.drift, seconds=_since(began))
-    with only_trainer(dsn, wait=wait, reporter=reporter), db.session(dsn, autocommit=True) as connection:
+    lock = only_trainer(dsn, wait=wait, reporter=reporter)
+    with lock as check_lock, db.session(dsn, autocommit=True) as connection:
         # Before the source is read: a change that comes in between is seen, and stays noted for the next time.
         noted = _read_noted(connection)
         loaded = load_model(connection, noted.version)
@@ -130,6 +131,7 @@ def refresh(
         renewal, outgrown = work.compute(nearby)
         summary = _summarise(renewal, loaded, work.postponed)
         with version_locked(connection, loaded.version):
+            check_lock()  # else another refresh may have written what this one has compared with
             if outgrown:
                 reporter.stage("extending the grid")
                 renewal, summary = _extend_grid(connection, renewal, summary, *outgrown)
