@@ -11,7 +11,7 @@ import pytest
 from benchmarks.answers.baselines import Baselines
 from benchmarks.answers.questions import read_questions
 from benchmarks.answers.score import Judge, Score, summarise
-from callipper_db.store import Array
+from callipper_db.arrays import Array
 
 
 def question(folder: Path, *lines: str) -> Path:

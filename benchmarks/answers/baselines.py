@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 
 from benchmarks.answers.score import AROUND_M, PLACES
-from callipper_db.store import Array
+from callipper_db.arrays import Array
 
 SIGMA_M = 125.0
 SHARPNESS = 20.0  # of exp(20 cos)

@@ -15,10 +15,10 @@ from benchmarks.city import LONDON, OPTIONS
 from benchmarks.other_city import CITIES as AMENITY_CITIES
 from benchmarks.other_city import cut
 from callipper_db import db, schema
+from callipper_db.arrays import Array
 from callipper_db.grid import ensure_grid
 from callipper_db.load import LoadOptions, load
 from callipper_db.server import EmbeddedServer
-from callipper_db.store import Array
 
 MONACO = Path(__file__).resolve().parents[2] / "demo" / "monaco.osm.pbf"
 SRID = {

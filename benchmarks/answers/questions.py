@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from callipper_db.store import Array
+from callipper_db.arrays import Array
 
 FILE = Path(__file__).parent / "data" / "questions.toml"
 MINIMUM = {"monaco": 2}  # a question counts in a city if at least this many POIs answer it there; ...

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import KDTree
 
-from callipper_db.store import Array
+from callipper_db.arrays import Array
 
 AROUND_M = 250.0
 PLACES = 10
