@@ -63,7 +63,7 @@ def measure(rows: int, text_count: int, config: TrainConfig, ranks: Ranks = ALON
     losses = np.array([figures["validation_loss"] for figures in trained.history])
     figures = {
         "device": _device(trained.model.logit_scale.device),
-        "processes": ranks.world,
+        "processes": ranks.world_size,
         "rows": rows,
         "epochs": len(losses),
         "rows_per_s": round(trained.rows_per_s),
@@ -71,7 +71,7 @@ def measure(rows: int, text_count: int, config: TrainConfig, ranks: Ranks = ALON
         "held_out_loss": round(float(losses.min()), 4),
         "converged_s": round(clock.ends[int(np.argmax(losses < losses.min() + NEAR))], 2),
     }
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         figures |= _products(arrays, config, trained.rows_per_s)
         figures["streamed_rows_per_s"] = _streamed(rows, text_count, vectors, config)
     return figures
@@ -128,7 +128,7 @@ def main(rows: int, texts: int, batch: int, epochs: int, device: str, precision:
         for name in precision:
             config = TrainConfig(epochs=epochs, batch_size=batch, device=device, precision=name)
             figures = measure(rows, texts, config, ranks)
-            if ranks.leads:
+            if ranks.is_leader:
                 click.echo(json.dumps({"precision": name} | figures))
 
 

@@ -20,7 +20,7 @@ from callipper_db.binary_copy import read_rows
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.embed import embed_places
-from callipper_trainer.fit import Trained
+from callipper_trainer.fit import TrainedModel
 from callipper_trainer.model import CaLLiPer
 from callipper_trainer.publish import Publication, publish
 
@@ -55,7 +55,7 @@ $$
 class Untrained:
     """A model with random weights, in torch and in the database."""
 
-    trained: Trained
+    trained: TrainedModel
     version: int
 
 
@@ -84,7 +84,7 @@ def _publish(city: City, encoder: str) -> Untrained:
     model = CaLLiPer(config, city.text_vectors.shape[1], pyramid.width if pyramid else 0).eval()
     if pyramid:
         model.location.fit_standardisation(torch.from_numpy(pyramid.features(samples.metres - samples.origin)))
-    trained = Trained(model, samples.origin, pyramid, best_epoch=1)
+    trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
     with db.session(city.dsn) as connection:
         row = connection.execute(
             "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('benchmark', 'r1', %s)"
@@ -150,7 +150,7 @@ def _ask(connection: db.Connection, city: City) -> None:
     )
 
 
-def _difference(connection: db.Connection, trained: Trained) -> float:
+def _difference(connection: db.Connection, trained: TrainedModel) -> float:
     """The largest difference of any number of any point to what torch says."""
     query = sql.SQL(
         "SELECT ST_X(ST_Transform(geom, {0})), ST_Y(ST_Transform(geom, {0})), loc_embed(geom) FROM pg_temp.asked"

@@ -31,7 +31,7 @@ from psycopg import sql
 
 from benchmarks.city import LONDON, City
 from callipper_db import db, schema, search
-from callipper_db.cli.console import reporter as console_reporter
+from callipper_db.cli.console import make_reporter
 from callipper_db.load import LoadOptions, load
 from callipper_db.read.record import require
 from callipper_db.server import EmbeddedServer
@@ -117,7 +117,7 @@ def _measure(server: EmbeddedServer, name: str, epochs: str | None) -> dict[str,
         summary = _train(dsn, Path(folder), epochs)
         spent = time.perf_counter() - started
     answers = {question: ask(dsn, question, kinds) for question, kinds in QUESTIONS.items()}
-    with console_reporter(as_json=False) as reporter:
+    with make_reporter(as_json=False) as reporter:
         retrieval = evaluate_retrieval(dsn, None, reporter)
     lifts = [answer.lift for answer in answers.values()]
     return {

@@ -28,7 +28,7 @@ from benchmarks.city import City
 from benchmarks.london_arrays import Labelled, Pois, Vectors, read_landuse, read_nssec, read_pois
 from benchmarks.national_grid import from_national_grid
 from callipper_db.arrays import Array
-from callipper_db.cli.console import reporter as console_reporter
+from callipper_db.cli.console import make_reporter
 from callipper_db.progress import Reporter
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
@@ -39,7 +39,7 @@ from callipper_trainer.evaluation.labels import Labels
 from callipper_trainer.evaluation.plot import draw
 from callipper_trainer.evaluation.protocol import MAIN, Score, evaluate_embeddings, evaluate_floors
 from callipper_trainer.evaluation.retrieval import hold_out, retrieval_auc
-from callipper_trainer.fit import Trained, fit
+from callipper_trainer.fit import TrainedModel, fit
 from callipper_trainer.model import GridEncoding
 
 # Wang et al. 2025: category texts, coordinates alone, plain contrast. Of six epochs, validation keeps the fifth.
@@ -86,7 +86,7 @@ class Material:
 def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The table to stderr, its figures as the result; `--write` keeps them in a file too."""
     options = _parse(arguments)
-    with console_reporter(as_json=False) as reporter:
+    with make_reporter(as_json=False) as reporter:
         pois = read_pois().first(options.pois)
         kept, held_out = hold_out(len(pois))
         tasks = {"land use": read_landuse(), "NS-SeC": read_nssec()}
@@ -160,7 +160,7 @@ def _floors(material: Material) -> list[Row]:
 
 
 def _model(
-    name: str, material: Material, config: TrainConfig, train: Callable[[Material, TrainConfig], Trained]
+    name: str, material: Material, config: TrainConfig, train: Callable[[Material, TrainConfig], TrainedModel]
 ) -> Row:
     """Train one model, and ask it everything."""
     started = time.monotonic()
@@ -176,7 +176,7 @@ def _model(
     return Row(name, figures, details, scores)
 
 
-def train_plain(material: Material, config: TrainConfig) -> Trained:
+def train_plain(material: Material, config: TrainConfig) -> TrainedModel:
     """A model of the kept POIs' category texts, each counted as a text of its own: as in the paper, any two POIs of a batch
     are told apart, also two pubs."""
     pois, kept = material.pois, material.kept
@@ -185,7 +185,7 @@ def train_plain(material: Material, config: TrainConfig) -> Trained:
     return fit(pois.metres[kept], text_id, vectors, pois.origin, config, reporter=material.reporter)
 
 
-def train_recipe(material: Material, config: TrainConfig) -> Trained:
+def train_recipe(material: Material, config: TrainConfig) -> TrainedModel:
     """A model of the kept POIs, from their category texts and, as in training from a database, their most frequent names."""
     pois, kept = material.pois, material.kept
     used, text_id = np.unique(pois.text_id[kept], return_inverse=True)
@@ -207,7 +207,7 @@ def train_recipe(material: Material, config: TrainConfig) -> Trained:
     )
 
 
-def _retrieval(trained: Trained, material: Material) -> dict[str, tuple[float, float]]:
+def _retrieval(trained: TrainedModel, material: Material) -> dict[str, tuple[float, float]]:
     """Mean AUC over the labels with enough held-out POIs, asked by the text that the model reads and by the bare label."""
     pois, held_out = material.pois, material.held_out
     places = embed_places(trained, pois.metres[held_out])

@@ -50,8 +50,8 @@ def _peak(mode: str, rows: int) -> int:
 
 def measure(mode: str, rows: int) -> int:
     """Train once; the most bytes that this process has held."""
-    targets.BACKGROUND_MOST = (
-        targets.BACKGROUND_LEAST
+    targets.MAX_BACKGROUND = (
+        targets.MIN_BACKGROUND
     )  # else their number grows until there are 130,000 rows, and no further
     vectors = synthetic.texts(TEXTS)
     parts = synthetic.parts(rows, TEXTS)

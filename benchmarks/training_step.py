@@ -46,7 +46,7 @@ def _share(city: City, encoder: str) -> float:
 
 def matrix_products(model: CaLLiPer, batch: int, beside: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The operands of each product that the step cannot do without, forward and backward; `beside`: places without POIs."""
-    places = [*model.location.linear_layers().values(), *([model.teller] if model.teller else [])]
+    places = [*model.location.linear_layers().values(), *([model.context_head] if model.context_head else [])]
     # How many of a layer's inputs need a gradient: data do not.
     learnt = {
         model.location.input: 0,

@@ -134,19 +134,19 @@ def read_parts(
     dtype = _row_type(kinds, dim)
     part_bytes = None if rows is None else rows * dtype.itemsize
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
-    received, skipped, total, told = bytearray(), len(HEADER), 0, 0
+    received, skipped, total, reported = bytearray(), len(HEADER), 0, 0
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for number, message in enumerate(copy, start=1):  # a row each, and the trailer
             received += message
-            if number - told > ROWS_PER_MESSAGE:
+            if number - reported > ROWS_PER_MESSAGE:
                 advance(ROWS_PER_MESSAGE)
-                told += ROWS_PER_MESSAGE
+                reported += ROWS_PER_MESSAGE
             # Beyond the part a whole row stays, so that the trailer is not taken for one.
             if part_bytes is not None and len(received) >= skipped + part_bytes + dtype.itemsize:
                 yield _columns(memoryview(received)[skipped : skipped + part_bytes], kinds, dtype)
                 received, skipped, total = received[skipped + part_bytes :], 0, total + part_bytes // dtype.itemsize
     columns = _columns(memoryview(received)[skipped : -len(TRAILER)], kinds, dtype)
-    advance(total + len(columns[0]) - told)
+    advance(total + len(columns[0]) - reported)
     yield columns
 
 

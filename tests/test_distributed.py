@@ -28,7 +28,7 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.batches import Resident
 from callipper_trainer.data.sample_file import stored_samples
 from callipper_trainer.distributed import Ranks, joined
-from callipper_trainer.fit import Run, Trained, fit, fit_stored
+from callipper_trainer.fit import Run, TrainedModel, fit, fit_stored
 from callipper_trainer.loss import objective
 
 QUICK = TrainConfig(hidden=32, blocks=1, frequencies=8, epochs=3, batch_size=40, device="cpu")
@@ -93,7 +93,7 @@ def gradients(ranks: Ranks, config: TrainConfig) -> dict[str, Tensor]:
     loss.backward()  # type: ignore[no-untyped-call]
     ranks.average_gradients(model)
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    return found | {"loss": ranks.total(loss.detach()) / ranks.world}
+    return found | {"loss": ranks.all_reduce(loss.detach()) / ranks.world_size}
 
 
 def job_gradients(config: TrainConfig) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path: Path, kind: str, world
             torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def outcome(trained: Trained) -> dict[str, Any]:
+def outcome(trained: TrainedModel) -> dict[str, Any]:
     return {"history": trained.history, "weights": trained.model.state_dict(), "best": trained.best_epoch}
 
 
@@ -142,10 +142,10 @@ def job_stream(folder: Path, config: TrainConfig) -> dict[str, Any]:
     metres, text_id, vectors, _ = city(600)
     samples = samples_of(metres, text_id)
     with joined("cpu") as ranks:
-        if not ranks.leads:
-            return outcome(fit_stored(ranks.hand_out(None), vectors, config, Run(ranks=ranks)))
+        if not ranks.is_leader:
+            return outcome(fit_stored(ranks.broadcast(None), vectors, config, Run(ranks=ranks)))
         with stored_samples(folder / "rows", samples.chunks(100), len(samples), config.seed) as stored:
-            return outcome(fit_stored(ranks.hand_out(stored), vectors, config, Run(ranks=ranks)))
+            return outcome(fit_stored(ranks.broadcast(stored), vectors, config, Run(ranks=ranks)))
 
 
 def test_two_may_stream(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def job_interrupted(config: TrainConfig, checkpoint: Path) -> str:
 def job_resume(config: TrainConfig, checkpoint: Path) -> dict[str, Any]:
     # The other process's machine need not have the file.
     with joined("cpu") as ranks:
-        where = checkpoint if ranks.leads else None
+        where = checkpoint if ranks.is_leader else None
         return outcome(fit(*city(600), config, ranks=ranks, checkpoint=where, resume=True))
 
 
@@ -210,9 +210,9 @@ def test_the_other_is_told_of_a_loss(tmp_path: Path, victim: int) -> None:
     codes = end(start(tmp_path, job_lose, victim))
     assert codes[victim] == 9
     assert codes[1 - victim] == 0
-    told = torch.load(tmp_path / f"{1 - victim}.pt")
-    assert told.startswith("Another process of this training run has ended or does not answer (")
-    assert told.endswith("run the same command again.")
+    message = torch.load(tmp_path / f"{1 - victim}.pt")
+    assert message.startswith("Another process of this training run has ended or does not answer (")
+    assert message.endswith("run the same command again.")
 
 
 def test_too_few_places_for_so_many_processes() -> None:

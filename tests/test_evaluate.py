@@ -347,12 +347,12 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 def test_the_floors_stand_beside_each_other_on_the_same_splits() -> None:
     west = (PLACES[:, 0] < 520_000).astype(int)
-    told: list[int] = []
-    found = evaluate_floors(PLACES, west, seeds=2, features={"noise": NOISE}, advance=told.append)
+    reported: list[int] = []
+    found = evaluate_floors(PLACES, west, seeds=2, features={"noise": NOISE}, advance=reported.append)
     assert [(score.name, score.split) for score in found] == [
         (name, split) for name in ("5 nearest neighbours", "coordinates", "noise") for split in ("random", "blocks")
     ]
-    assert told == [1, 1, 1]
+    assert reported == [1, 1, 1]
     figures = {(score.name, score.split): score.mean["macro_f1"] for score in found}
     assert figures["coordinates", "random"] > 0.95 and figures["5 nearest neighbours", "random"] > 0.95
     assert figures["noise", "random"] < 0.65

@@ -29,7 +29,7 @@ from callipper_trainer.data.batches import batches, split
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, read_samples
 from callipper_trainer.embed import embed_places, embed_texts
-from callipper_trainer.fit import Trained, fit
+from callipper_trainer.fit import TrainedModel, fit
 from callipper_trainer.text_encoder import TextEncoder, encode_cached
 
 MONACO = Path(__file__).parent.parent / "demo" / "monaco.osm.pbf"
@@ -68,7 +68,7 @@ def without_time(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in figures.items() if name != "rows_per_s"} for figures in history]
 
 
-def assert_same(one: Trained, other: Trained) -> None:
+def assert_same(one: TrainedModel, other: TrainedModel) -> None:
     """Bit for bit."""
     assert without_time(one.history) == without_time(other.history)
     assert one.best_epoch == other.best_epoch
@@ -126,7 +126,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def resume(checkpoint: Path | None, fingerprint: str = "these", config: TrainConfig = QUICK) -> Trained:
+def resume(checkpoint: Path | None, fingerprint: str = "these", config: TrainConfig = QUICK) -> TrainedModel:
     return fit(*city(), config, checkpoint=checkpoint, fingerprint=fingerprint, resume=True)
 
 

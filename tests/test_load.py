@@ -360,9 +360,9 @@ def test_several_files(database: str, folder: Path) -> None:
     paths = [write(folder / "a.csv", HEADER + CAFE + "x\n"), write(folder / "b.csv", HEADER + PUB + "y\n")]
     summary = load(database, paths, LoadOptions(rejects=folder / "bad.csv"), seen.append)
     assert summary.total("inserted") == 2
-    told = summary.to_dict()
-    assert (told["rows"], told["rejected"], [file["rows"] for file in told["files"]]) == (4, 2, [2, 2])
-    assert json.loads(json.dumps(told)) == told
+    counts = summary.to_dict()
+    assert (counts["rows"], counts["rejected"], [file["rows"] for file in counts["files"]]) == (4, 2, [2, 2])
+    assert json.loads(json.dumps(counts)) == counts
     assert [row[2] for row in rejected(folder / "bad.csv")] == ["x", "y"]
     for path in paths:
         last = [progress for progress in seen if progress.path == path][-1]

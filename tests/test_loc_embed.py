@@ -23,7 +23,7 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.embed import embed_places
-from callipper_trainer.fit import Trained
+from callipper_trainer.fit import TrainedModel
 from callipper_trainer.model import CaLLiPer
 from callipper_trainer.publish import Publication, publish
 
@@ -41,7 +41,7 @@ PLACE = "SRID=4326;POINT(5.12 52.09)"
 class Published:
     """A model with random weights, as torch has it and as the database has it."""
 
-    trained: Trained
+    trained: TrainedModel
     version: int
 
 
@@ -72,7 +72,7 @@ def _publish_untrained(connection: db.Connection, metres: Array, config: TrainCo
     model = CaLLiPer(config, TEXT_DIM, pyramid.width if pyramid else 0).eval()
     if context is not None:
         model.location.fit_standardisation(context)
-    trained = Trained(model, samples.origin, pyramid, best_epoch=1)
+    trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
     nothing = np.empty((0, TEXT_DIM), np.float32)
     publication = Publication(
         text_encoder_id=register(connection),

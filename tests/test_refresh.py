@@ -35,7 +35,7 @@ from callipper_db.arrays import Array
 from callipper_db.errors import BadSource, NoActiveModel, SourceEmpty, TextEncoderMissing, TrainerBusy
 from callipper_db.progress import Silent
 from callipper_trainer.data.source import Source
-from callipper_trainer.refresh.refresh import Memory, RefreshSummary, refresh
+from callipper_trainer.refresh.refresh import RefreshCache, RefreshSummary, refresh
 from callipper_trainer.refresh.watch import Watch
 from callipper_trainer.text_encoder import TextEncoder
 
@@ -50,7 +50,7 @@ def renew(encoder: TextEncoder) -> Callable[..., RefreshSummary]:
     """refresh with the encoder that the tests have loaded."""
 
     def renew(dsn: str, **options: Any) -> RefreshSummary:
-        return refresh(dsn, Silent(), memory=Memory(encoder=encoder), **options)
+        return refresh(dsn, Silent(), cache=RefreshCache(encoder=encoder), **options)
 
     return renew
 
@@ -654,8 +654,13 @@ def test_what_the_command_says(town: str, run: Callable[..., Result]) -> None:
     assert run("refresh", "--dsn", town).stdout == "Model version 1 is up to date with its 300 POIs.\n"
     execute(town, "DELETE FROM poi WHERE category = 'park'")
     insert(town, "New", "cafe")
-    told = json.loads(run("refresh", "--dsn", town, "--json").stdout)
-    assert (told["added"], told["removed"], told["drift"], told["training_advised"]) == (1, 60, 0.2, False)
+    reported = json.loads(run("refresh", "--dsn", town, "--json").stdout)
+    assert (reported["added"], reported["removed"], reported["drift"], reported["training_advised"]) == (
+        1,
+        60,
+        0.2,
+        False,
+    )
     execute(town, "DELETE FROM poi WHERE name = 'School One'")
     said = run("refresh", "--dsn", town).stdout
     assert said.startswith("Model version 1 is fresh: 0 POIs added, 0 changed, 15 removed. Renewed in ")
@@ -686,8 +691,8 @@ def test_watch(town: str, tmp_path: Path) -> None:
         command.hear("callipper.poi holds no POI")
         for number in range(5):
             insert_known(town, 0.001 * number)
-        told = wait_for(lambda: lines(command)[2:])
-        assert sum(line["added"] for line in told) == 5 or wait_for(
+        reported = wait_for(lambda: lines(command)[2:])
+        assert sum(line["added"] for line in reported) == 5 or wait_for(
             lambda: sum(line["added"] for line in lines(command)[2:]) == 5
         )
         assert command.end(signal.SIGINT) == 0
@@ -702,18 +707,18 @@ def test_watch_postpones_what_lies_far_from_the_changes(
     monkeypatch.setattr("callipper_trainer.refresh.refresh.POSTPONED_FROM", 0)
     monkeypatch.setattr("callipper_trainer.refresh.watch.SETTLE_S", settle_s)
     monkeypatch.setattr("callipper_trainer.refresh.watch.SETTLE_PATIENCE_S", patience_s)
-    told: list[RefreshSummary] = []
+    reported: list[RefreshSummary] = []
 
     def report(summary: RefreshSummary) -> None:
-        told.append(summary)
-        if len(told) > 1 and not summary.postponed:
+        reported.append(summary)
+        if len(reported) > 1 and not summary.postponed:
             raise KeyboardInterrupt
-        if len(told) == 1 or settle_s > patience_s:
-            insert_known(town, 0.001 * len(told))
+        if len(reported) == 1 or settle_s > patience_s:
+            insert_known(town, 0.001 * len(reported))
 
     with pytest.raises(KeyboardInterrupt):
         Watch(town, Silent(), report).run()
-    _, *nearby, last = told
+    _, *nearby, last = reported
     assert nearby[0].added == 1
     assert all(summary.postponed for summary in nearby)
     assert last.cells > 0

@@ -97,8 +97,8 @@ def test_every_kind_beside_the_others_equals_insert(connection: db.Connection) -
         "h": ("vector", vectors),
         "i": ("point", lonlat),
     }
-    told: list[int] = []
-    assert binary_copy.write_rows(connection, TARGET, columns, told.append) == count == sum(told)
+    reported: list[int] = []
+    assert binary_copy.write_rows(connection, TARGET, columns, reported.append) == count == sum(reported)
     connection.execute(f"CREATE TEMPORARY TABLE inserted ({definition})".encode())
     with connection.cursor() as cursor:
         cursor.executemany(
@@ -254,30 +254,30 @@ def test_a_temporary_table_does_not_give_way_to_a_users_table(connection: db.Con
 
 def test_an_index_tells_how_far_it_is(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hnsw, "WATCH_S", 0.001)
-    told: list[int] = []
+    reported: list[int] = []
     metres = np.array([[500_000.0, 5_500_000.0]]) + 500 * np.arange(200)[:, None]
     with db.session(database) as connection:
         cells = len(write_model(connection, metres).cells)
         connection.commit()
-        hnsw.build_hnsw(connection, 1, told.append)
+        hnsw.build_hnsw(connection, 1, reported.append)
         assert rows_of(connection, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]
-    assert len(told) > 1 and min(told) > 0
-    assert cells / 4 < sum(told) <= cells
+    assert len(reported) > 1 and min(reported) > 0
+    assert cells / 4 < sum(reported) <= cells
 
 
 def test_an_index_is_built_where_no_second_connection_is_to_be_had(
     database: str, cluster_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hnsw, "WATCH_S", 0.001)
-    told: list[int] = []
+    reported: list[int] = []
     with db.session(database) as connection, db.session(cluster_dsn, autocommit=True) as admin:
         write_model(connection)
         admin.execute(
             sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(connection.info.dbname))
         )
-        hnsw.build_hnsw(connection, 1, told.append)
+        hnsw.build_hnsw(connection, 1, reported.append)
         assert rows_of(connection, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]
-    assert told == []
+    assert reported == []
 
 
 def test_an_index_that_fails_leaves_nobody_watching(database: str) -> None:

@@ -30,11 +30,11 @@ from callipper_trainer.context import build_pyramid
 from callipper_trainer.data import batch_file as streaming
 from callipper_trainer.data import sample_file as stored_module
 from callipper_trainer.data.batch_file import Streaming, prefetched, pyramid_of
-from callipper_trainer.data.batches import sees_itself
+from callipper_trainer.data.batches import is_self_visible
 from callipper_trainer.data.sample_file import ROW, StoredSamples, stored_samples
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, open_source, read_samples
-from callipper_trainer.fit import Run, Trained, fit, fit_stored
+from callipper_trainer.fit import Run, TrainedModel, fit, fit_stored
 from callipper_trainer.model import CaLLiPer
 from callipper_trainer.train import TrainSummary, train
 
@@ -62,7 +62,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "POOL_BLOCKS", 4)
 
 
-def learn(folder: Path, config: TrainConfig, count: int = 200, **run: Any) -> Trained:
+def learn(folder: Path, config: TrainConfig, count: int = 200, **run: Any) -> TrainedModel:
     """A run from disk on the city of test_fit."""
     metres, text_id, vectors, _ = city(count)
     with kept(samples_of(metres, text_id), folder, config.seed) as stored:
@@ -159,7 +159,7 @@ def test_an_epoch_shows_each_training_row_once_with_its_features(tmp_path: Path,
     relative = metres - samples.origin
     pyramid = build_pyramid(relative, text_id, vectors)
     context = pyramid.features(relative, pyramid.codes(vectors)[text_id])  # each without itself, but for some
-    sees = sees_itself(relative)
+    sees = is_self_visible(relative)
     assert 0.07 < sees.mean() < 0.13
     context[sees] = pyramid.features(relative[sees])
     row_of = {tuple(place): row for row, place in enumerate(relative.tolist())}

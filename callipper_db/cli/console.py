@@ -76,7 +76,7 @@ class PlainReporter:
     def __init__(self) -> None:
         self.name, self.total, self.units = "", 0, 0
         self.started = self.spoken = time.monotonic()
-        self.epoch_told = 0.0
+        self.epoch_printed = 0.0
 
     def __enter__(self) -> PlainReporter:
         return self
@@ -106,9 +106,9 @@ class PlainReporter:
     def epoch(self, figures: dict[str, Any]) -> None:
         """Print the epoch's figures; of short epochs not each."""
         now = time.monotonic()
-        if now - self.epoch_told < EPOCH_LINE_EVERY_S and figures["epoch"] not in (1, figures["epochs"]):
+        if now - self.epoch_printed < EPOCH_LINE_EVERY_S and figures["epoch"] not in (1, figures["epochs"]):
             return
-        self.epoch_told = now
+        self.epoch_printed = now
         click.echo(
             f"epoch {figures['epoch']}/{figures['epochs']}: loss {figures['loss']:.3f}, validation"
             f" {figures['validation_loss']:.3f}, {figures['rows_per_s']:,} rows/s",
@@ -144,7 +144,7 @@ class JsonReporter:
         click.echo(message, err=True)
 
 
-def reporter(as_json: bool) -> TerminalReporter | PlainReporter | JsonReporter:
+def make_reporter(as_json: bool) -> TerminalReporter | PlainReporter | JsonReporter:
     """The reporter that fits where the output goes."""
     if as_json:
         return JsonReporter()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from callipper_db import schema
-from callipper_db.cli.console import print_json, print_table, reporter
+from callipper_db.cli.console import make_reporter, print_json, print_table
 from callipper_db.cli.options import training_side, with_dsn
 from callipper_db.errors import MissingExtra
 
@@ -76,14 +76,14 @@ def evaluate(
 
     schema.ensure_current(dsn)
     assessment, found = None, None
-    with reporter(False) as told:  # on stderr, so that a JSON document stays alone
+    with make_reporter(False) as reporter:  # on stderr, so that a JSON document stays alone
         if labels and target:
             label_source = LabelSource(labels, [column.strip() for column in target.split(",")], task, srid)
-            assessment = assess(dsn, label_source, version, told, split=split, seeds=seeds)
+            assessment = assess(dsn, label_source, version, reporter, split=split, seeds=seeds)
             if draw:
                 draw(assessment, picture)
         if retrieval:
-            found = evaluate_retrieval(dsn, version, told, device=device, label_column=label_column)
+            found = evaluate_retrieval(dsn, version, reporter, device=device, label_column=label_column)
     if as_json:
         print_json(
             {**(assessment.to_dict() if assessment else {}), **({"retrieval": found.to_dict()} if found else {})}

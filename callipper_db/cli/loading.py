@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from callipper_db import schema
-from callipper_db.cli.console import print_json, reporter
+from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import with_dsn
 from callipper_db.load import LoadOptions, LoadProgress
 from callipper_db.load import load as load_files
@@ -50,8 +50,8 @@ def load(
     if any("=" not in condition for condition in where):
         raise click.BadParameter("give COLUMN=VALUE, such as dup=0", param_hint="--where")
     schema.ensure_current(dsn)
-    with reporter(as_json) as told:
-        summary = load_files(dsn, files, LoadOptions(where=conditions, rejects=rejects, **options), Bytes(told))
+    with make_reporter(as_json) as reporter:
+        summary = load_files(dsn, files, LoadOptions(where=conditions, rejects=rejects, **options), Bytes(reporter))
     if as_json:
         print_json(summary.to_dict())
         return
@@ -70,8 +70,8 @@ def load(
 class Bytes:
     """Shows the loader's progress: one bar a file, in bytes of the file."""
 
-    def __init__(self, told: Reporter) -> None:
-        self.told = told
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
         self.path: Path | None = None
         self.done = 0
 
@@ -79,6 +79,6 @@ class Bytes:
         """Take what the loader tells."""
         if progress.path != self.path:
             self.path, self.done = progress.path, 0
-            self.told.stage(f"reading {progress.path.name}", progress.bytes_total)
-        self.told.advance(progress.bytes_done - self.done)
+            self.reporter.stage(f"reading {progress.path.name}", progress.bytes_total)
+        self.reporter.advance(progress.bytes_done - self.done)
         self.done = progress.bytes_done

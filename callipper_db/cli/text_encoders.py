@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from callipper_db import schema, text_encoders
-from callipper_db.cli.console import print_json, print_table, reporter
+from callipper_db.cli.console import make_reporter, print_json, print_table
 from callipper_db.cli.options import training_side, with_dsn
 from callipper_db.config import Settings
 
@@ -65,8 +65,8 @@ def install_text_encoder(dsn: str, name: str | None) -> None:
 
     schema.ensure_current(dsn)
     encoder = find_encoder(name or Settings.from_environment().text_encoder)
-    with reporter(False) as told:
-        fresh = install(dsn, encoder, told)
+    with make_reporter(False) as reporter:
+        fresh = install(dsn, encoder, reporter)
     click.echo(f"{encoder.name} {'is installed' if fresh else 'was installed already'}.")
 
 

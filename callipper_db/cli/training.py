@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from callipper_db import schema
-from callipper_db.cli.console import print_json, reporter
+from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import database_digest, dsn_option, resolve_dsn, training_side, with_dsn
 from callipper_db.config import Settings
 
@@ -131,13 +131,13 @@ def train(
         encoder, epochs=epochs, batch_size=batch_size, seed=seed, device=device, precision=precision
     )
     with joined(device) as ranks:
-        if not ranks.leads:
+        if not ranks.is_leader:
             trainer_train.follow(ranks)
             return
         dsn = resolve_dsn(dsn)
         schema.ensure_current(dsn)
         settings = Settings.from_environment()
-        with reporter(as_json) as told:
+        with make_reporter(as_json) as reporter:
             summary = trainer_train.train(
                 dsn,
                 Source(
@@ -151,7 +151,7 @@ def train(
                     names=names if config.name_weight else 0,
                 ),
                 config,
-                told,
+                reporter,
                 text_encoder=text_encoder or settings.text_encoder,
                 checkpoint=settings.home / "checkpoints" / f"{database_digest(dsn)}.pt",
                 resume=resume,
@@ -209,15 +209,15 @@ def refresh(
     from callipper_trainer.refresh.watch import Watch
 
     schema.ensure_current(dsn)
-    with reporter(False) as told:  # on stderr, so that JSON stays alone
+    with make_reporter(False) as reporter:  # on stderr, so that JSON stays alone
         if watch:
             show = print_refresh_json if as_json else print_refresh
             try:
-                Watch(dsn, told, show, every, compare, text_encoder).run()
+                Watch(dsn, reporter, show, every, compare, text_encoder).run()
             except KeyboardInterrupt:
-                told.note("Stopped.")
+                reporter.note("Stopped.")
             return
-        summary = renew(dsn, told, text_encoder=text_encoder, compare=compare, wait=wait)
+        summary = renew(dsn, reporter, text_encoder=text_encoder, compare=compare, wait=wait)
     (print_refresh_json if as_json else print_refresh)(summary)
 
 

@@ -94,9 +94,9 @@ def _texts(block: Block, rules: Rules, part: str) -> Texts:
 
 def _sound(rules: Rules, name: Texts, category: Texts, group: Texts, description: Texts) -> bool:
     """Has every row a category (a name, where the file has no categories), and no text over its limit?"""
-    told = category if rules.columns.category else name
+    needed = category if rules.columns.category else name
     short = _longest(name, category, group) <= NAME_LIMIT and _longest(description) <= DESCRIPTION_LIMIT
-    return short and None not in told
+    return short and None not in needed
 
 
 def _longest(*columns: Sequence[str | None]) -> int:

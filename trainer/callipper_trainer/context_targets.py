@@ -14,29 +14,29 @@ from callipper_db.arrays import Array
 from callipper_trainer.context import Pyramid
 
 # What lies nearer is for the contrast alone: it changes from house to house, and would take all the room.
-TOLD_FROM_M = 100.0
+TARGETS_FROM_M = 100.0
 # Of a kind that a code of 32 numbers has no room for, its number alone tells.
-KINDS_COUNT = 4.0  # times as much as the mean codes
+KIND_WEIGHT = 4.0  # times as much as the mean codes
 # Places are drawn in lattice cells of this size that hold a POI: in the city and its parks, not in the sea.
 BACKGROUND_M = 800.0
-BACKGROUND_LEAST, BACKGROUND_MOST = 4096, 65_536
+MIN_BACKGROUND, MAX_BACKGROUND = 4096, 65_536
 
 
-def told_columns(pyramid: Pyramid) -> int:
-    """How many of the context's features, the last ones, are told."""
-    return sum(level.code_sum.shape[1] + 1 for level in pyramid.levels if level.size_m >= TOLD_FROM_M)
+def target_columns(pyramid: Pyramid) -> int:
+    """How many of the context's features, the last ones, are targets."""
+    return sum(level.code_sum.shape[1] + 1 for level in pyramid.levels if level.size_m >= TARGETS_FROM_M)
 
 
-def told_weights(pyramid: Pyramid) -> Array:
-    """(W,) factors of the numbers that are told: their squares, of mean 1, are what each error counts."""
-    counts = np.where(pyramid.counts_kinds[-told_columns(pyramid) :], KINDS_COUNT, 1.0)
+def target_weights(pyramid: Pyramid) -> Array:
+    """(W,) factors of the numbers that are targets: their squares, of mean 1, are what each error counts."""
+    counts = np.where(pyramid.counts_kinds[-target_columns(pyramid) :], KIND_WEIGHT, 1.0)
     weights: Array = np.sqrt(counts / counts.mean()).astype(np.float32)
     return weights
 
 
 def draw_background(pyramid: Pyramid, pois: int, seed: int) -> Array:
     """(N, 2) metres from the origin: places anywhere in the city, half as many as there are POIs, within bounds."""
-    count = min(BACKGROUND_MOST, max(BACKGROUND_LEAST, pois // 2))
+    count = min(MAX_BACKGROUND, max(MIN_BACKGROUND, pois // 2))
     random = np.random.default_rng([seed, 800])
     level = min(pyramid.levels, key=lambda level: abs(level.size_m - BACKGROUND_M))
     cells = level.ij[random.integers(len(level.ij), size=count)]

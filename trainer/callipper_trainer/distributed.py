@@ -27,62 +27,62 @@ class Ranks:
     """This process among all; of one alone every method is the identity."""
 
     rank: int = 0
-    world: int = 1
-    patient: dist.ProcessGroup | None = None  # the same processes, with the longer timeout
+    world_size: int = 1
+    slow_group: dist.ProcessGroup | None = None  # the same processes, with the longer timeout
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this is the process that reads, publishes and speaks."""
         return self.rank == 0
 
-    def part(self, size: int) -> slice:
-        """This process's rows of a batch; its size is a multiple of `world`."""
-        return slice(self.rank * size // self.world, (self.rank + 1) * size // self.world)
+    def local_rows(self, size: int) -> slice:
+        """This process's rows of a batch; its size is a multiple of `world_size`."""
+        return slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
 
-    def every(self, items: Iterable[T]) -> Iterator[T]:
-        """Each `world`-th of some items, beginning with the `rank`-th."""
-        return islice(items, self.rank, None, self.world)
+    def shard(self, items: Iterable[T]) -> Iterator[T]:
+        """Each `world_size`-th of some items, beginning with the `rank`-th."""
+        return islice(items, self.rank, None, self.world_size)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(b, ...) of each process -> (world * b, ...), the same in all. Gradients flow to the process's own rows."""
-        if self.world == 1:
+        """(b, ...) of each process -> (world_size * b, ...), the same in all. Gradients flow to the process's own rows."""
+        if self.world_size == 1:
             return rows
         gathered: Tensor = Gather.apply(rows, self)  # type: ignore[no-untyped-call]
         return gathered
 
     def average_gradients(self, model: nn.Module) -> None:
         """Replace each gradient by its mean over the processes, in one message."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         joined = torch.cat([gradient.flatten() for gradient in gradients])
         with _peers():
             dist.all_reduce(joined)
-        joined /= self.world
+        joined /= self.world_size
         for gradient, mean in zip(
             gradients, torch.split(joined, [gradient.numel() for gradient in gradients]), strict=True
         ):
             gradient.copy_(mean.view_as(gradient))
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum of a tensor over the processes."""
-        if self.world > 1:
+        if self.world_size > 1:
             with _peers():
                 dist.all_reduce(values)
         return values
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes are here."""
-        if self.world > 1:
+        if self.world_size > 1:
             with _peers():
-                dist.barrier(group=self.patient)
+                dist.barrier(group=self.slow_group)
 
-    def hand_out(self, value: T | None) -> T:
+    def broadcast(self, value: T | None) -> T:
         """What the first process has, in all of them; pickled, through the main memory."""
         box = [value]
-        if self.world > 1:
+        if self.world_size > 1:
             with _peers():
-                dist.broadcast_object_list(box, src=0, group=self.patient, device=torch.device("cpu"))
+                dist.broadcast_object_list(box, src=0, group=self.slow_group, device=torch.device("cpu"))
         return box[0]  # type: ignore[return-value]
 
 
@@ -99,9 +99,9 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
-        """(b, ...) -> (world * b, ...)."""
+        """(b, ...) -> (world_size * b, ...)."""
         ctx.ranks, ctx.count = ranks, len(rows)
-        gathered = [torch.empty_like(rows) for _ in range(ranks.world)]
+        gathered = [torch.empty_like(rows) for _ in range(ranks.world_size)]
         with _peers():
             dist.all_gather(gathered, rows.contiguous())
         return torch.cat(gathered)
@@ -110,7 +110,7 @@ class Gather(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, None]:
         """The gradient of the own rows."""
         start = ctx.ranks.rank * ctx.count
-        return outputs[0][start : start + ctx.count] * ctx.ranks.world, None
+        return outputs[0][start : start + ctx.count] * ctx.ranks.world_size, None
 
 
 def launched() -> bool:
@@ -133,9 +133,9 @@ def joined(device: str) -> Iterator[Ranks]:
         _take_gpu(device)
     with _peers():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=STEP_TIMEOUT)
-        patient = dist.new_group(backend="gloo", timeout=READ_TIMEOUT)
+        slow_group = dist.new_group(backend="gloo", timeout=READ_TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), patient)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), slow_group)
     finally:
         dist.destroy_process_group()
 

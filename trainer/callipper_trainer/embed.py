@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from callipper_db.arrays import Array
-from callipper_trainer.fit import Trained
+from callipper_trainer.fit import TrainedModel
 
 BATCH = 16_384
 
 
 @torch.inference_mode()
-def embed_places(trained: Trained, metres: Array, advance: Callable[[int], None] = lambda rows: None) -> Array:
+def embed_places(trained: TrainedModel, metres: Array, advance: Callable[[int], None] = lambda rows: None) -> Array:
     """(N, 2) easting and northing in the model's CRS -> (N, 128) float32, unit length."""
     device = trained.model.logit_scale.device
     result = np.empty((len(metres), trained.model.location.output.out_features), np.float32)
@@ -30,7 +30,7 @@ def embed_places(trained: Trained, metres: Array, advance: Callable[[int], None]
 
 
 @torch.inference_mode()
-def embed_texts(trained: Trained, vectors: Array) -> Array:
+def embed_texts(trained: TrainedModel, vectors: Array) -> Array:
     """(V, T) vectors of the sentence encoder -> (V, 128) float32, unit length."""
     device = trained.model.logit_scale.device
     result = np.empty((len(vectors), trained.model.text_projection.out_features), np.float32)

@@ -34,7 +34,7 @@ MINIMUM_SAMPLES = 20
 
 
 @dataclass
-class Trained:
+class TrainedModel:
     """What fit() returns: the best epoch's model, in evaluation mode, and what each epoch reached."""
 
     model: CaLLiPer
@@ -70,7 +70,7 @@ def fit(
     resume: bool = False,
     ranks: Ranks = ALONE,
     name_id: Array | None = None,
-) -> Trained:
+) -> TrainedModel:
     """Train on N places with texts out of V, all of them on the device.
 
     metres: (N, 2) float64 in a projected CRS; text_id: (N,) into text_vectors: (V, T) float32 of the sentence encoder;
@@ -93,7 +93,7 @@ def fit_resident(
     config: TrainConfig,
     run: Run,
     name_id: Array | None = None,
-) -> Trained:
+) -> TrainedModel:
     """fit() with its options in one."""
     _check_enough(len(metres), len(np.unique(text_id)), run.ranks)
     device, watch = choose_device(config.device), Stopwatch()
@@ -102,7 +102,7 @@ def fit_resident(
     return _train(data, origin, text_vectors.shape[1], config, device, run, watch)
 
 
-def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, run: Run) -> Trained:
+def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, run: Run) -> TrainedModel:
     """fit() on rows that stay on disk. text_vectors: (V, T) of stored.texts."""
     _check_enough(len(stored), int((stored.text_count > 0).sum()), run.ranks)
     device, watch = choose_device(config.device), Stopwatch()
@@ -116,23 +116,23 @@ def _check_enough(count: int, texts: int, ranks: Ranks) -> None:
         raise NotEnoughData(f"{count} POIs with a text were found, and at least {MINIMUM_SAMPLES} are needed.")
     if texts < 2:
         raise NotEnoughData("all POIs have the same text, and a contrast needs at least two.")
-    if count < MINIMUM_SAMPLES * ranks.world:
-        raise NotEnoughData(f"{count} POIs are too few for {ranks.world} processes. Start fewer.")
+    if count < MINIMUM_SAMPLES * ranks.world_size:
+        raise NotEnoughData(f"{count} POIs are too few for {ranks.world_size} processes. Start fewer.")
 
 
 def _train(
     data: Data, origin: Array, text_dim: int, config: TrainConfig, device: torch.device, run: Run, watch: Stopwatch
-) -> Trained:
+) -> TrainedModel:
     torch.manual_seed(config.seed)
     model = data.maker.model(config)
     with watch.timing("features"):
         data.standardise(model.location)
     loop = Loop(model, data, config, device, run.ranks)
-    result = Trained(model, origin, data.pyramid, best_epoch=0, seconds=watch.seconds)
+    result = TrainedModel(model, origin, data.pyramid, best_epoch=0, seconds=watch.seconds)
     best = copy.deepcopy(model.state_dict())
     if run.resume:
-        state = read_checkpoint(run.checkpoint, run.fingerprint, loop.plan) if run.ranks.leads else None
-        state = run.ranks.hand_out(state)
+        state = read_checkpoint(run.checkpoint, run.fingerprint, loop.plan) if run.ranks.is_leader else None
+        state = run.ranks.broadcast(state)
         loop.load_state(state)
         best, result.best_epoch, result.history = state["best"], state["best_epoch"], state["history"]
     done = len(result.history)
@@ -144,7 +144,7 @@ def _train(
             result.history.append(figures)
             if figures["validation_loss"] <= min(past["validation_loss"] for past in result.history):
                 best, result.best_epoch = copy.deepcopy(model.state_dict()), epoch
-            if run.checkpoint is not None and run.ranks.leads:
+            if run.checkpoint is not None and run.ranks.is_leader:
                 state = {"best": best, "best_epoch": result.best_epoch, "history": result.history}
                 write_checkpoint(run.checkpoint, loop.state() | state, run.fingerprint, loop.plan)
             run.reporter.epoch(figures)
@@ -163,7 +163,7 @@ class Loop:
         self.model, self.data, self.config, self.device, self.ranks = model, data, config, device, ranks
         self.bf16 = uses_bf16(config.precision, device)
         # Each process takes an equal part of a batch.
-        self.batch = max(1, config.batch_for(data.training) // ranks.world) * ranks.world
+        self.batch = max(1, config.batch_for(data.training) // ranks.world_size) * ranks.world_size
         self.epochs, self.steps = config.epochs_for(data.training), data.training // self.batch
         self.rows = self.steps * self.batch  # an epoch
         self.optimiser = torch.optim.AdamW(
@@ -190,7 +190,7 @@ class Loop:
             self.schedule.step()
             if number % 10 == 0 or number == self.steps:  # reading the loss waits for the device
                 reporter.advance(self.batch * ((number - 1) % 10 + 1), loss=float(losses) / number)
-        loss = self.ranks.total(losses) / self.ranks.world
+        loss = self.ranks.all_reduce(losses) / self.ranks.world_size
         return {
             "epoch": epoch,
             "epochs": self.epochs,
@@ -209,7 +209,7 @@ class Loop:
             with autocast(self.device, self.bf16):
                 found = terms(self.model, batch)
             total += torch.tensor([float(sum(found.values())), float(found["texts"]), 1], dtype=torch.float64)
-        loss, texts, count = self.ranks.total(total).tolist()
+        loss, texts, count = self.ranks.all_reduce(total).tolist()
         return {"validation_loss": round(loss / count, 5), "validation_loss_texts": round(texts / count, 5)}
 
     def state(self) -> dict[str, Any]:

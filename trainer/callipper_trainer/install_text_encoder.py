@@ -219,8 +219,8 @@ def _write(
 
     def write(table: str, count: int, **columns: tuple[str, Any]) -> None:
         key = {"text_encoder_id": ("int4", np.full(count, text_encoder_id))}
-        told = advance if table == "text_token" else lambda rows: None
-        binary_copy.write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, told)
+        report = advance if table == "text_token" else lambda rows: None
+        binary_copy.write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, report)
 
     with transformer.tensors() as tensor:
         words = tensor("embeddings.word_embeddings.weight")

@@ -19,7 +19,7 @@ class Places:
 
     metres: Tensor  # (B, 2) float64 from the model's origin
     context: Tensor | None = None  # (B, C) standardised features of what lies around
-    told: Tensor | None = None  # (B, W) what the embedding must tell, standardised and weighted (targets.py)
+    context_target: Tensor | None = None  # (B, W) what the context head predicts (context_targets.py)
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Batch:
     background: Places | None = None
 
 
-def own(rows: Tensor) -> Tensor:
+def local_only(rows: Tensor) -> Tensor:
     """The rows of one process are all there are."""
     return rows
 
 
-def objective(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = own) -> Tensor:
+def objective(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = local_only) -> Tensor:
     """The loss of one batch, (): the sum of terms()."""
     return torch.stack(list(terms(model, batch, gather).values())).sum()
 
 
-def terms(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = own) -> dict[str, Tensor]:
+def terms(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = local_only) -> dict[str, Tensor]:
     """What the loss is the sum of, each (): the contrasts with texts and names, and the telling of what lies around.
 
     `gather` puts the rows of all processes together where there are several. Their gradients are averaged, so each term is
@@ -71,8 +71,10 @@ def terms(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = ow
                 contrast = symmetric_info_nce(pois[named], names[named], name_id[named], scale, model.balance)
                 found["names"] = model.name_weight * contrast
         for key, vectors, part in zip(("context", "background"), places, parts, strict=False):
-            if part.told is not None:
-                found[key] = model.context_weight * functional.mse_loss(model.tell(vectors), part.told)
+            if part.context_target is not None:
+                found[key] = model.context_weight * functional.mse_loss(
+                    model.predict_context(vectors), part.context_target
+                )
     return found
 
 

@@ -121,13 +121,22 @@ class CaLLiPer(nn.Module):
     """Both towers after their frozen parts, the learned temperature, and what reads the surroundings off an embedding."""
 
     def __init__(
-        self, config: TrainConfig, text_dim: int, context_width: int = 0, told: int = 0, *, joins: bool | None = None
+        self,
+        config: TrainConfig,
+        text_dim: int,
+        context_width: int = 0,
+        target_width: int = 0,
+        *,
+        joins: bool | None = None,
     ) -> None:
-        """text_dim: T; context_width: C; told: W, how many numbers an embedding must tell; joins: see LocationEncoder."""
+        """text_dim: T; context_width: C; target_width: W, how many numbers of its context an embedding predicts.
+
+        joins: see LocationEncoder.
+        """
         super().__init__()
         self.location = LocationEncoder(config, context_width, joins=joins)
         self.text_projection = nn.Linear(text_dim, DIMENSIONS)
-        self.teller = nn.Linear(DIMENSIONS, told) if told else None  # of use in training only
+        self.context_head = nn.Linear(DIMENSIONS, target_width) if target_width else None  # of use in training only
         self.balance, self.context_weight = config.balance, config.context_weight
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.name_logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
@@ -138,11 +147,13 @@ class CaLLiPer(nn.Module):
         """(B, T) vectors of the sentence encoder -> (B, D), unit length."""
         return functional.normalize(self.text_projection(vectors), dim=1)
 
-    def tell(self, places: Tensor) -> Tensor:
+    def predict_context(self, places: Tensor) -> Tensor:
         """(B, D) embeddings of places -> (B, W) what lies around them, standardised."""
-        assert self.teller is not None, "this model was made without"
-        told: Tensor = self.teller(places * math.sqrt(DIMENSIONS))  # entries of size one, as those of what is told
-        return told
+        assert self.context_head is not None, "the model has no context head"
+        predicted: Tensor = self.context_head(
+            places * math.sqrt(DIMENSIONS)
+        )  # entries of size one, as those of the targets
+        return predicted
 
     def scale(self) -> Tensor:
         """The factor on the cosines, 1 / temperature, clamped as in CLIP."""

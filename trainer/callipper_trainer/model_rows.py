@@ -17,7 +17,7 @@ from callipper_db.binary_copy import read_rows
 from callipper_db.errors import ModelUnreadable, NoActiveModel, UnknownModel
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import KindCode, Level, Pyramid, TextCode, cell_key
-from callipper_trainer.fit import Trained
+from callipper_trainer.fit import TrainedModel
 from callipper_trainer.model import CaLLiPer
 
 # What this program can read of a model: the features by kind, and the keys that say all about each.
@@ -28,7 +28,7 @@ FEATURES = {
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model version, ready to embed."""
 
     version: int
@@ -36,7 +36,7 @@ class Loaded:
     extent: tuple[float, float, float, float]  # west, south, east, north of the training POIs, degrees
     text_encoder: tuple[str, str]  # name, revision
     provenance: dict[str, Any]
-    trained: Trained
+    trained: TrainedModel
 
     @property
     def config(self) -> TrainConfig:
@@ -46,7 +46,7 @@ class Loaded:
         return TrainConfig(**{name: value for name, value in stored.items() if name in known})
 
 
-def load_model(connection: db.Connection, version: int | None = None) -> Loaded:
+def load_model(connection: db.Connection, version: int | None = None) -> LoadedModel:
     """A version, or the active one, in evaluation mode on the CPU.
 
     The connection must be in no transaction, or in one of a single snapshot. Raises UnknownModel, NoActiveModel,
@@ -57,7 +57,7 @@ def load_model(connection: db.Connection, version: int | None = None) -> Loaded:
         return _load(connection, version)
 
 
-def _load(connection: db.Connection, version: int | None) -> Loaded:
+def _load(connection: db.Connection, version: int | None) -> LoadedModel:
     row = connection.execute(
         "SELECT m.version, m.srid, ARRAY[ST_XMin(m.extent), ST_YMin(m.extent), ST_XMax(m.extent), ST_YMax(m.extent)],"
         " e.name, e.revision, e.dim, m.provenance, m.arch, m.standardisation, m.origin_easting, m.origin_northing"
@@ -75,8 +75,8 @@ def _load(connection: db.Connection, version: int | None) -> Loaded:
     if pyramid is not None:
         model.location.context_mean.copy_(torch.tensor(standardisation["mean"]))
         model.location.context_scale.copy_(torch.tensor(standardisation["scale"]))
-    trained = Trained(model.eval(), np.array([easting, northing]), pyramid, best_epoch=0)
-    return Loaded(number, srid, tuple(extent), (name, revision), provenance, trained)
+    trained = TrainedModel(model.eval(), np.array([easting, northing]), pyramid, best_epoch=0)
+    return LoadedModel(number, srid, tuple(extent), (name, revision), provenance, trained)
 
 
 class _Layers:

@@ -23,7 +23,7 @@ from callipper_trainer.context import Level, Pyramid
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.embed import embed_places, embed_texts
-from callipper_trainer.fit import Trained
+from callipper_trainer.fit import TrainedModel
 from callipper_trainer.stopwatch import Stopwatch
 
 # At 80,000 cells the index takes 12 s to build and saves 29 ms a question (benchmarks/index_pays.py), so it pays after some
@@ -49,7 +49,7 @@ class Publication:
 
 def publish(
     connection: Connection,
-    trained: Trained,
+    trained: TrainedModel,
     samples: Samples | StoredSamples,
     config: TrainConfig,
     publication: Publication,
@@ -100,7 +100,7 @@ def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:
     return centres
 
 
-def architecture(config: TrainConfig, trained: Trained) -> dict[str, Any]:
+def architecture(config: TrainConfig, trained: TrainedModel) -> dict[str, Any]:
     """The location encoder as data: which features, then which layers, so that SQL can run it.
 
     What is stored must stay readable: a change of what a feature means gets a `kind` of its own, and the old one stays here,
@@ -138,7 +138,7 @@ def _context_features(pyramid: Pyramid) -> dict[str, Any]:
     }
 
 
-def _standardisation(trained: Trained) -> dict[str, list[float]]:
+def _standardisation(trained: TrainedModel) -> dict[str, list[float]]:
     """Of the context features: they enter the network as (feature - mean) * scale."""
     location = trained.model.location
     return {"mean": location.context_mean.tolist(), "scale": location.context_scale.tolist()}
@@ -146,7 +146,7 @@ def _standardisation(trained: Trained) -> dict[str, list[float]]:
 
 def _insert_model(
     connection: Connection,
-    trained: Trained,
+    trained: TrainedModel,
     samples: Samples | StoredSamples,
     config: TrainConfig,
     publication: Publication,
@@ -174,7 +174,7 @@ def _insert_model(
     return int(row[0])
 
 
-def _write_weights(connection: Connection, version: int, trained: Trained) -> None:
+def _write_weights(connection: Connection, version: int, trained: TrainedModel) -> None:
     for name, layer in trained.model.location.linear_layers().items():
         _write_layer(connection, "location_weight", layer.weight, layer.bias, {"version": version, "layer": name})
     projection = trained.model.text_projection
@@ -220,7 +220,7 @@ def _write_layer(connection: Connection, table: str, weights: Tensor, biases: Te
 def _write_texts(
     connection: Connection,
     version: int,
-    trained: Trained,
+    trained: TrainedModel,
     samples: Samples | StoredSamples,
     publication: Publication,
 ) -> None:
@@ -278,7 +278,7 @@ def draw_sample(count: int, seed: int) -> Array:
 def _write_cells(
     connection: Connection,
     version: int,
-    trained: Trained,
+    trained: TrainedModel,
     grid: Grid,
     seed: int,
     advance: Callable[[int], None],
@@ -309,7 +309,7 @@ def _write_cells(
 def _write_points(
     connection: Connection,
     version: int,
-    trained: Trained,
+    trained: TrainedModel,
     samples: Samples | StoredSamples,
     advance: Callable[[int], None],
     watch: Stopwatch,

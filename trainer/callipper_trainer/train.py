@@ -24,7 +24,7 @@ from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.data.source import POI_TABLE, OpenSource, Source, open_source
 from callipper_trainer.device import choose_device
 from callipper_trainer.distributed import ALONE, Ranks
-from callipper_trainer.fit import Run, Trained, fit_resident, fit_stored
+from callipper_trainer.fit import Run, TrainedModel, fit_resident, fit_stored
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.publish import Publication, publish
@@ -56,7 +56,7 @@ class TrainSummary:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class FitJob:
     """All that a process needs to take part in the fit."""
 
     samples: Samples | StoredSamples
@@ -117,7 +117,7 @@ def train(
         fingerprint = hashlib.sha256(f"{content} {encoder.revision}".encode()).hexdigest()
         if checkpoint.exists() and not resume:
             reporter.note(f"An unfinished run was found ({checkpoint}) and is started over; --resume goes on with it.")
-        trained = _fit(Lesson(samples, text_vectors, config, fingerprint, resume), reporter, checkpoint, ranks)
+        trained = _fit(FitJob(samples, text_vectors, config, fingerprint, resume), reporter, checkpoint, ranks)
         watch.seconds |= trained.seconds
         validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
         with db.session(dsn) as connection:
@@ -147,7 +147,7 @@ def train(
                     "snapshot": opened.taken_at,
                     "config": config.to_dict(),
                     "streamed": isinstance(samples, StoredSamples),
-                    "processes": ranks.world,
+                    "processes": ranks.world_size,
                     "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
                     "seconds": watch.rounded(),
                 },
@@ -171,20 +171,20 @@ def train(
 def follow(ranks: Ranks) -> None:
     """Take part in the fit of the first process, which alone reads, publishes and tells of errors."""
     with suppress(CallipperError):
-        lesson: Lesson = ranks.hand_out(None)
-        _fit_part(lesson, Silent(), None, ranks)
+        job: FitJob = ranks.broadcast(None)
+        _fit_part(job, Silent(), None, ranks)
 
 
-def _fit(lesson: Lesson, reporter: Reporter, checkpoint: Path, ranks: Ranks) -> Trained:
-    if ranks.world > 1:
+def _fit(job: FitJob, reporter: Reporter, checkpoint: Path, ranks: Ranks) -> TrainedModel:
+    if ranks.world_size > 1:
         # The texts themselves are of no use to the others.
-        ranks.hand_out(replace(lesson, samples=replace(lesson.samples, texts=[])))
-    return _fit_part(lesson, reporter, checkpoint, ranks)
+        ranks.broadcast(replace(job, samples=replace(job.samples, texts=[])))
+    return _fit_part(job, reporter, checkpoint, ranks)
 
 
-def _fit_part(lesson: Lesson, reporter: Reporter, checkpoint: Path | None, ranks: Ranks) -> Trained:
-    samples, vectors, config = lesson.samples, lesson.text_vectors, lesson.config
-    run = Run(reporter, checkpoint, lesson.fingerprint, lesson.resume, ranks)
+def _fit_part(job: FitJob, reporter: Reporter, checkpoint: Path | None, ranks: Ranks) -> TrainedModel:
+    samples, vectors, config = job.samples, job.text_vectors, job.config
+    run = Run(reporter, checkpoint, job.fingerprint, job.resume, ranks)
     if isinstance(samples, StoredSamples):
         return fit_stored(samples, vectors, config, run)
     return fit_resident(samples.metres, samples.text_id, vectors, samples.origin, config, run, samples.name_id)

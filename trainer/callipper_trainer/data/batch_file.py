@@ -18,7 +18,7 @@ import torch
 from callipper_db.arrays import Array
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import Level, Pyramid, build_level, cell_key, fit_pyramid, level_sizes
-from callipper_trainer.data.batches import Columns, Maker, background_random, validation_rows
+from callipper_trainer.data.batches import BatchMaker, Columns, background_random, validation_rows
 from callipper_trainer.data.sample_file import StoredSamples, check_room, writing
 from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.loss import Batch
@@ -51,7 +51,7 @@ class Streaming:
         """text_vectors: (V, T) of stored.texts."""
         self.stored, self.config, self.device, self.ranks = stored, config, device, ranks
         self.pyramid = pyramid_of(stored, text_vectors) if config.encoder == "contextual" else None
-        self.maker = Maker(self.pyramid, text_vectors, device)
+        self.maker = BatchMaker(self.pyramid, text_vectors, device)
         self.ready = stored.path.with_name("ready")  # the file of columns
         self.validation = validation_rows(len(stored), config.validation_share)
         self.training = len(stored) - self.validation
@@ -60,7 +60,7 @@ class Streaming:
         """By some training rows; then the columns of all rows go into the file."""
         if self.pyramid is not None:
             self._fit_standardisation(location)
-            self.maker.draw_background(location, self.training, self.config.seed)
+            self.maker.prepare_background(location, self.training, self.config.seed)
         self._write(location)
 
     def _fit_standardisation(self, location: LocationEncoder) -> None:
@@ -80,19 +80,19 @@ class Streaming:
     def _write(self, location: LocationEncoder) -> None:
         """Each process writes its part of the blocks, at their place; then all read all."""
         self.row = _row_type(self._columns(0))
-        if self.ranks.leads:
+        if self.ranks.is_leader:
             check_room(self.stored.path.parent, len(self.stored) * self.row.itemsize)
             with writing(self.ready.parent), self.ready.open("wb") as file:
                 file.truncate(len(self.stored) * self.row.itemsize)
-        self.ranks.meet()
-        starts = self.ranks.every(range(0, len(self.stored), BLOCK_ROWS))
+        self.ranks.barrier()
+        starts = self.ranks.shard(range(0, len(self.stored), BLOCK_ROWS))
         with writing(self.ready.parent), self.ready.open("r+b") as file:
             for start, columns in prefetched(starts, lambda start: (start, self._columns(start)), self.threads):
                 on_device = {name: values.to(self.device) for name, values in columns.items()}
                 columns = self.maker.standardised(on_device, location)
                 file.seek(start * self.row.itemsize)
                 file.write(_rows(columns, self.row).tobytes())
-        self.ranks.meet()
+        self.ranks.barrier()
 
     def _columns(self, start: int) -> Columns:
         """Of a block of rows, not standardised."""
@@ -103,18 +103,18 @@ class Streaming:
     @property
     def threads(self) -> int:
         """How many look up what lies around rows."""
-        return max(1, min(8, (os.cpu_count() or 1) // self.ranks.world))
+        return max(1, min(8, (os.cpu_count() or 1) // self.ranks.world_size))
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
         """As Resident's, from pools of blocks."""
         whole = self.shuffled(np.random.default_rng([self.config.seed, epoch]), size)
         random = background_random(self.config, epoch)
-        parts = (rows[self.ranks.part(size)] for rows in whole)
-        return self._made(parts, lambda: self.maker.beside(random, size, self.ranks))
+        parts = (rows[self.ranks.local_rows(size)] for rows in whole)
+        return self._made(parts, lambda: self.maker.sample_background(random, size, self.ranks))
 
     def held_out(self, size: int) -> Iterator[Batch]:
         """As Resident's, in the order of the file."""
-        starts = self.ranks.every(range(0, self.validation - size + 1, size))
+        starts = self.ranks.shard(range(0, self.validation - size + 1, size))
         return self._made(self._read(start, start + size) for start in starts)
 
     def shuffled(self, random: np.random.Generator, size: int) -> Iterator[Array]:
@@ -139,11 +139,11 @@ class Streaming:
         )
         return rows
 
-    def _made(self, batches: Iterator[Array], beside: Callable[[], Columns] = dict) -> Iterator[Batch]:
+    def _made(self, batches: Iterator[Array], background: Callable[[], Columns] = dict) -> Iterator[Batch]:
         for columns in prefetched(batches, self._pinned, 1):
             sent = {name: values.to(self.device, non_blocking=True) for name, values in columns.items()}
             halves = {name: values.float() for name, values in sent.items() if values.dtype == torch.float16}
-            yield self.maker.batch(sent | halves, beside())
+            yield self.maker.batch(sent | halves, background())
 
     def _pinned(self, rows: Array) -> Columns:
         """Where a GPU fetches them itself, while the CPU goes on."""

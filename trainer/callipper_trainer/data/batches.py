@@ -12,14 +12,16 @@ from torch import Tensor
 from callipper_db.arrays import Array
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import Pyramid, build_pyramid
-from callipper_trainer.context_targets import draw_background, told_columns, told_weights
+from callipper_trainer.context_targets import draw_background, target_columns, target_weights
 from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.loss import Batch, Places
 from callipper_trainer.model import CaLLiPer, LocationEncoder
 
-SEE_THEMSELVES = 0.1  # of the POIs
-LEAST_DEVIATION = 0.05  # of log(1 + number) of a kind: next to the only one of its kind it would be a hundred
-MOST_DEVIATIONS = 10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
+SELF_VISIBLE_SHARE = 0.1  # of the POIs
+MIN_KIND_DEVIATION = 0.05  # of log(1 + number) of a kind: next to the only one of its kind it would be a hundred
+MAX_TARGET_DEVIATIONS = (
+    10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
+)
 PART_ROWS = 16_384  # standardised at once
 Columns = dict[str, Tensor]  # of N rows each, by name
 
@@ -28,7 +30,7 @@ class Data(Protocol):
     """What an epoch reads. Sizes are of whole batches; each process receives its share of their rows."""
 
     pyramid: Pyramid | None
-    maker: Maker
+    maker: BatchMaker
     training: int  # rows
     validation: int  # rows
 
@@ -42,25 +44,25 @@ class Data(Protocol):
         """The validation rows in whole batches, the same each time: of several processes each gets other batches, whole."""
 
 
-class Maker:
+class BatchMaker:
     """Turns rows as they are stored into what the model reads, the same way for data in memory and on disk."""
 
     def __init__(self, pyramid: Pyramid | None, text_vectors: Array, device: torch.device) -> None:
         self.pyramid, self.device = pyramid, device
         self.codes = None if pyramid is None else pyramid.codes(text_vectors)
         self.text_vectors = torch.from_numpy(np.ascontiguousarray(text_vectors)).to(device)
-        self.told_weights = None if pyramid is None else torch.from_numpy(told_weights(pyramid)).to(device)
+        self.target_weights = None if pyramid is None else torch.from_numpy(target_weights(pyramid)).to(device)
         self.background: Columns = {}
 
     @property
-    def told(self) -> int:
-        """How many numbers an embedding must tell."""
-        return told_columns(self.pyramid) if self.pyramid else 0
+    def target_width(self) -> int:
+        """How many numbers of its context an embedding predicts."""
+        return target_columns(self.pyramid) if self.pyramid else 0
 
     def model(self, config: TrainConfig) -> CaLLiPer:
         """An untrained model that reads such batches."""
         width = self.pyramid.width if self.pyramid else 0
-        return CaLLiPer(config, self.text_vectors.shape[1], width, self.told).to(self.device)
+        return CaLLiPer(config, self.text_vectors.shape[1], width, self.target_width).to(self.device)
 
     def columns(self, metres: Array, text_id: Array | None = None, name_id: Array | None = None) -> Columns:
         """All that is computed per row, on the CPU: metres (N, 2) from the origin, and of POIs the (N,) texts and names.
@@ -73,14 +75,14 @@ class Maker:
         if name_id is not None:
             columns["name_id"] = torch.from_numpy(name_id.astype(np.int64))
         if self.pyramid is not None and self.codes is not None:
-            own = () if text_id is None else (self.codes[text_id], ~sees_itself(metres))
+            own = () if text_id is None else (self.codes[text_id], ~is_self_visible(metres))
             columns["context"] = torch.from_numpy(self.pyramid.features(metres, *own))
         return columns
 
     def fit_standardisation(self, location: LocationEncoder, mean: Tensor, deviation: Tensor) -> None:
         """Take mean and deviation of each feature, (C,); those of a rare kind's number are held to vary more than they do."""
         assert self.pyramid is not None
-        least = torch.from_numpy(self.pyramid.counts_kinds * LEAST_DEVIATION).to(deviation)
+        least = torch.from_numpy(self.pyramid.counts_kinds * MIN_KIND_DEVIATION).to(deviation)
         location.set_standardisation(mean, torch.maximum(deviation, least))
 
     def standardised(self, columns: Columns, location: LocationEncoder) -> Columns:
@@ -89,22 +91,22 @@ class Maker:
             return columns
         return columns | {"context": location.standardise(columns["context"])}
 
-    def draw_background(self, location: LocationEncoder, pois: int, seed: int) -> None:
+    def prepare_background(self, location: LocationEncoder, pois: int, seed: int) -> None:
         """Places to stand beside so many POIs, all of them on the device."""
         if self.pyramid is not None:
             columns = self.columns(draw_background(self.pyramid, pois, seed))
             columns = {name: values.to(self.device) for name, values in columns.items()}
             self.background = self.standardised(columns, location)
 
-    def beside(self, random: np.random.Generator, size: int, ranks: Ranks) -> Columns:
+    def sample_background(self, random: np.random.Generator, size: int, ranks: Ranks) -> Columns:
         """A quarter as many places as a batch has rows, at random; of several processes each takes its part."""
-        count = size // 4 // ranks.world * ranks.world
+        count = size // 4 // ranks.world_size * ranks.world_size
         if not self.background or not count:
             return {}
-        rows = torch.from_numpy(random.integers(len(self.background["metres"]), size=count)[ranks.part(count)])
+        rows = torch.from_numpy(random.integers(len(self.background["metres"]), size=count)[ranks.local_rows(count)])
         return {name: values[rows.to(self.device)] for name, values in self.background.items()}
 
-    def batch(self, columns: Columns, beside: Columns | None = None) -> Batch:
+    def batch(self, columns: Columns, background: Columns | None = None) -> Batch:
         """Rows whose columns are on the device and standardised."""
         name_id = columns.get("name_id")
         return Batch(
@@ -113,17 +115,19 @@ class Maker:
             text=self.text_vectors[columns["text_id"]],
             name_id=name_id,
             name=None if name_id is None else self.text_vectors[name_id.clamp(min=0)],
-            background=self._places(beside) if beside else None,
+            background=self._places(background) if background else None,
         )
 
     def _places(self, columns: Columns) -> Places:
-        if self.pyramid is None or self.told_weights is None:
+        if self.pyramid is None or self.target_weights is None:
             return Places(columns["metres"])
-        told = columns["context"][:, -told_columns(self.pyramid) :].clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
-        return Places(columns["metres"], columns["context"], told * self.told_weights)
+        target = columns["context"][:, -target_columns(self.pyramid) :].clamp(
+            -MAX_TARGET_DEVIATIONS, MAX_TARGET_DEVIATIONS
+        )
+        return Places(columns["metres"], columns["context"], target * self.target_weights)
 
 
-def sees_itself(metres: Array) -> Array:
+def is_self_visible(metres: Array) -> Array:
     """Whether each of some POIs, (N, 2) metres, finds itself among what lies around it.
 
     Were there none, a model would learn that next door to the only bakery there is no bakery: what asks for a place with a
@@ -133,7 +137,7 @@ def sees_itself(metres: Array) -> Array:
     mixed = np.ascontiguousarray(metres, np.float64).view(np.uint64)
     mixed = (mixed[:, 0] * np.uint64(0x9E3779B97F4A7C15)) ^ (mixed[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F))
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    sees: Array = (mixed >> np.uint64(40)).astype(np.float64) / 2**24 < SEE_THEMSELVES
+    sees: Array = (mixed >> np.uint64(40)).astype(np.float64) / 2**24 < SELF_VISIBLE_SHARE
     return sees
 
 
@@ -158,7 +162,7 @@ class Resident:
         """metres: (N, 2) from the origin; text_id and name_id: (N,) into text_vectors (V, T), -1 for no name."""
         self.config, self.device, self.ranks = config, device, ranks
         self.pyramid = build_pyramid(metres, text_id, text_vectors) if config.encoder == "contextual" else None
-        self.maker = Maker(self.pyramid, text_vectors, device)
+        self.maker = BatchMaker(self.pyramid, text_vectors, device)
         columns = self.maker.columns(metres, text_id, name_id if config.name_weight else None)
         self.columns = {name: values.to(device) for name, values in columns.items()}
         self.training_rows, self.validation_rows = split(len(metres), config.validation_share, config.seed)
@@ -176,24 +180,24 @@ class Resident:
         self.maker.fit_standardisation(location, mean, (squares / (len(rows) - 1)).sqrt())
         for view in torch.split(context, PART_ROWS):
             view.copy_(location.standardise(view))
-        self.maker.draw_background(location, self.training, self.config.seed)
+        self.maker.prepare_background(location, self.training, self.config.seed)
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
         """In the order of one random permutation an epoch."""
         order = np.random.default_rng([self.config.seed, epoch]).permutation(self.training_rows)
         random = background_random(self.config, epoch)
         for rows in batches(torch.from_numpy(order).to(self.device), size):
-            yield self.take(rows[self.ranks.part(size)], self.maker.beside(random, size, self.ranks))
+            yield self.take(rows[self.ranks.local_rows(size)], self.maker.sample_background(random, size, self.ranks))
 
     def held_out(self, size: int) -> Iterator[Batch]:
         """In an order of their own."""
         order = torch.from_numpy(np.random.default_rng(0).permutation(self.validation_rows)).to(self.device)
-        for rows in self.ranks.every(batches(order, size)):
+        for rows in self.ranks.shard(batches(order, size)):
             yield self.take(rows)
 
-    def take(self, rows: Tensor, beside: Columns | None = None) -> Batch:
+    def take(self, rows: Tensor, background: Columns | None = None) -> Batch:
         """Rows by their numbers, (B,) on the device."""
-        return self.maker.batch({name: values[rows] for name, values in self.columns.items()}, beside)
+        return self.maker.batch({name: values[rows] for name, values in self.columns.items()}, background)
 
 
 def split(count: int, validation_share: float, seed: int) -> tuple[Array, Array]:

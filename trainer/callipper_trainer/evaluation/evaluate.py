@@ -15,7 +15,7 @@ from callipper_db.progress import Reporter
 from callipper_trainer.embed import embed_places
 from callipper_trainer.evaluation.labels import Labels, LabelSource, read_labels
 from callipper_trainer.evaluation.protocol import LOWER_IS_BETTER, MAIN, Score, evaluate_embeddings, evaluate_floors
-from callipper_trainer.fit import Trained
+from callipper_trainer.fit import TrainedModel
 from callipper_trainer.model_rows import load_model
 
 DECIMALS = 5  # of the figures that are kept
@@ -139,7 +139,7 @@ def assess(
     return assessment
 
 
-def floor_features(trained: Trained, metres: Array) -> dict[str, Array]:
+def floor_features(trained: TrainedModel, metres: Array) -> dict[str, Array]:
     """What the model itself reads of a place, (N, ...): its position encoding and, where it has one, the context."""
     inside = metres - trained.origin
     with torch.inference_mode():

@@ -23,7 +23,7 @@ from callipper_db.read.record import BAD_BYTE
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import QUERY, Source, read_samples
 from callipper_trainer.evaluation.protocol import Targets, guess_task, make_targets
-from callipper_trainer.model_rows import Loaded
+from callipper_trainer.model_rows import LoadedModel
 
 LABELS_A_CLASS = 5  # on average, at least; with fewer a column holds names rather than classes
 NAME_LENGTH = 60  # characters of the name under which figures are kept
@@ -71,7 +71,7 @@ class Labels:
         return len(self.metres)
 
 
-def read_labels(connection: db.Connection, source: LabelSource, model: Loaded) -> Labels:
+def read_labels(connection: db.Connection, source: LabelSource, model: LoadedModel) -> Labels:
     """The labels that lie within the model's extent and have a target.
 
     The connection must be outside a transaction. Raises BadLabels, BadInput for a file that cannot be read, NotEnoughData.
@@ -205,7 +205,7 @@ def _place_columns(source: LabelSource, reader: Reader) -> tuple[str, ...]:
 # From rows to targets
 
 
-def _choose(source: LabelSource, samples: Samples, model: Loaded, notes: list[str]) -> Labels:
+def _choose(source: LabelSource, samples: Samples, model: LoadedModel, notes: list[str]) -> Labels:
     """Leave out what has no target or lies outside the model's extent, in an order that follows from the rows alone."""
     order = np.lexsort((samples.text_id, samples.metres[:, 1], samples.metres[:, 0]))
     values, usable = _target_values(source, samples.texts, samples.text_id[order])
@@ -237,7 +237,7 @@ def _check_classes(source: LabelSource, targets: Targets) -> None:
         raise BadLabels(source=source.labels, reason=reason)
 
 
-def _outside(lonlat: Array, model: Loaded) -> str:
+def _outside(lonlat: Array, model: LoadedModel) -> str:
     theirs = ", ".join(f"{value:.3f}" for value in (*lonlat.min(axis=0), *lonlat.max(axis=0)))
     ours = ", ".join(f"{value:.3f}" for value in model.extent)
     return (

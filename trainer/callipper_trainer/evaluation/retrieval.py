@@ -21,8 +21,8 @@ from callipper_trainer.data.template import TRIMMED
 from callipper_trainer.device import choose_device
 from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.evaluation.scores import auc
-from callipper_trainer.fit import Trained, fit
-from callipper_trainer.model_rows import Loaded, load_model
+from callipper_trainer.fit import TrainedModel, fit
+from callipper_trainer.model_rows import LoadedModel, load_model
 from callipper_trainer.text_encoder import encode_cached, find_encoder
 
 HOLD_OUT = 0.1
@@ -171,7 +171,9 @@ def measure(
     )
 
 
-def fit_without(samples: Samples, text_vectors: Array, kept: Array, config: TrainConfig, reporter: Reporter) -> Trained:
+def fit_without(
+    samples: Samples, text_vectors: Array, kept: Array, config: TrainConfig, reporter: Reporter
+) -> TrainedModel:
     """A model of the kept rows alone; the texts and names that only others carry are left out too."""
     text_id, name_id = samples.text_id[kept], samples.name_id[kept]
     used = np.union1d(text_id, name_id[name_id >= 0])
@@ -206,7 +208,7 @@ def usual_texts(samples: Samples, label_id: Array, labels: int) -> list[str]:
 
 
 def read_labelled(
-    connection: db.Connection, model: Loaded, label_column: str | None
+    connection: db.Connection, model: LoadedModel, label_column: str | None
 ) -> tuple[Samples, list[str | None]]:
     """The samples that the model's source holds now, and the label of each of their texts (V,).
 
@@ -224,7 +226,9 @@ def read_labelled(
         return _read_pairs(connection, model, text, text)
 
 
-def _read_pairs(connection: db.Connection, model: Loaded, text: str, label: str) -> tuple[Samples, list[str | None]]:
+def _read_pairs(
+    connection: db.Connection, model: LoadedModel, text: str, label: str
+) -> tuple[Samples, list[str | None]]:
     kept = model.provenance
     pair = f"CASE WHEN {text} IS NOT NULL THEN jsonb_build_array({text}, {label})::text END"
     source = Source(

@@ -15,7 +15,7 @@ from callipper_trainer.data.samples import Samples
 
 
 @dataclass(frozen=True)
-class PointDifference:
+class PointDiff:
     """The source against the stored points: rows of the samples, and ids of stored points."""
 
     added: Array
@@ -28,7 +28,7 @@ class PointDifference:
         return bool(len(self.added) or len(self.changed) or len(self.removed))
 
 
-def compare_points(connection: Connection, version: int, samples: Samples) -> PointDifference:
+def compare_points(connection: Connection, version: int, samples: Samples) -> PointDiff:
     """By id, place and text; texts by their hash of 64 bits."""
     query = sql.SQL(
         "SELECT point_id, ST_X(geom), ST_Y(geom), hashtextextended(text, 0), trained::int4::int2"
@@ -38,7 +38,7 @@ def compare_points(connection: Connection, version: int, samples: Samples) -> Po
     _, here, there = np.intersect1d(samples.point_id, stored, assume_unique=True, return_indices=True)
     same = (samples.lonlat[here] == np.column_stack([lon, lat])[there]).all(axis=1)
     same &= _hash_texts(connection, samples.texts)[samples.text_id[here]] == text[there]
-    return PointDifference(
+    return PointDiff(
         added=np.setdiff1d(np.arange(len(samples)), here, assume_unique=True),
         changed=np.sort(here[~same]),
         removed=np.setdiff1d(stored, samples.point_id, assume_unique=True),
@@ -54,7 +54,7 @@ def _hash_texts(connection: Connection, texts: list[str]) -> Array:
 
 
 @dataclass(frozen=True)
-class LatticeDifference:
+class LatticeDiff:
     """What differs in one lattice: the cells as they are now, those that are empty now with n = 0."""
 
     number: int
@@ -72,7 +72,7 @@ class LatticeDifference:
         return result
 
 
-def compare_level(number: int, before: Level, now: Level) -> LatticeDifference:
+def compare_level(number: int, before: Level, now: Level) -> LatticeDiff:
     """The cells of a lattice that differ in the least bit, are new, or are empty now."""
     place = np.minimum(np.searchsorted(before.key, now.key), max(len(before.key) - 1, 0))
     known = before.key[place] == now.key if len(before.key) else np.zeros(len(now.key), bool)
@@ -87,4 +87,4 @@ def compare_level(number: int, before: Level, now: Level) -> LatticeDifference:
         (now.count[~same], np.zeros(gone.sum(), np.float32)),
         (now.code_sum[~same], np.zeros_like(before.code_sum[gone])),
     ]
-    return LatticeDifference(number, Level(now.size_m, key[order], *(np.concatenate(pair)[order] for pair in columns)))
+    return LatticeDiff(number, Level(now.size_m, key[order], *(np.concatenate(pair)[order] for pair in columns)))

@@ -28,9 +28,9 @@ from callipper_db.progress import Reporter
 from callipper_trainer.data.source import POI_TABLE, Snapshot, Source, read_samples
 from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.lock import only_trainer
-from callipper_trainer.model_rows import Loaded, load_model
-from callipper_trainer.refresh.diff import LatticeDifference, PointDifference, compare_level, compare_points
-from callipper_trainer.refresh.write import Renewal, version_locked, write_renewal
+from callipper_trainer.model_rows import LoadedModel, load_model
+from callipper_trainer.refresh.diff import LatticeDiff, PointDiff, compare_level, compare_points
+from callipper_trainer.refresh.write import RefreshPlan, version_locked, write_plan
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder
 
 # In lattices of larger cells a POI is one among many, and half a city reads them.
@@ -73,7 +73,7 @@ class RefreshSummary:
 
 
 @dataclass
-class Memory:
+class RefreshCache:
     """What one refresh leaves to the next in the same process: codes need not be fetched and summed up again."""
 
     version: int | None = None
@@ -82,17 +82,17 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Noted:
+class PendingChanges:
     """The active version, and what the triggers have noted for it."""
 
     version: int
-    complete: bool  # whether they would have noted every change
+    complete: bool  # whether the triggers note every change
     changes: str  # the rows of poi_change, as a multirange of their ids
     pois: int
     drift: float
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether the version is up to date for certain."""
         return self.complete and self.changes == "{}"
 
@@ -104,7 +104,7 @@ def refresh(
     text_encoder: str | None = None,
     compare: bool = False,
     wait: bool = False,
-    memory: Memory | None = None,
+    cache: RefreshCache | None = None,
     nearby: bool = False,
 ) -> RefreshSummary:
     """Bring the active model up to date with the source that it was trained on, in one transaction.
@@ -116,48 +116,48 @@ def refresh(
     BadExtent, SourceEmpty, TextEncoderMissing, ModelUnreadable.
     """
     began = time.monotonic()
-    memory = memory or Memory()
+    cache = cache or RefreshCache()
     with db.session(dsn, autocommit=True) as connection:
-        noted = _read_noted(connection)
-    if noted.nothing and not compare:
-        return RefreshSummary(noted.version, noted.pois, drift=noted.drift, seconds=_since(began))
+        pending = _read_pending(connection)
+    if pending.is_empty and not compare:
+        return RefreshSummary(pending.version, pending.pois, drift=pending.drift, seconds=_since(began))
     lock = only_trainer(dsn, wait=wait, reporter=reporter)
     with lock as check_lock, db.session(dsn, autocommit=True) as connection:
         # Before the source is read: a change that comes in between is seen, and stays noted for the next time.
-        noted = _read_noted(connection)
-        loaded = load_model(connection, noted.version)
+        pending = _read_pending(connection)
+        loaded = load_model(connection, pending.version)
         snapshot = _read_source(connection, loaded, reporter)
-        work = _Work(dsn, connection, loaded, snapshot, memory, reporter, text_encoder)
-        renewal, outgrown = work.compute(nearby)
-        summary = _summarise(renewal, loaded, work.postponed)
+        planner = _Planner(dsn, connection, loaded, snapshot, cache, reporter, text_encoder)
+        plan, outgrown = planner.compute(nearby)
+        summary = _summarise(plan, loaded, planner.postponed)
         with version_locked(connection, loaded.version):
             check_lock()  # else another refresh may have written what this one has compared with
             if outgrown:
                 reporter.stage("extending the grid")
-                renewal, summary = _extend_grid(connection, renewal, summary, *outgrown)
-            if renewal.anything:
+                plan, summary = _extend_grid(connection, plan, summary, *outgrown)
+            if plan.anything:
                 reporter.stage("writing")
-                summary = replace(summary, texts=write_renewal(connection, renewal))
+                summary = replace(summary, texts=write_plan(connection, plan))
             summary = replace(summary, seconds=_since(began))
-            _record(connection, summary, noted, snapshot)
+            _record(connection, summary, pending, snapshot)
     return summary
 
 
-def source_of(loaded: Loaded) -> Source:
+def source_of(loaded: LoadedModel) -> Source:
     """Where a version's POIs were read from, and how. Raises ModelUnreadable."""
-    told = loaded.provenance
-    if not told.get("source") or not told.get("text"):
+    provenance = loaded.provenance
+    if not provenance.get("source") or not provenance.get("text"):
         raise ModelUnreadable(version=loaded.version, reason="it does not say where its POIs are. Train again.")
     return Source(
-        told["source"],
-        text=told["text"],
-        identifier=told.get("identifier"),
-        geometry=told.get("geometry"),
+        provenance["source"],
+        text=provenance["text"],
+        identifier=provenance.get("identifier"),
+        geometry=provenance.get("geometry"),
         srid=loaded.srid,
     )
 
 
-def _read_source(connection: db.Connection, loaded: Loaded, reporter: Reporter) -> Snapshot:
+def _read_source(connection: db.Connection, loaded: LoadedModel, reporter: Reporter) -> Snapshot:
     source = source_of(loaded)
     reporter.stage("reading POIs")
     try:
@@ -174,7 +174,7 @@ def active_source(connection: db.Connection) -> str | None:
     return None if row[0] is None else str(row[0])
 
 
-def _read_noted(connection: db.Connection) -> Noted:
+def _read_pending(connection: db.Connection) -> PendingChanges:
     row = connection.execute(
         "SELECT m.version, m.follows_changes,"
         " (SELECT coalesce(range_agg(int8range(c.change_id, c.change_id, '[]')), '{}')::text FROM callipper.poi_change c),"
@@ -184,31 +184,31 @@ def _read_noted(connection: db.Connection) -> Noted:
     ).fetchone()
     if row is None:
         raise NoActiveModel
-    return Noted(*row)
+    return PendingChanges(*row)
 
 
-class _Work:
+class _Planner:
     """What is to be written, computed without a lock."""
 
     def __init__(
         self,
         dsn: str,
         connection: db.Connection,
-        loaded: Loaded,
+        loaded: LoadedModel,
         snapshot: Snapshot,
-        memory: Memory,
+        cache: RefreshCache,
         reporter: Reporter,
         text_encoder: str | None,
     ) -> None:
         self.dsn, self.connection, self.loaded, self.reporter = dsn, connection, loaded, reporter
         self.samples, self.source, self.text_encoder = snapshot.samples, snapshot.source, text_encoder
-        self.memory, self.trained, self.postponed = memory, loaded.trained, 0
-        if memory.version != loaded.version:
-            memory.version, memory.codes = loaded.version, {}
+        self.cache, self.trained, self.postponed = cache, loaded.trained, 0
+        if cache.version != loaded.version:
+            cache.version, cache.codes = loaded.version, {}
 
-    def compute(self, nearby: bool) -> tuple[Renewal, tuple[str, float] | None]:
+    def compute(self, nearby: bool) -> tuple[RefreshPlan, tuple[str, float] | None]:
         """What is to be written; and kind and size of the grid, where it lacks cells around POIs."""
-        version, metres, told = self.loaded.version, self.samples.metres, self.reporter
+        version, metres, reporter = self.loaded.version, self.samples.metres, self.reporter
         found = compare_points(self.connection, version, self.samples)
         lattices = self._compare_lattices()
         words, texts = self._new_texts(found)
@@ -219,17 +219,17 @@ class _Work:
             lattices, coarse = self._postpone(lattices)
             self.postponed = len(self._touched(coarse, grid.centre)) + len(self._touched(coarse, metres))
             cells, points = self._touched(lattices, grid.centre), self._touched(lattices, metres, found)
-        told.stage("embedding", len(cells) + len(points))
-        cell_vectors = embed_places(self.trained, grid.centre[cells], told.advance)
-        point_vectors = embed_places(self.trained, metres[points], told.advance)
+        reporter.stage("embedding", len(cells) + len(points))
+        cell_vectors = embed_places(self.trained, grid.centre[cells], reporter.advance)
+        point_vectors = embed_places(self.trained, metres[points], reporter.advance)
         places = (grid, cells, cell_vectors, points, point_vectors)
         seed = self.loaded.config.seed
-        renewal = Renewal(
+        plan = RefreshPlan(
             version, seed, self.trained, self.samples, found, lattices, *places, words, texts, text_vectors
         )
-        return renewal, None if covers(grid, metres, size_m) else (kind, size_m)
+        return plan, None if covers(grid, metres, size_m) else (kind, size_m)
 
-    def _compare_lattices(self) -> list[LatticeDifference]:
+    def _compare_lattices(self) -> list[LatticeDiff]:
         before = self.trained.pyramid
         if before is None:
             return []
@@ -242,14 +242,14 @@ class _Work:
     def _codes(self) -> Array:
         """(V, code) of the source's texts."""
         assert self.trained.pyramid is not None
-        known, texts = self.memory.codes, self.samples.texts
+        known, texts = self.cache.codes, self.samples.texts
         missing = [text for text in texts if text not in known]
         fresh = self.trained.pyramid.codes(self._vectors(missing))
         known = known | dict(zip(missing, fresh, strict=True))
-        self.memory.codes = {text: known[text] for text in texts}
-        return np.stack(list(self.memory.codes.values()))
+        self.cache.codes = {text: known[text] for text in texts}
+        return np.stack(list(self.cache.codes.values()))
 
-    def _new_texts(self, found: PointDifference) -> tuple[list[str], list[str]]:
+    def _new_texts(self, found: PointDiff) -> tuple[list[str], list[str]]:
         """Words that the vocabulary lacks; and these and the texts that the version may not know."""
         rows = np.concatenate([found.added, found.changed])
         texts = [self.samples.texts[number] for number in np.unique(self.samples.text_id[rows])]
@@ -266,14 +266,14 @@ class _Work:
     def _encoder(self) -> TextEncoder:
         """The version's own, under its own name wherever it lies."""
         name, revision = self.loaded.text_encoder
-        encoder = self.memory.encoder or find_encoder(self.text_encoder or name)
+        encoder = self.cache.encoder or find_encoder(self.text_encoder or name)
         if encoder.revision != revision:
             reason = "its weights are not those that the active model was trained with"
             raise TextEncoderMissing(name=name, reason=reason)
-        self.memory.encoder = encoder if encoder.name == name else replace(encoder, name=name)
-        return self.memory.encoder
+        self.cache.encoder = encoder if encoder.name == name else replace(encoder, name=name)
+        return self.cache.encoder
 
-    def _postpone(self, lattices: list[LatticeDifference]) -> tuple[list[LatticeDifference], list[LatticeDifference]]:
+    def _postpone(self, lattices: list[LatticeDiff]) -> tuple[list[LatticeDiff], list[LatticeDiff]]:
         """Have the model read coarse lattices as they are stored; what differs in the others, and what in these."""
         before, now = self.loaded.trained.pyramid, self.trained.pyramid
         assert before is not None
@@ -284,7 +284,7 @@ class _Work:
         fine = [lattice for lattice in lattices if lattice.now.size_m <= NEARBY_M]
         return fine, [lattice for lattice in lattices if lattice.now.size_m > NEARBY_M]
 
-    def _touched(self, lattices: list[LatticeDifference], metres: Array, found: PointDifference | None = None) -> Array:
+    def _touched(self, lattices: list[LatticeDiff], metres: Array, found: PointDiff | None = None) -> Array:
         """(N, 2) easting and northing -> the rows that read what differs; of POIs, also those that differ themselves."""
         touched = np.zeros(len(metres), bool)
         for lattice in lattices:
@@ -294,42 +294,42 @@ class _Work:
         return np.flatnonzero(touched)
 
 
-def _summarise(renewal: Renewal, loaded: Loaded, postponed: int) -> RefreshSummary:
-    found, pois = renewal.found, len(renewal.samples)
+def _summarise(plan: RefreshPlan, loaded: LoadedModel, postponed: int) -> RefreshSummary:
+    found, pois = plan.found, len(plan.samples)
     return RefreshSummary(
-        renewal.version,
+        plan.version,
         pois,
         added=len(found.added),
         changed=len(found.changed),
         removed=len(found.removed),
-        lattice_cells=renewal.lattice_cells,
-        cells=len(renewal.cells),
-        points=len(renewal.points),
+        lattice_cells=plan.lattice_cells,
+        cells=len(plan.cells),
+        points=len(plan.points),
         postponed=postponed,
         drift=round(drift_of(found.as_trained, pois, int(loaded.provenance.get("rows", pois))), 4),
     )
 
 
 def _extend_grid(
-    connection: db.Connection, renewal: Renewal, summary: RefreshSummary, kind: str, size_m: float
-) -> tuple[Renewal, RefreshSummary]:
+    connection: db.Connection, plan: RefreshPlan, summary: RefreshSummary, kind: str, size_m: float
+) -> tuple[RefreshPlan, RefreshSummary]:
     """Cells around the POIs that lie outside; none goes, even where the last POI has gone."""
-    samples = renewal.samples
-    renewal = renewal.with_new_cells(ensure_grid(connection, samples.metres, samples.srid, size_m, kind))
-    new = len(renewal.cells) - summary.cells
-    return renewal, replace(summary, cells=len(renewal.cells), new_cells=new)
+    samples = plan.samples
+    plan = plan.with_new_cells(ensure_grid(connection, samples.metres, samples.srid, size_m, kind))
+    new = len(plan.cells) - summary.cells
+    return plan, replace(summary, cells=len(plan.cells), new_cells=new)
 
 
-def _record(connection: db.Connection, summary: RefreshSummary, noted: Noted, snapshot: Snapshot) -> None:
-    """What was done, with the version; and that what was noted is seen."""
+def _record(connection: db.Connection, summary: RefreshSummary, pending: PendingChanges, snapshot: Snapshot) -> None:
+    """Write what was done to the version, and take away the changes that it has seen."""
     own = snapshot.source == POI_TABLE
-    if not summary.anything and (noted.nothing or not own):
+    if not summary.anything and (pending.is_empty or not own):
         return
-    told = {name: value for name, value in summary.to_dict().items() if name != "version"}
+    figures = {name: value for name, value in summary.to_dict().items() if name != "version"}
     connection.execute(
         "UPDATE callipper.model SET provenance = provenance || jsonb_build_object('refreshed', %s::jsonb),"
         " follows_changes = %s WHERE version = %s",
-        [Jsonb({"at": snapshot.taken_at} | told), own and not summary.postponed, summary.version],
+        [Jsonb({"at": snapshot.taken_at} | figures), own and not summary.postponed, summary.version],
     )
     if own and not summary.postponed:
         # What is taken away here no other version can learn of any more.
@@ -337,7 +337,7 @@ def _record(connection: db.Connection, summary: RefreshSummary, noted: Noted, sn
             "UPDATE callipper.model SET follows_changes = false WHERE follows_changes AND version <> %s",
             [summary.version],
         )
-        connection.execute("DELETE FROM callipper.poi_change WHERE change_id <@ %s::int8multirange", [noted.changes])
+        connection.execute("DELETE FROM callipper.poi_change WHERE change_id <@ %s::int8multirange", [pending.changes])
 
 
 def new_words(connection: db.Connection, version: int, source: str) -> list[str]:

@@ -11,7 +11,7 @@ from callipper_db.db import Connection
 from callipper_db.errors import CallipperError, ChangesUnnoticed, ConnectionFailed, ConnectionLost
 from callipper_db.progress import Reporter
 from callipper_trainer.data.source import POI_TABLE
-from callipper_trainer.refresh.refresh import Memory, RefreshSummary, active_source, refresh
+from callipper_trainer.refresh.refresh import RefreshCache, RefreshSummary, active_source, refresh
 
 CHANNEL = "callipper_poi"
 QUIET_S = 0.5  # without another change, until a refresh begins
@@ -40,7 +40,7 @@ class Watch:
         fails at the very first time is raised: ChangesUnnoticed for a source without triggers and no `every_s`, and all that
         refresh raises.
         """
-        self.memory, self.begun = Memory(), False
+        self.cache, self.begun = RefreshCache(), False
         self.postponed_at: float | None = None
         retry_s = RETRY_S
         while True:
@@ -80,7 +80,7 @@ class Watch:
                 text_encoder=self.text_encoder,
                 compare=self.compare,
                 wait=True,
-                memory=self.memory,
+                cache=self.cache,
                 nearby=nearby,
             )
         except (ConnectionLost, ConnectionFailed):

@@ -18,23 +18,23 @@ from callipper_db.grid import Grid
 from callipper_db.tables import PARTITIONED
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.embed import embed_places
-from callipper_trainer.fit import Trained
+from callipper_trainer.fit import TrainedModel
 from callipper_trainer.publish import draw_sample, insert_texts, level_columns
-from callipper_trainer.refresh.diff import LatticeDifference, PointDifference
+from callipper_trainer.refresh.diff import LatticeDiff, PointDiff
 
 ANALYSE_FROM = 0.1  # of a table's rows written anew
 
 
 @dataclass(frozen=True)
-class Renewal:
+class RefreshPlan:
     """What is to be written of one version."""
 
     version: int
     seed: int  # of the sample of cells
-    trained: Trained  # over the lattices of today
+    trained: TrainedModel  # over the lattices of today
     samples: Samples
-    found: PointDifference
-    lattices: list[LatticeDifference]
+    found: PointDiff
+    lattices: list[LatticeDiff]
     grid: Grid
     cells: Array  # rows of the grid
     cell_vectors: Array  # (len(cells), 128)
@@ -55,7 +55,7 @@ class Renewal:
         parts = (self.cells, self.points, self.found.removed, self.words)
         return bool(self.lattice_cells) or any(len(part) for part in parts)
 
-    def with_new_cells(self, grid: Grid) -> Renewal:
+    def with_new_cells(self, grid: Grid) -> RefreshPlan:
         """The grid with the cells that this one has beside its own, embedded."""
         new = ~np.isin(grid.cell_id, self.grid.cell_id)
         first, vectors = len(self.grid.cell_id), embed_places(self.trained, grid.centre[new])
@@ -80,61 +80,61 @@ def version_locked(connection: Connection, version: int) -> Iterator[None]:
         yield
 
 
-def write_renewal(connection: Connection, renewal: Renewal) -> int:
+def write_plan(connection: Connection, plan: RefreshPlan) -> int:
     """Write what differs, within the caller's transaction; returns how many texts are new."""
-    _write_lattices(connection, renewal)
-    _write_cells(connection, renewal)
-    _write_points(connection, renewal)
-    _write_sample(connection, renewal)
-    texts = _write_texts(connection, renewal)
-    _widen_extent(connection, renewal)
-    _analyse(connection, renewal)
+    _write_lattices(connection, plan)
+    _write_cells(connection, plan)
+    _write_points(connection, plan)
+    _write_sample(connection, plan)
+    texts = _write_texts(connection, plan)
+    _widen_extent(connection, plan)
+    _analyse(connection, plan)
     connection.execute("SELECT callipper._forget_plans()")
     return texts
 
 
-def _write_lattices(connection: Connection, renewal: Renewal) -> None:
+def _write_lattices(connection: Connection, plan: RefreshPlan) -> None:
     with _temporary(connection, "lattice_change", "level int4, i int4, j int4, n float4, code_sum vector") as table:
-        for lattice in renewal.lattices:
+        for lattice in plan.lattices:
             binary_copy.write_rows(connection, table, level_columns(lattice.number, lattice.now))
         _execute(
             connection,
-            renewal,
+            plan,
             "DELETE FROM callipper.context_cell c USING pg_temp.lattice_change l WHERE c.version = {version}"
             " AND c.level = l.level AND c.i = l.i AND c.j = l.j AND l.n = 0",
         )
         _execute(
             connection,
-            renewal,
+            plan,
             "INSERT INTO callipper.context_cell (version, level, i, j, n, code_sum)"
             " SELECT {version}, level, i, j, n, code_sum FROM pg_temp.lattice_change WHERE n > 0"
             " ON CONFLICT (version, level, i, j) DO UPDATE SET n = excluded.n, code_sum = excluded.code_sum",
         )
 
 
-def _write_cells(connection: Connection, renewal: Renewal) -> None:
+def _write_cells(connection: Connection, plan: RefreshPlan) -> None:
     columns: dict[str, tuple[str, Any]] = {
-        "cell_id": ("int8", renewal.grid.cell_id[renewal.cells]),
-        "emb": ("vector", renewal.cell_vectors),
+        "cell_id": ("int8", plan.grid.cell_id[plan.cells]),
+        "emb": ("vector", plan.cell_vectors),
     }
     with _temporary(connection, "cell_change", "cell_id int8, emb vector") as table:
         binary_copy.write_rows(connection, table, columns)
         _execute(
             connection,
-            renewal,
+            plan,
             "INSERT INTO {cell_embedding} AS e (version, cell_id, emb) SELECT {version}, cell_id, emb FROM pg_temp.cell_change"
             " ON CONFLICT (cell_id, version) DO UPDATE SET emb = excluded.emb WHERE e.emb <> excluded.emb",
         )
 
 
-def _write_points(connection: Connection, renewal: Renewal) -> None:
-    samples, found, chosen = renewal.samples, renewal.found, renewal.points
+def _write_points(connection: Connection, plan: RefreshPlan) -> None:
+    samples, found, chosen = plan.samples, plan.found, plan.points
     texts = np.array([text.encode() for text in samples.texts], dtype=object)
     columns: dict[str, tuple[str, Any]] = {
         "point_id": ("int8", samples.point_id[chosen]),
         "text": ("text", texts[samples.text_id[chosen]]),
         "geom": ("point", samples.lonlat[chosen]),
-        "emb": ("vector", renewal.point_vectors),
+        "emb": ("vector", plan.point_vectors),
         "as_before": ("int4", ~np.isin(chosen, np.concatenate([found.added, found.changed]))),
     }
     types = "point_id int8, text text, geom geometry, emb vector, as_before int4"
@@ -142,7 +142,7 @@ def _write_points(connection: Connection, renewal: Renewal) -> None:
         binary_copy.write_rows(connection, table, columns)
         _execute(
             connection,
-            renewal,
+            plan,
             "INSERT INTO {point_embedding} AS e (version, point_id, text, geom, emb, trained)"
             " SELECT {version}, point_id, text, geom, emb, as_before::boolean FROM pg_temp.point_change"
             " ON CONFLICT (point_id, version) DO UPDATE SET text = excluded.text, geom = excluded.geom, emb = excluded.emb,"
@@ -150,70 +150,70 @@ def _write_points(connection: Connection, renewal: Renewal) -> None:
         )
     connection.execute(
         sql.SQL("DELETE FROM {} WHERE point_id = ANY(%s)").format(
-            partitions.partition("point_embedding", renewal.version)
+            partitions.partition("point_embedding", plan.version)
         ),
         [found.removed.tolist()],
     )
 
 
-def _write_sample(connection: Connection, renewal: Renewal) -> None:
+def _write_sample(connection: Connection, plan: RefreshPlan) -> None:
     """The cells that a new version would draw; the vocabulary keeps how far it is from them."""
-    cell_id = np.sort(renewal.grid.cell_id)
-    drawn = cell_id[draw_sample(len(cell_id), renewal.seed)]
+    cell_id = np.sort(plan.grid.cell_id)
+    drawn = cell_id[draw_sample(len(cell_id), plan.seed)]
     statement = sql.SQL(
         "INSERT INTO callipper.cell_sample AS s (version, number, emb)"
         " SELECT e.version, d.number - 1, e.emb FROM unnest(%s::int8[]) WITH ORDINALITY AS d(cell_id, number)"
         " JOIN {} e USING (cell_id)"
         " ON CONFLICT (version, number) DO UPDATE SET emb = excluded.emb WHERE s.emb <> excluded.emb"
-    ).format(partitions.partition("cell_embedding", renewal.version))
+    ).format(partitions.partition("cell_embedding", plan.version))
     if connection.execute(statement, [drawn.tolist()]).rowcount:
         _execute(
             connection,
-            renewal,
+            plan,
             "UPDATE {text_embedding} SET city_distances = callipper._city_distances(version, emb) WHERE vocabulary",
         )
 
 
-def _write_texts(connection: Connection, renewal: Renewal) -> int:
-    if not renewal.texts:
+def _write_texts(connection: Connection, plan: RefreshPlan) -> int:
+    if not plan.texts:
         return 0
-    table = partitions.partition("text_embedding", renewal.version)
+    table = partitions.partition("text_embedding", plan.version)
     # A word that was met in a POI's text before.
     connection.execute(
         sql.SQL(
             "UPDATE {} SET vocabulary = true, city_distances = callipper._city_distances(version, emb)"
             " WHERE NOT vocabulary AND text IN (SELECT callipper._text_key(w) FROM unnest(%s::text[]) AS w)"
         ).format(table),
-        [renewal.words],
+        [plan.words],
     )
-    return insert_texts(connection, table, renewal.version, renewal.texts, renewal.text_vectors, len(renewal.words))
+    return insert_texts(connection, table, plan.version, plan.texts, plan.text_vectors, len(plan.words))
 
 
-def _widen_extent(connection: Connection, renewal: Renewal) -> None:
+def _widen_extent(connection: Connection, plan: RefreshPlan) -> None:
     """Where POIs lie outside. It never becomes narrower."""
     connection.execute(
         "UPDATE callipper.model SET extent = ST_Envelope(ST_Collect(extent, ST_Expand(box, 1e-6)))"
         " FROM ST_MakeEnvelope(%s, %s, %s, %s, 4326) AS box"
         " WHERE version = %s AND NOT (ST_XMin(extent) <= ST_XMin(box) AND ST_YMin(extent) <= ST_YMin(box)"
         " AND ST_XMax(extent) >= ST_XMax(box) AND ST_YMax(extent) >= ST_YMax(box))",
-        [*renewal.samples.extent, renewal.version],
+        [*plan.samples.extent, plan.version],
     )
 
 
-def _analyse(connection: Connection, renewal: Renewal) -> None:
+def _analyse(connection: Connection, plan: RefreshPlan) -> None:
     """Statistics anew of the tables of which much was written."""
-    pyramid = renewal.trained.pyramid
+    pyramid = plan.trained.pyramid
     written = {
         "callipper.context_cell": (
-            renewal.lattice_cells,
+            plan.lattice_cells,
             sum(len(level.key) for level in pyramid.levels) if pyramid else 0,
         ),
-        "{cell_embedding}": (len(renewal.cells), len(renewal.grid.cell_id)),
-        "{point_embedding}": (len(renewal.points) + len(renewal.found.removed), len(renewal.samples)),
+        "{cell_embedding}": (len(plan.cells), len(plan.grid.cell_id)),
+        "{point_embedding}": (len(plan.points) + len(plan.found.removed), len(plan.samples)),
     }
     for table, (rows, total) in written.items():
         if rows > ANALYSE_FROM * total:
-            _execute(connection, renewal, f"ANALYZE {table}")
+            _execute(connection, plan, f"ANALYZE {table}")
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def _temporary(connection: Connection, name: str, columns: str) -> Iterator[sql.
     connection.execute(sql.SQL("DROP TABLE {}").format(table))
 
 
-def _execute(connection: Connection, renewal: Renewal, statement: str) -> None:
+def _execute(connection: Connection, plan: RefreshPlan, statement: str) -> None:
     """A statement that names the version and its partitions."""
-    named = {name: partitions.partition(name, renewal.version) for name in PARTITIONED}
-    connection.execute(sql.SQL(statement).format(version=sql.Literal(renewal.version), **named))
+    named = {name: partitions.partition(name, plan.version) for name in PARTITIONED}
+    connection.execute(sql.SQL(statement).format(version=sql.Literal(plan.version), **named))
