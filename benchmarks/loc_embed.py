@@ -79,7 +79,7 @@ def _publish(city: City, encoder: str) -> Untrained:
     samples, config = city.samples, TrainConfig.of(encoder, device="cpu")
     pyramid = None
     if encoder == "contextual":
-        pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, city.text_vectors)
+        pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, city.text_vectors, config)
     torch.manual_seed(0)
     model = CaLLiPer(config, city.text_vectors.shape[1], pyramid.width if pyramid else 0).eval()
     if pyramid:

@@ -140,7 +140,7 @@ def _floors(material: Material) -> list[Row]:
     """What needs no model: the labels around, and probes on what a model would read."""
     pois, kept = material.pois, material.kept
     vectors = material.vectors(pois.texts, "categories")
-    pyramid = build_pyramid(pois.metres[kept] - pois.origin, pois.text_id[kept], vectors)
+    pyramid = build_pyramid(pois.metres[kept] - pois.origin, pois.text_id[kept], vectors, TrainConfig())
     encoding = GridEncoding(PAPER.frequencies, PAPER.wavelength_min_m, PAPER.wavelength_max_m)
     figures: dict[str, dict[str, tuple[float, float]]] = {}
     for task, places in material.tasks.items():

@@ -30,7 +30,7 @@ def run(city: City) -> dict[str, Any]:
     config, samples = TrainConfig(), city.samples
     metres = samples.metres - samples.origin
     data = Resident(metres, samples.text_id, city.text_vectors, config, torch.device("cpu"))
-    model = data.maker.model(config)
+    model = data.maker.model()
     data.standardise(model.location)
     batches = data.batches(1, config.batch_size)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
@@ -40,7 +40,7 @@ def run(city: City) -> dict[str, Any]:
     for _ in range(ROUNDS + 1):
         started = time.perf_counter()
         for _ in range(OURS_A_ROUND):
-            training_step(model, next(batches), optimiser)
+            training_step(model, next(batches), config, optimiser)
         between = time.perf_counter()
         rows = random.integers(0, len(samples), config.batch_size)
         published.step(metres[rows], [samples.texts[number] for number in samples.text_id[rows]])

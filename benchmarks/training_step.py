@@ -27,14 +27,14 @@ def run(city: City) -> dict[str, Any]:
 def _share(city: City, encoder: str) -> float:
     config, samples = TrainConfig.of(encoder), city.samples
     data = Resident(samples.metres - samples.origin, samples.text_id, city.text_vectors, config, torch.device("cpu"))
-    model = data.maker.model(config)
+    model = data.maker.model()
     data.standardise(model.location)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
     products = matrix_products(model, config.batch_size, beside=config.batch_size // 4 if data.pyramid else 0)
     step_s, products_s = [], []
     for batch in islice(data.batches(1, config.batch_size), ROUNDS):
         started = time.perf_counter()
-        training_step(model, batch, optimiser)
+        training_step(model, batch, config, optimiser)
         between = time.perf_counter()
         for left, right in products:
             left @ right

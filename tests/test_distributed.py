@@ -87,9 +87,9 @@ def gradients(ranks: Ranks, config: TrainConfig) -> dict[str, Tensor]:
     metres, text_id, vectors, origin = city(600)
     data = Resident(metres - origin, text_id, vectors, config, CPU, ranks)
     torch.manual_seed(1)
-    model = data.maker.model(config)
+    model = data.maker.model()
     data.standardise(model.location)
-    loss = objective(model, next(iter(data.batches(1, 120))), ranks.gather)
+    loss = objective(model, next(iter(data.batches(1, 120))), config, ranks.gather)
     loss.backward()  # type: ignore[no-untyped-call]
     ranks.average_gradients(model)
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

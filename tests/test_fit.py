@@ -274,11 +274,11 @@ def test_progress_adds_up_to_the_total() -> None:
 
 
 def test_split_is_disjoint_and_whole() -> None:
-    training, validation = split(1000, 0.1, 42)
+    training, validation = split(1000, TrainConfig(seed=42))
     assert sorted([*training, *validation]) == list(range(1000))
     assert len(validation) == 100
-    assert split(1000, 0.1, 42)[0].tolist() == training.tolist()
-    assert split(1000, 0.1, 43)[0].tolist() != training.tolist()
+    assert split(1000, TrainConfig(seed=42))[0].tolist() == training.tolist()
+    assert split(1000, TrainConfig(seed=43))[0].tolist() != training.tolist()
 
 
 def test_batches_are_whole() -> None:
@@ -321,7 +321,7 @@ def test_it_learns_a_real_town(monaco: tuple[Samples, Array], kind: str, margin:
     assert len(samples) > 500
     config = TrainConfig(encoder=kind, epochs=12, device="cpu", hidden=128, blocks=2)
     trained = fit(samples.metres, samples.text_id, vectors, samples.origin, config)
-    training, validation = split(len(samples), config.validation_share, config.seed)
+    training, validation = split(len(samples), config)
     batch = min(config.batch_for(len(training)), len(validation))
     reached = min(figures["validation_loss_texts"] for figures in trained.history)
     assert reached < chance(samples, validation, batch) - margin

@@ -66,7 +66,7 @@ def _publish_untrained(connection: db.Connection, metres: Array, config: TrainCo
     vectors = np.random.default_rng(1).normal(size=(len(samples.texts), TEXT_DIM)).astype(np.float32)
     pyramid, context = None, None
     if config.encoder == "contextual":
-        pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, vectors)
+        pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, vectors, config)
         context = torch.from_numpy(pyramid.features(samples.metres - samples.origin))
     torch.manual_seed(config.seed)
     model = CaLLiPer(config, TEXT_DIM, pyramid.width if pyramid else 0).eval()

@@ -135,11 +135,11 @@ def test_what_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:
 def test_the_pyramid_is_that_of_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metres, text_id, vectors, _ = city(3000)
     samples = samples_of(metres, text_id)
-    expected = build_pyramid(metres - samples.origin, text_id, vectors)
+    expected = build_pyramid(metres - samples.origin, text_id, vectors, QUICK)
     chunks = StoredSamples.chunks
     monkeypatch.setattr(StoredSamples, "chunks", lambda stored: chunks(stored, 130))  # 24 parts
     with kept(samples, tmp_path) as stored:
-        found = pyramid_of(stored, vectors)
+        found = pyramid_of(stored, vectors, QUICK)
     assert np.array_equal(found.text_code.weight, expected.text_code.weight)
     assert np.array_equal(found.kind_code.weight, expected.kind_code.weight)
     for one, other in zip(found.levels, expected.levels, strict=True):
@@ -157,15 +157,15 @@ def test_an_epoch_shows_each_training_row_once_with_its_features(tmp_path: Path,
     some = np.where(np.arange(2000) % 3, text_id, -1).astype(np.int32)  # a third has no name
     samples = replace(samples_of(metres, text_id), name_id=some)
     relative = metres - samples.origin
-    pyramid = build_pyramid(relative, text_id, vectors)
+    pyramid = build_pyramid(relative, text_id, vectors, QUICK)
     context = pyramid.features(relative, pyramid.codes(vectors)[text_id])  # each without itself, but for some
-    sees = is_self_visible(relative)
+    sees = is_self_visible(relative, QUICK.self_visible)
     assert 0.07 < sees.mean() < 0.13
     context[sees] = pyramid.features(relative[sees])
     row_of = {tuple(place): row for row, place in enumerate(relative.tolist())}
     with kept(samples, tmp_path) as stored:
         data = Streaming(stored, vectors, QUICK, CPU)
-        model = data.maker.model(QUICK)
+        model = data.maker.model()
         data.standardise(model.location)
         training = [row_of[tuple(place)] for place in (stored.read(200, 2000)["metres"] - stored.origin).tolist()]
         validation = [row_of[tuple(place)] for place in (stored.read(0, 200)["metres"] - stored.origin).tolist()]

@@ -17,28 +17,21 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from callipper_db.arrays import Array
+from callipper_trainer.config import TrainConfig
 
-# Lattices of FINEST_M * 2^level metres. The finest tell what shares the house and the corner, which is what a text asks for;
-# the coarsest tell in which part of the city a place lies, without saying where it is.
-LEVELS = 11
-FINEST_M = 12.5
-CODE_SIZE = 32
-KINDS = 96  # at most
-KINDS_FROM_M = 100.0  # nearer by there is one POI or none, which the code tells
-PRIOR = 0.25  # POIs of no kind that every mix holds beside its own: a mean over little is drawn to zero
-ROWS = 4096  # points looked up at once, by one of so many threads at most
-THREADS = 8
+ROWS = 4096  # points that a thread looks up at once
+THREADS = 8  # at most
 
 
 @dataclass(frozen=True)
 class TextCode:
     """A short linear code of the sentence encoder's vectors: their principal components over the training POIs."""
 
-    weight: Array  # (CODE_SIZE, T) float32
-    bias: Array  # (CODE_SIZE,) float32
+    weight: Array  # (C, T) float32
+    bias: Array  # (C,) float32
 
     def __call__(self, vectors: Array) -> Array:
-        """(V, T) -> (V, CODE_SIZE) float32."""
+        """(V, T) -> (V, C) float32."""
         # In float64, so that a text has the same code whatever texts are coded beside it: refresh compares sums of them.
         code: Array = (vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias).astype(np.float32)
         return code
@@ -58,36 +51,31 @@ class KindCode:
         return kinds
 
 
-def fit_kinds(text_vectors: Array, text_count: Array) -> KindCode:
-    """k-means over (V, T) texts, of which frequent ones count more: as the root of the (V,) POIs that carry them."""
+def fit_kinds(text_vectors: Array, text_count: Array, most: int) -> KindCode:
+    """At most `most` kinds, by k-means over (V, T) texts. A text counts as the root of its number of POIs, (V,)."""
     distinct, inverse = np.unique(text_vectors, axis=0, return_inverse=True)
     weight = np.bincount(inverse.reshape(-1), weights=np.sqrt(text_count), minlength=len(distinct))
     centres, weight = distinct[weight > 0], weight[weight > 0]
-    if len(centres) > KINDS:
+    if len(centres) > most:
         with threadpool_limits(1):  # threads would add up in another order each time
-            means = KMeans(KINDS, n_init=1, max_iter=50, tol=0, random_state=0, algorithm="lloyd")
+            means = KMeans(most, n_init=1, max_iter=50, tol=0, random_state=0, algorithm="lloyd")
             centres = means.fit(centres, sample_weight=weight).cluster_centers_.astype(np.float32)
     return KindCode(centres, -(centres.astype(np.float64) ** 2).sum(axis=1).astype(np.float32) / 2)
 
 
-def fit_text_code(text_vectors: Array, text_id: Array) -> TextCode:
-    """Principal components of the texts, each counted as often as POIs carry it; zeros where there are fewer than needed."""
-    return fit_counted_code(text_vectors, np.bincount(text_id, minlength=len(text_vectors)))
-
-
-def fit_counted_code(text_vectors: Array, text_count: Array) -> TextCode:
-    """The same from the number of POIs that carry each text, (V,)."""
+def fit_text_code(text_vectors: Array, text_count: Array, size: int) -> TextCode:
+    """The first `size` principal components of (V, T) texts that (V,) POIs carry; zeros where there are fewer components."""
     count = text_count.astype(np.float64)
     vectors = text_vectors.astype(np.float64)
     mean = count @ vectors / count.sum()
     centred = vectors - mean
     values, components = np.linalg.eigh((centred * count[:, None]).T @ centred / count.sum())
-    components = components[:, ::-1][:, :CODE_SIZE].T
+    components = components[:, ::-1][:, :size].T
     # An eigenvector's sign is arbitrary; its largest entry decides, so that runs agree.
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
     components = components * np.sign(largest)
     components[values[::-1][: len(components)] < 1e-9] = 0
-    weight = np.zeros((CODE_SIZE, text_vectors.shape[1]))
+    weight = np.zeros((size, text_vectors.shape[1]))
     weight[: len(components)] = components
     return TextCode(weight.astype(np.float32), (-weight @ mean).astype(np.float32))
 
@@ -100,7 +88,7 @@ class Level:
     key: Array  # (M,) int64, see cell_key
     ij: Array  # (M, 2) int64
     count: Array  # (M,) float32, POIs
-    code_sum: Array  # (M, CODE_SIZE) float32, or from KINDS_FROM_M up (M, CODE_SIZE + K): then POIs of each kind
+    code_sum: Array  # (M, C) float32; in lattices that count kinds (M, C + K), the POIs of each kind last
 
 
 @dataclass(frozen=True)
@@ -113,8 +101,8 @@ class Pyramid:
     text_code: TextCode
     kind_code: KindCode
     levels: list[Level]
-    prior: float = PRIOR
-    kinds_from_m: float = KINDS_FROM_M
+    prior: float  # TrainConfig.prior
+    kinds_from_m: float  # TrainConfig.kinds_from_m
 
     @property
     def code_size(self) -> int:
@@ -136,7 +124,7 @@ class Pyramid:
         return self.code_size + (len(self.kind_code.weight) if size_m >= self.kinds_from_m else 0)
 
     def codes(self, vectors: Array) -> Array:
-        """(V, T) vectors of texts -> (V, CODE_SIZE + K) what the lattices sum up."""
+        """(V, T) vectors of texts -> (V, C + K) what the lattices sum up."""
         codes: Array = np.concatenate([self.text_code(vectors), self.kind_code(vectors)], axis=1)
         return codes
 
@@ -151,9 +139,9 @@ class Pyramid:
 
     def features(self, metres: Array, own_code: Array | None = None, without: Array | None = None) -> Array:
         """(N, 2) metres from the origin -> (N, width) float32: per level the mean code, log(1 + number of POIs) around a
-        point, and from KINDS_FROM_M up the same of each kind.
+        point, and in large cells the same of each kind.
 
-        own_code: (N, CODE_SIZE + K), for POIs that are in the pyramid: each one's own part is taken out, exactly; where
+        own_code: (N, C + K), for POIs that are in the pyramid: each one's own part is taken out, exactly; where
         `without`, (N,) bool, is given, only of these.
         """
         result = np.empty((len(metres), self.width), np.float32)
@@ -181,21 +169,18 @@ class Pyramid:
         return np.column_stack([mean, np.log1p(count), np.log1p(kinds)]).astype(np.float32)
 
 
-def build_pyramid(metres: Array, text_id: Array, text_vectors: Array) -> Pyramid:
+def build_pyramid(metres: Array, text_id: Array, text_vectors: Array, config: TrainConfig) -> Pyramid:
     """The pyramid over N places: metres (N, 2) from the origin, text_id (N,) into text_vectors (V, T)."""
-    empty = fit_pyramid(text_vectors, np.bincount(text_id, minlength=len(text_vectors)))
+    empty = fit_pyramid(text_vectors, np.bincount(text_id, minlength=len(text_vectors)), config)
     codes = empty.codes(text_vectors)[text_id]
-    return empty.with_levels(level_sizes(), metres, codes)
+    return empty.with_levels(config.lattice_sizes(), metres, codes)
 
 
-def fit_pyramid(text_vectors: Array, text_count: Array) -> Pyramid:
-    """The codes of (V, T) texts that so many POIs carry each, (V,); without lattices yet."""
-    return Pyramid(fit_counted_code(text_vectors, text_count), fit_kinds(text_vectors, text_count), [])
-
-
-def level_sizes() -> list[float]:
-    """The lattices' cell sides in metres."""
-    return [FINEST_M * 2**number for number in range(LEVELS)]
+def fit_pyramid(text_vectors: Array, text_count: Array, config: TrainConfig) -> Pyramid:
+    """The codes of (V, T) texts that (V,) POIs carry; without lattices yet."""
+    text_code = fit_text_code(text_vectors, text_count, config.code_size)
+    kind_code = fit_kinds(text_vectors, text_count, config.kinds)
+    return Pyramid(text_code, kind_code, [], config.prior, config.kinds_from_m)
 
 
 def build_level(size_m: float, metres: Array, codes: Array, sums: type = np.float32) -> Level:

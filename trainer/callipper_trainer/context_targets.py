@@ -11,34 +11,27 @@ from __future__ import annotations
 import numpy as np
 
 from callipper_db.arrays import Array
+from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import Pyramid
 
-# What lies nearer is for the contrast alone: it changes from house to house, and would take all the room.
-TARGETS_FROM_M = 100.0
-# Of a kind that a code of 32 numbers has no room for, its number alone tells.
-KIND_WEIGHT = 4.0  # times as much as the mean codes
-# Places are drawn in lattice cells of this size that hold a POI: in the city and its parks, not in the sea.
-BACKGROUND_M = 800.0
-MIN_BACKGROUND, MAX_BACKGROUND = 4096, 65_536
 
-
-def target_columns(pyramid: Pyramid) -> int:
+def target_columns(pyramid: Pyramid, from_m: float) -> int:
     """How many of the context's features, the last ones, are targets."""
-    return sum(level.code_sum.shape[1] + 1 for level in pyramid.levels if level.size_m >= TARGETS_FROM_M)
+    return sum(level.code_sum.shape[1] + 1 for level in pyramid.levels if level.size_m >= from_m)
 
 
-def target_weights(pyramid: Pyramid) -> Array:
+def target_weights(pyramid: Pyramid, config: TrainConfig) -> Array:
     """(W,) factors of the numbers that are targets: their squares, of mean 1, are what each error counts."""
-    counts = np.where(pyramid.counts_kinds[-target_columns(pyramid) :], KIND_WEIGHT, 1.0)
+    columns = target_columns(pyramid, config.targets_from_m)
+    counts = np.where(pyramid.counts_kinds[-columns:], config.kind_weight, 1.0)
     weights: Array = np.sqrt(counts / counts.mean()).astype(np.float32)
     return weights
 
 
-def draw_background(pyramid: Pyramid, pois: int, seed: int) -> Array:
+def draw_background(pyramid: Pyramid, pois: int, config: TrainConfig) -> Array:
     """(N, 2) metres from the origin: places anywhere in the city, half as many as there are POIs, within bounds."""
-    count = min(MAX_BACKGROUND, max(MIN_BACKGROUND, pois // 2))
-    random = np.random.default_rng([seed, 800])
-    level = min(pyramid.levels, key=lambda level: abs(level.size_m - BACKGROUND_M))
+    count, random = config.background_for(pois), config.background_places_random()
+    level = min(pyramid.levels, key=lambda level: abs(level.size_m - config.background_m))
     cells = level.ij[random.integers(len(level.ij), size=count)]
     places: Array = (cells + random.random((count, 2))) * level.size_m
     return places

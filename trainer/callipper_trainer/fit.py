@@ -124,7 +124,7 @@ def _train(
     data: Data, origin: Array, text_dim: int, config: TrainConfig, device: torch.device, run: Run, watch: Stopwatch
 ) -> TrainedModel:
     torch.manual_seed(config.seed)
-    model = data.maker.model(config)
+    model = data.maker.model()
     with watch.timing("features"):
         data.standardise(model.location)
     loop = Loop(model, data, config, device, run.ranks)
@@ -182,11 +182,11 @@ class Loop:
         """Train on each row once; returns the epoch's figures."""
         started = time.monotonic()
         # Order and dropout follow from (seed, epoch) alone, so that a resumed run takes the same steps.
-        torch.manual_seed(self.config.seed * 1_000_003 + epoch + self.ranks.rank * 7_368_787)
+        torch.manual_seed(self.config.torch_seed(epoch, self.ranks.rank))
         self.model.train()
         losses = torch.zeros((), device=self.device)
         for number, batch in enumerate(self.data.batches(epoch, self.batch), start=1):
-            losses += training_step(self.model, batch, self.optimiser, self.ranks, bf16=self.bf16)
+            losses += training_step(self.model, batch, self.config, self.optimiser, self.ranks, bf16=self.bf16)
             self.schedule.step()
             if number % 10 == 0 or number == self.steps:  # reading the loss waits for the device
                 reporter.advance(self.batch * ((number - 1) % 10 + 1), loss=float(losses) / number)
@@ -207,7 +207,7 @@ class Loop:
         total = torch.zeros(3, dtype=torch.float64)  # of the losses, of the texts' part, and their number
         for batch in self.data.held_out(min(self.batch, self.data.validation)):
             with autocast(self.device, self.bf16):
-                found = terms(self.model, batch)
+                found = terms(self.model, batch, self.config)
             total += torch.tensor([float(sum(found.values())), float(found["texts"]), 1], dtype=torch.float64)
         loss, texts, count = self.ranks.all_reduce(total).tolist()
         return {"validation_loss": round(loss / count, 5), "validation_loss_texts": round(texts / count, 5)}
@@ -228,11 +228,17 @@ class Loop:
 
 
 def training_step(
-    model: CaLLiPer, batch: Batch, optimiser: torch.optim.Optimizer, ranks: Ranks = ALONE, *, bf16: bool = False
+    model: CaLLiPer,
+    batch: Batch,
+    config: TrainConfig,
+    optimiser: torch.optim.Optimizer,
+    ranks: Ranks = ALONE,
+    *,
+    bf16: bool = False,
 ) -> Tensor:
     """One step on a batch, or on this process's part of it; returns the loss, still on the device."""
     with autocast(batch.text.device, bf16):
-        loss = objective(model, batch, ranks.gather)
+        loss = objective(model, batch, config, ranks.gather)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     ranks.average_gradients(model)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from callipper_trainer.config import TrainConfig
 from callipper_trainer.model import CaLLiPer
 
 
@@ -39,12 +40,16 @@ def local_only(rows: Tensor) -> Tensor:
     return rows
 
 
-def objective(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = local_only) -> Tensor:
+def objective(
+    model: CaLLiPer, batch: Batch, config: TrainConfig, gather: Callable[[Tensor], Tensor] = local_only
+) -> Tensor:
     """The loss of one batch, (): the sum of terms()."""
-    return torch.stack(list(terms(model, batch, gather).values())).sum()
+    return torch.stack(list(terms(model, batch, config, gather).values())).sum()
 
 
-def terms(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = local_only) -> dict[str, Tensor]:
+def terms(
+    model: CaLLiPer, batch: Batch, config: TrainConfig, gather: Callable[[Tensor], Tensor] = local_only
+) -> dict[str, Tensor]:
     """What the loss is the sum of, each (): the contrasts with texts and names, and the telling of what lies around.
 
     `gather` puts the rows of all processes together where there are several. Their gradients are averaged, so each term is
@@ -62,17 +67,17 @@ def terms(model: CaLLiPer, batch: Batch, gather: Callable[[Tensor], Tensor] = lo
         places = place.float().split([len(part.metres) for part in parts])
         pois = gather(places[0])
         texts, text_id = gather(text.float()), gather(batch.text_id)
-        found = {"texts": symmetric_info_nce(pois, texts, text_id, model.scale().float(), model.balance)}
+        found = {"texts": symmetric_info_nce(pois, texts, text_id, model.scale().float(), config.balance)}
         if name is not None and batch.name_id is not None:
             names, name_id = gather(name.float()), gather(batch.name_id)
             named = name_id >= 0
             if int(named.sum()) > 1:
                 scale = model.name_scale().float()
-                contrast = symmetric_info_nce(pois[named], names[named], name_id[named], scale, model.balance)
-                found["names"] = model.name_weight * contrast
+                contrast = symmetric_info_nce(pois[named], names[named], name_id[named], scale, config.balance)
+                found["names"] = config.name_weight * contrast
         for key, vectors, part in zip(("context", "background"), places, parts, strict=False):
             if part.context_target is not None:
-                found[key] = model.context_weight * functional.mse_loss(
+                found[key] = config.context_weight * functional.mse_loss(
                     model.predict_context(vectors), part.context_target
                 )
     return found

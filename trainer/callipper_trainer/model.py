@@ -137,10 +137,8 @@ class CaLLiPer(nn.Module):
         self.location = LocationEncoder(config, context_width, joins=joins)
         self.text_projection = nn.Linear(text_dim, DIMENSIONS)
         self.context_head = nn.Linear(DIMENSIONS, target_width) if target_width else None  # of use in training only
-        self.balance, self.context_weight = config.balance, config.context_weight
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.name_logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
-        self.name_weight = config.name_weight
         self.max_log_scale = math.log(config.logit_scale_max)
 
     def embed_text(self, vectors: Tensor) -> Tensor:

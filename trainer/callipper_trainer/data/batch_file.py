@@ -17,8 +17,8 @@ import torch
 
 from callipper_db.arrays import Array
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.context import Level, Pyramid, build_level, cell_key, fit_pyramid, level_sizes
-from callipper_trainer.data.batches import BatchMaker, Columns, background_random, validation_rows
+from callipper_trainer.context import Level, Pyramid, build_level, cell_key, fit_pyramid
+from callipper_trainer.data.batches import BatchMaker, Columns, validation_rows
 from callipper_trainer.data.sample_file import StoredSamples, check_room, writing
 from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.loss import Batch
@@ -50,8 +50,8 @@ class Streaming:
     ) -> None:
         """text_vectors: (V, T) of stored.texts."""
         self.stored, self.config, self.device, self.ranks = stored, config, device, ranks
-        self.pyramid = pyramid_of(stored, text_vectors) if config.encoder == "contextual" else None
-        self.maker = BatchMaker(self.pyramid, text_vectors, device)
+        self.pyramid = pyramid_of(stored, text_vectors, config) if config.encoder == "contextual" else None
+        self.maker = BatchMaker(self.pyramid, text_vectors, config, device)
         self.ready = stored.path.with_name("ready")  # the file of columns
         self.validation = validation_rows(len(stored), config.validation_share)
         self.training = len(stored) - self.validation
@@ -60,7 +60,7 @@ class Streaming:
         """By some training rows; then the columns of all rows go into the file."""
         if self.pyramid is not None:
             self._fit_standardisation(location)
-            self.maker.prepare_background(location, self.training, self.config.seed)
+            self.maker.prepare_background(location, self.training)
         self._write(location)
 
     def _fit_standardisation(self, location: LocationEncoder) -> None:
@@ -107,8 +107,8 @@ class Streaming:
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
         """As Resident's, from pools of blocks."""
-        whole = self.shuffled(np.random.default_rng([self.config.seed, epoch]), size)
-        random = background_random(self.config, epoch)
+        whole = self.shuffled(self.config.order_random(epoch), size)
+        random = self.config.background_random(epoch)
         parts = (rows[self.ranks.local_rows(size)] for rows in whole)
         return self._made(parts, lambda: self.maker.sample_background(random, size, self.ranks))
 
@@ -170,11 +170,11 @@ def _rows(columns: Columns, kind: np.dtype[Any]) -> Array:
     return rows
 
 
-def pyramid_of(stored: StoredSamples, text_vectors: Array) -> Pyramid:
+def pyramid_of(stored: StoredSamples, text_vectors: Array, config: TrainConfig) -> Pyramid:
     """The pyramid over all rows."""
-    empty = fit_pyramid(text_vectors, stored.text_count)
+    empty = fit_pyramid(text_vectors, stored.text_count, config)
     codes = empty.codes(text_vectors)
-    levels = [_count_level(stored, size_m, codes[:, : empty.sums(size_m)]) for size_m in level_sizes()]
+    levels = [_count_level(stored, size_m, codes[:, : empty.sums(size_m)]) for size_m in config.lattice_sizes()]
     return replace(empty, levels=levels)
 
 

@@ -17,11 +17,6 @@ from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.loss import Batch, Places
 from callipper_trainer.model import CaLLiPer, LocationEncoder
 
-SELF_VISIBLE_SHARE = 0.1  # of the POIs
-MIN_KIND_DEVIATION = 0.05  # of log(1 + number) of a kind: next to the only one of its kind it would be a hundred
-MAX_TARGET_DEVIATIONS = (
-    10.0  # next to the only one of its kind a number is hundreds, and its square would drown all else
-)
 PART_ROWS = 16_384  # standardised at once
 Columns = dict[str, Tensor]  # of N rows each, by name
 
@@ -47,22 +42,22 @@ class Data(Protocol):
 class BatchMaker:
     """Turns rows as they are stored into what the model reads, the same way for data in memory and on disk."""
 
-    def __init__(self, pyramid: Pyramid | None, text_vectors: Array, device: torch.device) -> None:
-        self.pyramid, self.device = pyramid, device
+    def __init__(self, pyramid: Pyramid | None, text_vectors: Array, config: TrainConfig, device: torch.device) -> None:
+        self.pyramid, self.config, self.device = pyramid, config, device
         self.codes = None if pyramid is None else pyramid.codes(text_vectors)
         self.text_vectors = torch.from_numpy(np.ascontiguousarray(text_vectors)).to(device)
-        self.target_weights = None if pyramid is None else torch.from_numpy(target_weights(pyramid)).to(device)
+        self.target_weights = None if pyramid is None else torch.from_numpy(target_weights(pyramid, config)).to(device)
         self.background: Columns = {}
 
     @property
     def target_width(self) -> int:
         """How many numbers of its context an embedding predicts."""
-        return target_columns(self.pyramid) if self.pyramid else 0
+        return target_columns(self.pyramid, self.config.targets_from_m) if self.pyramid else 0
 
-    def model(self, config: TrainConfig) -> CaLLiPer:
+    def model(self) -> CaLLiPer:
         """An untrained model that reads such batches."""
         width = self.pyramid.width if self.pyramid else 0
-        return CaLLiPer(config, self.text_vectors.shape[1], width, self.target_width).to(self.device)
+        return CaLLiPer(self.config, self.text_vectors.shape[1], width, self.target_width).to(self.device)
 
     def columns(self, metres: Array, text_id: Array | None = None, name_id: Array | None = None) -> Columns:
         """All that is computed per row, on the CPU: metres (N, 2) from the origin, and of POIs the (N,) texts and names.
@@ -75,14 +70,14 @@ class BatchMaker:
         if name_id is not None:
             columns["name_id"] = torch.from_numpy(name_id.astype(np.int64))
         if self.pyramid is not None and self.codes is not None:
-            own = () if text_id is None else (self.codes[text_id], ~is_self_visible(metres))
+            own = () if text_id is None else (self.codes[text_id], ~is_self_visible(metres, self.config.self_visible))
             columns["context"] = torch.from_numpy(self.pyramid.features(metres, *own))
         return columns
 
     def fit_standardisation(self, location: LocationEncoder, mean: Tensor, deviation: Tensor) -> None:
         """Take mean and deviation of each feature, (C,); those of a rare kind's number are held to vary more than they do."""
         assert self.pyramid is not None
-        least = torch.from_numpy(self.pyramid.counts_kinds * MIN_KIND_DEVIATION).to(deviation)
+        least = torch.from_numpy(self.pyramid.counts_kinds * self.config.min_kind_deviation).to(deviation)
         location.set_standardisation(mean, torch.maximum(deviation, least))
 
     def standardised(self, columns: Columns, location: LocationEncoder) -> Columns:
@@ -91,16 +86,16 @@ class BatchMaker:
             return columns
         return columns | {"context": location.standardise(columns["context"])}
 
-    def prepare_background(self, location: LocationEncoder, pois: int, seed: int) -> None:
+    def prepare_background(self, location: LocationEncoder, pois: int) -> None:
         """Places to stand beside so many POIs, all of them on the device."""
         if self.pyramid is not None:
-            columns = self.columns(draw_background(self.pyramid, pois, seed))
+            columns = self.columns(draw_background(self.pyramid, pois, self.config))
             columns = {name: values.to(self.device) for name, values in columns.items()}
             self.background = self.standardised(columns, location)
 
     def sample_background(self, random: np.random.Generator, size: int, ranks: Ranks) -> Columns:
         """A quarter as many places as a batch has rows, at random; of several processes each takes its part."""
-        count = size // 4 // ranks.world_size * ranks.world_size
+        count = int(size * self.config.background_share) // ranks.world_size * ranks.world_size
         if not self.background or not count:
             return {}
         rows = torch.from_numpy(random.integers(len(self.background["metres"]), size=count)[ranks.local_rows(count)])
@@ -121,13 +116,13 @@ class BatchMaker:
     def _places(self, columns: Columns) -> Places:
         if self.pyramid is None or self.target_weights is None:
             return Places(columns["metres"])
-        target = columns["context"][:, -target_columns(self.pyramid) :].clamp(
-            -MAX_TARGET_DEVIATIONS, MAX_TARGET_DEVIATIONS
+        target = columns["context"][:, -self.target_width :].clamp(
+            -self.config.max_deviations, self.config.max_deviations
         )
         return Places(columns["metres"], columns["context"], target * self.target_weights)
 
 
-def is_self_visible(metres: Array) -> Array:
+def is_self_visible(metres: Array, share: float) -> Array:
     """Whether each of some POIs, (N, 2) metres, finds itself among what lies around it.
 
     Were there none, a model would learn that next door to the only bakery there is no bakery: what asks for a place with a
@@ -137,13 +132,8 @@ def is_self_visible(metres: Array) -> Array:
     mixed = np.ascontiguousarray(metres, np.float64).view(np.uint64)
     mixed = (mixed[:, 0] * np.uint64(0x9E3779B97F4A7C15)) ^ (mixed[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F))
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    sees: Array = (mixed >> np.uint64(40)).astype(np.float64) / 2**24 < SELF_VISIBLE_SHARE
+    sees: Array = (mixed >> np.uint64(40)).astype(np.float64) / 2**24 < share
     return sees
-
-
-def background_random(config: TrainConfig, epoch: int) -> np.random.Generator:
-    """What decides the places beside the POIs of an epoch."""
-    return np.random.default_rng([config.seed, epoch, 1])
 
 
 class Resident:
@@ -161,11 +151,11 @@ class Resident:
     ) -> None:
         """metres: (N, 2) from the origin; text_id and name_id: (N,) into text_vectors (V, T), -1 for no name."""
         self.config, self.device, self.ranks = config, device, ranks
-        self.pyramid = build_pyramid(metres, text_id, text_vectors) if config.encoder == "contextual" else None
-        self.maker = BatchMaker(self.pyramid, text_vectors, device)
+        self.pyramid = build_pyramid(metres, text_id, text_vectors, config) if config.encoder == "contextual" else None
+        self.maker = BatchMaker(self.pyramid, text_vectors, config, device)
         columns = self.maker.columns(metres, text_id, name_id if config.name_weight else None)
         self.columns = {name: values.to(device) for name, values in columns.items()}
-        self.training_rows, self.validation_rows = split(len(metres), config.validation_share, config.seed)
+        self.training_rows, self.validation_rows = split(len(metres), config)
         self.training, self.validation = len(self.training_rows), len(self.validation_rows)
 
     def standardise(self, location: LocationEncoder) -> None:
@@ -180,12 +170,12 @@ class Resident:
         self.maker.fit_standardisation(location, mean, (squares / (len(rows) - 1)).sqrt())
         for view in torch.split(context, PART_ROWS):
             view.copy_(location.standardise(view))
-        self.maker.prepare_background(location, self.training, self.config.seed)
+        self.maker.prepare_background(location, self.training)
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
         """In the order of one random permutation an epoch."""
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(self.training_rows)
-        random = background_random(self.config, epoch)
+        order = self.config.order_random(epoch).permutation(self.training_rows)
+        random = self.config.background_random(epoch)
         for rows in batches(torch.from_numpy(order).to(self.device), size):
             yield self.take(rows[self.ranks.local_rows(size)], self.maker.sample_background(random, size, self.ranks))
 
@@ -200,10 +190,10 @@ class Resident:
         return self.maker.batch({name: values[rows] for name, values in self.columns.items()}, background)
 
 
-def split(count: int, validation_share: float, seed: int) -> tuple[Array, Array]:
+def split(count: int, config: TrainConfig) -> tuple[Array, Array]:
     """Row numbers for training and validation, disjoint, at random."""
-    order = np.random.default_rng(seed).permutation(count)
-    held_out = validation_rows(count, validation_share)
+    order = config.split_random().permutation(count)
+    held_out = validation_rows(count, config.validation_share)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
