@@ -20,8 +20,8 @@ from callipper_db.binary_copy import read_rows
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.embed import embed_places
-from callipper_trainer.fit import TrainedModel
-from callipper_trainer.model import CaLLiPer
+from callipper_trainer.features import make_features
+from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.publish import Publication, publish
 
 POINTS = 10_000
@@ -81,9 +81,9 @@ def _publish(city: City, encoder: str) -> Untrained:
     if encoder == "contextual":
         pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, city.text_vectors, config)
     torch.manual_seed(0)
-    model = CaLLiPer(config, city.text_vectors.shape[1], pyramid.width if pyramid else 0).eval()
-    if pyramid:
-        model.location.fit_standardisation(torch.from_numpy(pyramid.features(samples.metres - samples.origin)))
+    model = CaLLiPer(config, city.text_vectors.shape[1], make_features(config, pyramid)).eval()
+    if pyramid and model.location.context:
+        model.location.context.fit_standardisation(torch.from_numpy(pyramid.features(samples.metres - samples.origin)))
     trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
     with db.session(city.dsn) as connection:
         row = connection.execute(

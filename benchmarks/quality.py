@@ -39,8 +39,9 @@ from callipper_trainer.evaluation.labels import Labels
 from callipper_trainer.evaluation.plot import draw
 from callipper_trainer.evaluation.protocol import MAIN, Score, evaluate_embeddings, evaluate_floors
 from callipper_trainer.evaluation.retrieval import hold_out, retrieval_auc
-from callipper_trainer.fit import TrainedModel, fit
-from callipper_trainer.model import GridEncoding
+from callipper_trainer.features import GridEncoding
+from callipper_trainer.fit import fit
+from callipper_trainer.model import TrainedModel
 
 # Wang et al. 2025: category texts, coordinates alone, plain contrast. Of six epochs, validation keeps the fifth.
 PAPER = TrainConfig.of("coordinate", epochs=6)

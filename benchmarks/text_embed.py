@@ -21,9 +21,8 @@ from callipper_db.binary_copy import read_rows
 from callipper_db.progress import Silent
 from callipper_db.text_encoders import remove_text_encoder
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.fit import TrainedModel
 from callipper_trainer.install_text_encoder import install
-from callipper_trainer.model import CaLLiPer
+from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.publish import Publication, publish
 from callipper_trainer.text_encoder import TextEncoder, find_encoder, register_encoder
 
@@ -64,7 +63,7 @@ def _publish(city: City, encoder: TextEncoder) -> int:
     """A version with random weights over a coarse grid, which remembers the texts of London's POIs."""
     samples, vectors, config = city.samples, city.text_vectors, TrainConfig(encoder="coordinate", device="cpu")
     torch.manual_seed(0)
-    trained = TrainedModel(CaLLiPer(config, encoder.dim, 0).eval(), samples.origin, None, best_epoch=1)
+    trained = TrainedModel(CaLLiPer(config, encoder.dim).eval(), samples.origin, None, best_epoch=1)
     with db.session(city.dsn) as connection:
         publication = Publication(
             text_encoder_id=register_encoder(connection, encoder),

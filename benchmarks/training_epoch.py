@@ -31,7 +31,7 @@ def run(city: City) -> dict[str, Any]:
     metres = samples.metres - samples.origin
     data = Resident(metres, samples.text_id, city.text_vectors, config, torch.device("cpu"))
     model = data.maker.model()
-    data.standardise(model.location)
+    data.standardise(model.location.context)
     batches = data.batches(1, config.batch_size)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
     published = Published(config)

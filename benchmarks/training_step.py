@@ -28,7 +28,7 @@ def _share(city: City, encoder: str) -> float:
     config, samples = TrainConfig.of(encoder), city.samples
     data = Resident(samples.metres - samples.origin, samples.text_id, city.text_vectors, config, torch.device("cpu"))
     model = data.maker.model()
-    data.standardise(model.location)
+    data.standardise(model.location.context)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
     products = matrix_products(model, config.batch_size, beside=config.batch_size // 4 if data.pyramid else 0)
     step_s, products_s = [], []

@@ -28,8 +28,9 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.batches import Resident
 from callipper_trainer.data.sample_file import stored_samples
 from callipper_trainer.distributed import Ranks, joined
-from callipper_trainer.fit import Run, TrainedModel, fit, fit_stored
+from callipper_trainer.fit import Run, fit, fit_stored
 from callipper_trainer.loss import objective
+from callipper_trainer.model import TrainedModel
 
 QUICK = TrainConfig(hidden=32, blocks=1, frequencies=8, epochs=3, batch_size=40, device="cpu")
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ def gradients(ranks: Ranks, config: TrainConfig) -> dict[str, Tensor]:
     data = Resident(metres - origin, text_id, vectors, config, CPU, ranks)
     torch.manual_seed(1)
     model = data.maker.model()
-    data.standardise(model.location)
+    data.standardise(model.location.context)
     loss = objective(model, next(iter(data.batches(1, 120))), config, ranks.gather)
     loss.backward()  # type: ignore[no-untyped-call]
     ranks.average_gradients(model)

@@ -29,7 +29,8 @@ from callipper_trainer.data.batches import batches, split
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, read_samples
 from callipper_trainer.embed import embed_places, embed_texts
-from callipper_trainer.fit import TrainedModel, fit
+from callipper_trainer.fit import fit
+from callipper_trainer.model import TrainedModel
 from callipper_trainer.text_encoder import TextEncoder, encode_cached
 
 MONACO = Path(__file__).parent.parent / "demo" / "monaco.osm.pbf"

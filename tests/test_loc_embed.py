@@ -23,8 +23,8 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.embed import embed_places
-from callipper_trainer.fit import TrainedModel
-from callipper_trainer.model import CaLLiPer
+from callipper_trainer.features import make_features
+from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.publish import Publication, publish
 
 SRID = 32631  # UTM 31 N
@@ -69,9 +69,9 @@ def _publish_untrained(connection: db.Connection, metres: Array, config: TrainCo
         pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, vectors, config)
         context = torch.from_numpy(pyramid.features(samples.metres - samples.origin))
     torch.manual_seed(config.seed)
-    model = CaLLiPer(config, TEXT_DIM, pyramid.width if pyramid else 0).eval()
-    if context is not None:
-        model.location.fit_standardisation(context)
+    model = CaLLiPer(config, TEXT_DIM, make_features(config, pyramid)).eval()
+    if context is not None and model.location.context is not None:
+        model.location.context.fit_standardisation(context)
     trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
     nothing = np.empty((0, TEXT_DIM), np.float32)
     publication = Publication(

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from callipper_db.arrays import Array
 from callipper_trainer.config import TrainConfig
+from callipper_trainer.features import ContextFeatures, GridEncoding, make_features
 from callipper_trainer.loss import symmetric_info_nce
-from callipper_trainer.model import CaLLiPer, GridEncoding, LocationEncoder
+from callipper_trainer.model import CaLLiPer, LocationEncoder
 
 SMALL = TrainConfig(frequencies=8, hidden=32, blocks=3)
 NATIONAL_GRID_M = 5e5
@@ -81,20 +82,22 @@ def test_grid_encoding_is_more_exact_than_float32_angles_at_national_grid_scale(
 @pytest.mark.parametrize("context_width", [0, 7])
 def test_location_encoder_matches_numpy(context_width: int) -> None:
     torch.manual_seed(1)
-    model = LocationEncoder(SMALL, context_width).eval()
+    context_features = [ContextFeatures(context_width)] if context_width else []
+    model = LocationEncoder(SMALL, [*make_features(SMALL), *context_features]).eval()
     metres = random_metres(200, 20_000.0)
     context = torch.randn(200, context_width) * 3 + 1 if context_width else None
     with torch.no_grad():
-        if context is not None:
-            model.fit_standardisation(context)
-        found = model(torch.from_numpy(metres), None if context is None else model.standardise(context)).numpy()
+        if context is not None and model.context is not None:
+            model.context.fit_standardisation(context)
+            standardised = model.context.standardise(context)
+        found = model(torch.from_numpy(metres), None if context is None else standardised).numpy()
     expected = reference_location(model, SMALL, metres, None if context is None else context.double().numpy())
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
 def test_a_context_feature_that_never_varies_is_left_out() -> None:
-    model = LocationEncoder(SMALL, 2)
+    model = ContextFeatures(2)
     model.fit_standardisation(torch.tensor([[5.0, 1.0], [5.0, 3.0]]))
     found = model.standardise(torch.tensor([[5.0, 2.0], [9.0, 2.0 + 2**0.5]]))
     torch.testing.assert_close(found, torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
@@ -119,7 +122,7 @@ def test_scale_starts_at_the_temperature_and_is_bounded() -> None:
 
 
 def test_linear_layers_are_all_the_weights_there_are() -> None:
-    model = LocationEncoder(SMALL, 3)
+    model = LocationEncoder(SMALL, [*make_features(SMALL), ContextFeatures(3)])
     layers = model.linear_layers()
     assert [*layers][:3] == ["input", "block0.first", "block0.second"]
     found = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}

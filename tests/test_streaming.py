@@ -34,8 +34,8 @@ from callipper_trainer.data.batches import is_self_visible
 from callipper_trainer.data.sample_file import ROW, StoredSamples, stored_samples
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, open_source, read_samples
-from callipper_trainer.fit import Run, TrainedModel, fit, fit_stored
-from callipper_trainer.model import CaLLiPer
+from callipper_trainer.fit import Run, fit, fit_stored
+from callipper_trainer.model import TrainedModel
 from callipper_trainer.train import TrainSummary, train
 
 CPU = torch.device("cpu")
@@ -166,7 +166,7 @@ def test_an_epoch_shows_each_training_row_once_with_its_features(tmp_path: Path,
     with kept(samples, tmp_path) as stored:
         data = Streaming(stored, vectors, QUICK, CPU)
         model = data.maker.model()
-        data.standardise(model.location)
+        data.standardise(model.location.context)
         training = [row_of[tuple(place)] for place in (stored.read(200, 2000)["metres"] - stored.origin).tolist()]
         validation = [row_of[tuple(place)] for place in (stored.read(0, 200)["metres"] - stored.origin).tolist()]
         mean, deviation = context[training].mean(axis=0), context[training].std(axis=0, ddof=1)
@@ -200,7 +200,7 @@ def test_batches_are_mixed_though_the_source_is_sorted_by_place(tmp_path: Path) 
     with kept(samples, tmp_path, rows=1000) as stored:
         config = replace(QUICK, encoder="coordinate")
         data = Streaming(stored, np.eye(40, 8, dtype=np.float32), config, CPU)
-        data.standardise(CaLLiPer(config, 8).location)
+        data.standardise(None)
         for epoch in (1, 2):
             places = [rows["metres"][:, 1] for rows in data.shuffled(np.random.default_rng(epoch), 200)]
             batches.append([np.round((north + stored.origin[1]) * 1e3).astype(int) for north in places])

@@ -20,30 +20,16 @@ from callipper_db.errors import (
 from callipper_db.progress import Reporter, Silent
 from callipper_trainer.checkpoint import read_checkpoint, write_checkpoint
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.context import Pyramid
 from callipper_trainer.data.batch_file import Streaming
 from callipper_trainer.data.batches import Data, Resident
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.device import autocast, choose_device, tf32, uses_bf16
 from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.loss import Batch, objective, terms
-from callipper_trainer.model import CaLLiPer
+from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.stopwatch import Stopwatch
 
 MINIMUM_SAMPLES = 20
-
-
-@dataclass
-class TrainedModel:
-    """What fit() returns: the best epoch's model, in evaluation mode, and what each epoch reached."""
-
-    model: CaLLiPer
-    origin: Array  # (2,) float64 metres
-    pyramid: Pyramid | None  # of the contextual encoder
-    best_epoch: int
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)  # by part: features, fit
-    rows_per_s: float = 0.0  # of the part fit
 
 
 @dataclass(frozen=True)
@@ -126,7 +112,7 @@ def _train(
     torch.manual_seed(config.seed)
     model = data.maker.model()
     with watch.timing("features"):
-        data.standardise(model.location)
+        data.standardise(model.location.context)
     loop = Loop(model, data, config, device, run.ranks)
     result = TrainedModel(model, origin, data.pyramid, best_epoch=0, seconds=watch.seconds)
     best = copy.deepcopy(model.state_dict())

@@ -6,37 +6,19 @@ Shapes: B rows a batch, F frequencies, H hidden, D embedding dimensions (128), T
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from callipper_db.arrays import Array
 from callipper_db.tables import DIMENSIONS
 from callipper_trainer.config import TrainConfig
-
-MINIMUM_DEVIATION = 1e-6  # a feature that varies less says nothing, and is left out
-
-
-class GridEncoding(nn.Module):
-    """Space2Vec's "grid" encoding (Mai et al. 2020): sines and cosines of easting and northing at F wavelengths.
-
-    The metres are divided by geometrically spaced divisors. The angles are reduced to one turn in float64, since a float32
-    angle of a national grid's northing at the shortest wavelength would be off by 1e-3; all after that is float32.
-    """
-
-    divisors: Tensor
-
-    def __init__(self, frequencies: int, shortest_m: float, longest_m: float) -> None:
-        super().__init__()
-        ratio = math.log(longest_m / shortest_m) / max(frequencies - 1, 1)
-        steps = torch.arange(frequencies, dtype=torch.float64)
-        self.register_buffer("divisors", shortest_m * torch.exp(ratio * steps), persistent=False)
-
-    def forward(self, metres: Tensor) -> Tensor:
-        """(B, 2) float64 metres from the model's origin -> (B, 4F) float32: sin e, cos e, sin n, cos n."""
-        turns = metres.unsqueeze(2) / (2 * math.pi * self.divisors)  # (B, 2, F)
-        angles = ((turns - turns.floor()) * (2 * math.pi)).float()
-        return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
+from callipper_trainer.context import Pyramid
+from callipper_trainer.features import ContextFeatures, Feature, GridEncoding, make_features
 
 
 class ResidualBlock(nn.Module):
@@ -55,47 +37,34 @@ class ResidualBlock(nn.Module):
 
 
 class LocationEncoder(nn.Module):
-    """Features and FCNet (Mac Aodha et al. 2019): a place -> a unit vector.
+    """Features and FCNet (Mac Aodha et al. 2019): a place -> a unit vector."""
 
-    The features are the position encoding and, for the contextual encoder, C numbers about what lies around the place.
-    """
+    def __init__(self, config: TrainConfig, features: Sequence[Feature], *, joins: bool | None = None) -> None:
+        """features: in the order in which the input layer reads them. joins: whether the output layer reads them once more.
 
-    context_mean: Tensor
-    context_scale: Tensor
-
-    def __init__(self, config: TrainConfig, context_width: int = 0, *, joins: bool | None = None) -> None:
-        """context_width: C, 0 for the coordinate encoder. joins: whether the output layer reads the features once more.
-
-        It does in the contextual encoder, so that what is linear in the features need not pass through ReLUs.
+        It does where some are looked up, so that what is linear in the features need not pass through ReLUs.
         """
         super().__init__()
-        self.joins = context_width > 0 if joins is None else joins
-        self.register_buffer("context_mean", torch.zeros(context_width))
-        self.register_buffer("context_scale", torch.ones(context_width))
-        self.encoding = GridEncoding(config.frequencies, config.wavelength_min_m, config.wavelength_max_m)
-        width = 4 * config.frequencies + context_width
+        self.features = nn.ModuleList(features)
+        self.joins = any(feature.looked_up for feature in features) if joins is None else joins
+        width = sum(feature.width for feature in features)
         self.input = nn.Linear(width, config.hidden)
         self.blocks = nn.ModuleList(ResidualBlock(config.hidden, config.dropout) for _ in range(config.blocks))
         self.output = nn.Linear(config.hidden + (width if self.joins else 0), DIMENSIONS)
 
-    def fit_standardisation(self, context: Tensor) -> None:
-        """Take mean and deviation of each feature from those of the training places, (N, C)."""
-        self.set_standardisation(context.mean(dim=0), context.std(dim=0))
+    @property
+    def encoding(self) -> GridEncoding:
+        """The encoding of the position."""
+        return next(feature for feature in self.features if isinstance(feature, GridEncoding))
 
-    def set_standardisation(self, mean: Tensor, deviation: Tensor) -> None:
-        """The same from mean and deviation of each feature, (C,)."""
-        self.context_mean.copy_(mean)
-        self.context_scale.copy_(torch.where(deviation > MINIMUM_DEVIATION, 1 / deviation, 0))
-
-    def standardise(self, context: Tensor) -> Tensor:
-        """(B, C) features as they are counted -> as forward() reads them. Once per place, so it is no part of the step."""
-        return (context - self.context_mean) * self.context_scale
+    @property
+    def context(self) -> ContextFeatures | None:
+        """The features that are looked up, if it reads any."""
+        return next((feature for feature in self.features if isinstance(feature, ContextFeatures)), None)
 
     def forward(self, metres: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, 2) float64 metres from the model's origin, (B, C) standardised context -> (B, D) float32, unit length."""
-        features = self.encoding(metres)
-        if context is not None:
-            features = torch.cat([features, context], dim=1)
+        features = torch.cat([feature(metres, context) for feature in self.features], dim=1)
         x = functional.relu(self.input(features))
         for block in self.blocks:
             x = block(x)
@@ -118,23 +87,23 @@ class LocationEncoder(nn.Module):
 
 
 class CaLLiPer(nn.Module):
-    """Both towers after their frozen parts, the learned temperature, and what reads the surroundings off an embedding."""
+    """Both towers after their frozen parts, the learned temperatures, and a head that predicts context from an embedding."""
 
     def __init__(
         self,
         config: TrainConfig,
         text_dim: int,
-        context_width: int = 0,
+        features: Sequence[Feature] | None = None,
         target_width: int = 0,
         *,
         joins: bool | None = None,
     ) -> None:
-        """text_dim: T; context_width: C; target_width: W, how many numbers of its context an embedding predicts.
+        """text_dim: T; features: None for those of the coordinate encoder; target_width: W, numbers that the head predicts.
 
         joins: see LocationEncoder.
         """
         super().__init__()
-        self.location = LocationEncoder(config, context_width, joins=joins)
+        self.location = LocationEncoder(config, features or make_features(config), joins=joins)
         self.text_projection = nn.Linear(text_dim, DIMENSIONS)
         self.context_head = nn.Linear(DIMENSIONS, target_width) if target_width else None  # of use in training only
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
@@ -160,3 +129,16 @@ class CaLLiPer(nn.Module):
     def name_scale(self) -> Tensor:
         """The same for names, of which a place knows less than of categories."""
         return self.name_logit_scale.clamp(max=self.max_log_scale).exp()
+
+
+@dataclass
+class TrainedModel:
+    """A model in evaluation mode and what it needs to embed; from fit() also what each epoch reached."""
+
+    model: CaLLiPer
+    origin: Array  # (2,) float64 metres
+    pyramid: Pyramid | None  # of the contextual encoder
+    best_epoch: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by part: features, fit
+    rows_per_s: float = 0.0  # of the part fit

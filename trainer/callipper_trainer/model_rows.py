@@ -1,30 +1,35 @@
-"""A published model back from the database into the modules that trained it: same weights, same embeddings."""
+"""A model as rows, out and back: the same weights, the same embeddings. What publishing adds to it is in publish.py."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from psycopg import sql
+from psycopg.types.json import Jsonb
 from torch import Tensor, nn
 
 from callipper_db import db
 from callipper_db.arrays import Array
-from callipper_db.binary_copy import read_rows
 from callipper_db.errors import ModelUnreadable, NoActiveModel, UnknownModel
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.context import KindCode, Level, Pyramid, TextCode, cell_key
-from callipper_trainer.fit import TrainedModel
-from callipper_trainer.model import CaLLiPer
+from callipper_trainer.features import KINDS, Feature
+from callipper_trainer.model import CaLLiPer, TrainedModel
+from callipper_trainer.weight_rows import WeightRows
 
-# What this program can read of a model: the features by kind, and the keys that say all about each.
-FEATURES = {
-    "grid": {"kind", "divisors_m"},
-    "context": {"kind", "sizes_m", "code", "prior", "kinds", "kinds_from_m"},
-}
+
+@dataclass(frozen=True)
+class ModelRow:
+    """What the row of a version says, beside what the model itself says."""
+
+    srid: int
+    extent: tuple[float, float, float, float]  # west, south, east, north of the training POIs, degrees
+    grid_id: int
+    text_encoder_id: int
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,56 @@ def load_model(connection: db.Connection, version: int | None = None) -> LoadedM
         return _load(connection, version)
 
 
+def write_model(connection: db.Connection, trained: TrainedModel, config: TrainConfig, row: ModelRow) -> int:
+    """Write a new version that is not active, with its weights; returns its number."""
+    context = trained.model.location.context
+    mean, scale = ([], []) if context is None else (context.mean.tolist(), context.scale.tolist())
+    inserted = connection.execute(
+        "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch,"
+        " standardisation, metrics, provenance)"
+        # A little wider than the POIs, so that a single spot still makes a polygon.
+        " VALUES ('ready', %s, %s, %s, ST_Expand(ST_MakeEnvelope(%s, %s, %s, %s, 4326), 1e-6), %s, %s, %s, %s, %s, %s)"
+        " RETURNING version",
+        [
+            row.srid,
+            *trained.origin.tolist(),
+            *row.extent,
+            row.grid_id,
+            row.text_encoder_id,
+            Jsonb(architecture(config, trained)),
+            Jsonb({"mean": mean, "scale": scale}),
+            Jsonb(row.metrics),
+            Jsonb(row.provenance),
+        ],
+    ).fetchone()
+    assert inserted is not None
+    rows = WeightRows(connection, int(inserted[0]))
+    for name, layer in trained.model.location.linear_layers().items():
+        rows.write_layer(name, *_arrays(layer))
+    rows.write_projection(*_arrays(trained.model.text_projection))
+    for feature in _features(trained):
+        feature.write(rows)
+    return rows.version
+
+
+def architecture(config: TrainConfig, trained: TrainedModel) -> dict[str, Any]:
+    """The location encoder as data: which features, then which layers, so that SQL can run it."""
+    joins = trained.model.location.joins
+    layers: list[dict[str, Any]] = [{"layer": "input", "activation": "relu"}]
+    for number in range(config.blocks):
+        layers += [
+            {"layer": f"block{number}.first", "activation": "relu", "residual": "begin"},
+            {"layer": f"block{number}.second", "activation": "relu", "residual": "add"},
+        ]
+    return {
+        "encoder": config.encoder,
+        "features": [feature.entry() for feature in _features(trained)],
+        "layers": [*layers, {"layer": "output", "activation": None} | ({"residual": "join"} if joins else {})],
+        "dimensions": trained.model.location.output.out_features,
+        "logit_scale": float(trained.model.scale().detach()),
+    }
+
+
 def _load(connection: db.Connection, version: int | None) -> LoadedModel:
     row = connection.execute(
         "SELECT m.version, m.srid, ARRAY[ST_XMin(m.extent), ST_YMin(m.extent), ST_XMax(m.extent), ST_YMax(m.extent)],"
@@ -68,85 +123,48 @@ def _load(connection: db.Connection, version: int | None) -> LoadedModel:
     if row is None:
         raise NoActiveModel if version is None else UnknownModel(version=version)
     number, srid, extent, name, revision, dim, provenance, arch, standardisation, easting, northing = row
-    layers = _Layers(connection, number)
-    features = _features(number, arch)
-    pyramid = _read_pyramid(layers, features["context"]) if "context" in features else None
-    model = _build(layers, arch, features["grid"]["divisors_m"], dim, pyramid.width if pyramid else 0)
-    if pyramid is not None:
-        model.location.context_mean.copy_(torch.tensor(standardisation["mean"]))
-        model.location.context_scale.copy_(torch.tensor(standardisation["scale"]))
+    model = _read_model(WeightRows(connection, number), arch, dim)
+    pyramid = None
+    if (context := model.location.context) is not None:
+        context.mean.copy_(torch.tensor(standardisation["mean"]))
+        context.scale.copy_(torch.tensor(standardisation["scale"]))
+        pyramid = context.pyramid
     trained = TrainedModel(model.eval(), np.array([easting, northing]), pyramid, best_epoch=0)
     return LoadedModel(number, srid, tuple(extent), (name, revision), provenance, trained)
 
 
-class _Layers:
-    """The weights of one version as they stand in the database."""
-
-    def __init__(self, connection: db.Connection, version: int) -> None:
-        self.connection, self.version = connection, version
-        widths = connection.execute(
-            "SELECT DISTINCT ON (layer) layer, vector_dims(weight) FROM callipper.location_weight WHERE version = %s",
-            [version],
-        )
-        self.width: dict[str, int] = dict(widths.fetchall())
-
-    def read(self, layer: str) -> tuple[Array, Array]:
-        """Weight (outputs, inputs) and bias (outputs,) of a layer."""
-        if layer not in self.width:
-            raise ModelUnreadable(version=self.version, reason=f"the layer {layer} is missing. Train again.")
-        query = sql.SQL(
-            "SELECT weight, bias FROM callipper.location_weight WHERE version = {} AND layer = {} ORDER BY neuron"
-        ).format(sql.Literal(self.version), sql.Literal(layer))
-        weight, bias = read_rows(self.connection, query, ["vector", "float4"], self.width[layer])
-        return weight, bias
-
-    def read_projection(self, dim: int) -> tuple[Array, Array]:
-        """Of the text tower: (128, dim) and (128,)."""
-        query = sql.SQL("SELECT weight, bias FROM callipper.text_projection WHERE version = {} ORDER BY neuron")
-        weight, bias = read_rows(self.connection, query.format(sql.Literal(self.version)), ["vector", "float4"], dim)
-        return weight, bias
-
-    def read_level(self, number: int, size_m: float, width: int) -> Level:
-        """One lattice of the pyramid, whose cells hold sums of that many numbers."""
-        query = sql.SQL(
-            "SELECT i, j, n, code_sum FROM callipper.context_cell WHERE version = {} AND level = {} ORDER BY i, j"
-        ).format(sql.Literal(self.version), sql.Literal(number))
-        i, j, count, code_sum = read_rows(self.connection, query, ["int4", "int4", "float4", "vector"], width)
-        ij = np.column_stack([i, j]).astype(np.int64)
-        return Level(size_m, cell_key(ij), ij, count, code_sum)
-
-
-def _features(version: int, arch: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The features by kind. Raises ModelUnreadable for an architecture that this program does not have."""
-    found: dict[str, dict[str, Any]] = {feature["kind"]: feature for feature in arch.get("features", [])}
-    if not found:
-        raise ModelUnreadable(version=version, reason="it has no location encoder. Train again.")
-    if list(found) not in (["grid"], ["grid", "context"]) or any(set(found[kind]) != FEATURES[kind] for kind in found):
-        reason = "its features are not known to this program. Update it: pip install --upgrade callipper-db"
-        raise ModelUnreadable(version=version, reason=reason)
-    return found
-
-
-def _build(layers: _Layers, arch: dict[str, Any], divisors: list[float], dim: int, context_width: int) -> CaLLiPer:
-    weights = {layer["layer"]: layers.read(layer["layer"]) for layer in arch["layers"]}
+def _read_model(rows: WeightRows, arch: dict[str, Any], text_dim: int) -> CaLLiPer:
+    features = _read_features(rows, arch)
+    weights = {layer["layer"]: rows.read_layer(layer["layer"]) for layer in arch["layers"]}
     blocks = sum(layer.get("residual") == "add" for layer in arch["layers"])
-    config = TrainConfig(frequencies=len(divisors), hidden=len(weights["input"][1]), blocks=blocks)
+    config = TrainConfig(hidden=len(weights["input"][1]), blocks=blocks)
     joins = arch["layers"][-1].get("residual") == "join"
-    model = CaLLiPer(config, dim, context_width, joins=joins)
-    model.location.encoding.divisors.copy_(torch.tensor(divisors, dtype=torch.float64))
+    model = CaLLiPer(config, text_dim, features, joins=joins)
     for name, layer in model.location.linear_layers().items():
         _fill(layer, *weights[name])
-    _fill(model.text_projection, *layers.read_projection(dim))
+    _fill(model.text_projection, *rows.read_projection(text_dim))
     _set(model.logit_scale, torch.tensor(math.log(arch["logit_scale"])))
     return model
 
 
-def _read_pyramid(layers: _Layers, context: dict[str, Any]) -> Pyramid:
-    """From what the architecture says, whatever this program's own sizes are."""
-    codes = TextCode(*layers.read("text_code")), KindCode(*layers.read("kind_code"))
-    empty = Pyramid(*codes, [], context["prior"], context["kinds_from_m"])
-    levels = [layers.read_level(number, size_m, empty.sums(size_m)) for number, size_m in enumerate(context["sizes_m"])]
-    return replace(empty, levels=levels)
+def _read_features(rows: WeightRows, arch: dict[str, Any]) -> list[Feature]:
+    """Raises ModelUnreadable for an architecture that this program does not have."""
+    entries = arch.get("features", [])
+    if not entries:
+        raise ModelUnreadable(version=rows.version, reason="it has no location encoder. Train again.")
+    kinds = {kind.kind: kind for kind in KINDS}
+    if any(entry["kind"] not in kinds or entry.keys() - {"kind"} != kinds[entry["kind"]].keys for entry in entries):
+        reason = "its features are not known to this program. Update it: pip install --upgrade callipper-db"
+        raise ModelUnreadable(version=rows.version, reason=reason)
+    return [kinds[entry["kind"]].read(entry, rows) for entry in entries]
+
+
+def _features(trained: TrainedModel) -> list[Feature]:
+    return [feature for feature in trained.model.location.features if isinstance(feature, Feature)]
+
+
+def _arrays(layer: nn.Linear) -> tuple[Array, Array]:
+    return layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
 
 
 def _fill(layer: nn.Linear, weight: Array, bias: Array) -> None:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from psycopg import sql
-from psycopg.types.json import Jsonb
-from torch import Tensor
 
 from callipper_db import binary_copy, partitions
 from callipper_db.arrays import Array
@@ -19,11 +16,11 @@ from callipper_db.grid import BLOCK, Grid, ensure_grid
 from callipper_db.hnsw import build_hnsw
 from callipper_db.tables import SCHEMA
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.context import Level, Pyramid
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.embed import embed_places, embed_texts
-from callipper_trainer.fit import TrainedModel
+from callipper_trainer.model import TrainedModel
+from callipper_trainer.model_rows import ModelRow, write_model
 from callipper_trainer.stopwatch import Stopwatch
 
 # At 80,000 cells the index takes 12 s to build and saves 29 ms a question (benchmarks/index_pays.py), so it pays after some
@@ -74,8 +71,15 @@ def publish(
             blocks = _block_centres(samples, publication.grid_size_m)
             grid = ensure_grid(connection, blocks, samples.srid, publication.grid_size_m, publication.grid_kind)
         with watch.timing("write"):
-            version = _insert_model(connection, trained, samples, config, publication, grid)
-            _write_weights(connection, version, trained)
+            row = ModelRow(
+                samples.srid,
+                samples.extent,
+                grid.grid_id,
+                publication.text_encoder_id,
+                publication.metrics,
+                publication.provenance,
+            )
+            version = write_model(connection, trained, config, row)
         advance = stage("writing cells", len(grid.cell_id))
         _write_cells(connection, version, trained, grid, config.seed, advance, watch)
         with watch.timing("write"):
@@ -98,123 +102,6 @@ def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:
         blocks = np.unique(np.concatenate([blocks, np.floor(part.metres / block_m).astype(np.int64)]), axis=0)
     centres: Array = (blocks + 0.5) * block_m
     return centres
-
-
-def architecture(config: TrainConfig, trained: TrainedModel) -> dict[str, Any]:
-    """The location encoder as data: which features, then which layers, so that SQL can run it.
-
-    What is stored must stay readable: a change of what a feature means gets a `kind` of its own, and the old one stays here,
-    in model_rows.py and in sql/ (tests/test_upgrade.py).
-    """
-    joins = trained.model.location.joins
-    layers: list[dict[str, Any]] = [{"layer": "input", "activation": "relu"}]
-    for number in range(config.blocks):
-        layers += [
-            {"layer": f"block{number}.first", "activation": "relu", "residual": "begin"},
-            {"layer": f"block{number}.second", "activation": "relu", "residual": "add"},
-        ]
-    return {
-        "encoder": config.encoder,
-        # In the order in which the input layer reads them.
-        "features": [
-            {"kind": "grid", "divisors_m": trained.model.location.encoding.divisors.tolist()},
-            *([_context_features(trained.pyramid)] if trained.pyramid else []),
-        ],
-        "layers": [*layers, {"layer": "output", "activation": None} | ({"residual": "join"} if joins else {})],
-        "dimensions": trained.model.location.output.out_features,
-        "logit_scale": float(trained.model.scale().detach()),
-    }
-
-
-def _context_features(pyramid: Pyramid) -> dict[str, Any]:
-    return {
-        "kind": "context",
-        "sizes_m": [level.size_m for level in pyramid.levels],
-        "code": pyramid.code_size,
-        "prior": pyramid.prior,
-        # The lattices of such cells and larger ones count so many kinds; the others none.
-        "kinds": len(pyramid.kind_code.weight),
-        "kinds_from_m": pyramid.kinds_from_m,
-    }
-
-
-def _standardisation(trained: TrainedModel) -> dict[str, list[float]]:
-    """Of the context features: they enter the network as (feature - mean) * scale."""
-    location = trained.model.location
-    return {"mean": location.context_mean.tolist(), "scale": location.context_scale.tolist()}
-
-
-def _insert_model(
-    connection: Connection,
-    trained: TrainedModel,
-    samples: Samples | StoredSamples,
-    config: TrainConfig,
-    publication: Publication,
-    grid: Grid,
-) -> int:
-    row = connection.execute(
-        "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch,"
-        " standardisation, metrics, provenance)"
-        # A little wider than the POIs, so that a single spot still makes a polygon.
-        " VALUES ('ready', %s, %s, %s, ST_Expand(ST_MakeEnvelope(%s, %s, %s, %s, 4326), 1e-6), %s, %s, %s, %s, %s, %s)"
-        " RETURNING version",
-        [
-            samples.srid,
-            *trained.origin.tolist(),
-            *samples.extent,
-            grid.grid_id,
-            publication.text_encoder_id,
-            Jsonb(architecture(config, trained)),
-            Jsonb(_standardisation(trained)),
-            Jsonb(publication.metrics),
-            Jsonb(publication.provenance),
-        ],
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def _write_weights(connection: Connection, version: int, trained: TrainedModel) -> None:
-    for name, layer in trained.model.location.linear_layers().items():
-        _write_layer(connection, "location_weight", layer.weight, layer.bias, {"version": version, "layer": name})
-    projection = trained.model.text_projection
-    _write_layer(connection, "text_projection", projection.weight, projection.bias, {"version": version})
-    if trained.pyramid is not None:
-        for name, code in (("text_code", trained.pyramid.text_code), ("kind_code", trained.pyramid.kind_code)):
-            key = {"version": version, "layer": name}
-            _write_layer(connection, "location_weight", torch.from_numpy(code.weight), torch.from_numpy(code.bias), key)
-        for number, level in enumerate(trained.pyramid.levels):
-            _write_level(connection, version, number, level)
-
-
-def _write_level(connection: Connection, version: int, number: int, level: Level) -> None:
-    columns: dict[str, tuple[str, Any]] = {"version": ("int4", np.full(len(level.ij), version))}
-    binary_copy.write_rows(connection, sql.Identifier(SCHEMA, "context_cell"), columns | level_columns(number, level))
-
-
-def level_columns(number: int, level: Level) -> dict[str, tuple[str, Any]]:
-    """One lattice as columns of context_cell, for binary_copy.write_rows; without the version."""
-    return {
-        "level": ("int4", np.full(len(level.ij), number)),
-        "i": ("int4", level.ij[:, 0]),
-        "j": ("int4", level.ij[:, 1]),
-        "n": ("float4", level.count),
-        "code_sum": ("vector", level.code_sum),
-    }
-
-
-def _write_layer(connection: Connection, table: str, weights: Tensor, biases: Tensor, key: dict[str, Any]) -> None:
-    weight = weights.detach().cpu().numpy()
-    count = len(weight)
-    columns: dict[str, tuple[str, Any]] = {"version": ("int4", np.full(count, key["version"]))}
-    if "layer" in key:
-        columns["layer"] = ("text", [key["layer"].encode()] * count)
-    columns |= {
-        "neuron": ("int4", np.arange(count)),
-        "weight": ("vector", weight),
-        "bias": ("float4", biases.detach().cpu().numpy()),
-    }
-    binary_copy.write_rows(connection, sql.Identifier(SCHEMA, table), columns)
 
 
 def _write_texts(

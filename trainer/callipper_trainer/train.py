@@ -24,9 +24,10 @@ from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.data.source import POI_TABLE, OpenSource, Source, open_source
 from callipper_trainer.device import choose_device
 from callipper_trainer.distributed import ALONE, Ranks
-from callipper_trainer.fit import Run, TrainedModel, fit_resident, fit_stored
+from callipper_trainer.fit import Run, fit_resident, fit_stored
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.lock import only_trainer
+from callipper_trainer.model import TrainedModel
 from callipper_trainer.publish import Publication, publish
 from callipper_trainer.stopwatch import Stopwatch
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder, place_words, register_encoder

@@ -21,8 +21,8 @@ from callipper_trainer.context import Level, Pyramid, build_level, cell_key, fit
 from callipper_trainer.data.batches import BatchMaker, Columns, validation_rows
 from callipper_trainer.data.sample_file import StoredSamples, check_room, writing
 from callipper_trainer.distributed import ALONE, Ranks
+from callipper_trainer.features import ContextFeatures
 from callipper_trainer.loss import Batch
-from callipper_trainer.model import LocationEncoder
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -56,14 +56,14 @@ class Streaming:
         self.validation = validation_rows(len(stored), config.validation_share)
         self.training = len(stored) - self.validation
 
-    def standardise(self, location: LocationEncoder) -> None:
+    def standardise(self, features: ContextFeatures | None) -> None:
         """By some training rows; then the columns of all rows go into the file."""
-        if self.pyramid is not None:
-            self._fit_standardisation(location)
-            self.maker.prepare_background(location, self.training)
-        self._write(location)
+        if features is not None:
+            self._fit_standardisation(features)
+            self.maker.prepare_background(features, self.training)
+        self._write(features)
 
-    def _fit_standardisation(self, location: LocationEncoder) -> None:
+    def _fit_standardisation(self, features: ContextFeatures) -> None:
         count, total, squares = 0, 0.0, 0.0
         starts = range(self.validation, min(len(self.stored), self.validation + MOMENT_ROWS), BLOCK_ROWS)
         for columns in prefetched(iter(starts), self._columns, self.threads):
@@ -74,10 +74,10 @@ class Streaming:
         mean = np.asarray(total) / count
         deviation = np.sqrt(np.maximum(squares - count * mean**2, 0) / (count - 1))
         self.maker.fit_standardisation(
-            location, *(torch.from_numpy(part.astype(np.float32)) for part in (mean, deviation))
+            features, *(torch.from_numpy(part.astype(np.float32)) for part in (mean, deviation))
         )
 
-    def _write(self, location: LocationEncoder) -> None:
+    def _write(self, features: ContextFeatures | None) -> None:
         """Each process writes its part of the blocks, at their place; then all read all."""
         self.row = _row_type(self._columns(0))
         if self.ranks.is_leader:
@@ -89,7 +89,7 @@ class Streaming:
         with writing(self.ready.parent), self.ready.open("r+b") as file:
             for start, columns in prefetched(starts, lambda start: (start, self._columns(start)), self.threads):
                 on_device = {name: values.to(self.device) for name, values in columns.items()}
-                columns = self.maker.standardised(on_device, location)
+                columns = self.maker.standardised(on_device, features)
                 file.seek(start * self.row.itemsize)
                 file.write(_rows(columns, self.row).tobytes())
         self.ranks.barrier()

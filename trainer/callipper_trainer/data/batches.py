@@ -14,8 +14,9 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import Pyramid, build_pyramid
 from callipper_trainer.context_targets import draw_background, target_columns, target_weights
 from callipper_trainer.distributed import ALONE, Ranks
+from callipper_trainer.features import ContextFeatures, make_features
 from callipper_trainer.loss import Batch, Places
-from callipper_trainer.model import CaLLiPer, LocationEncoder
+from callipper_trainer.model import CaLLiPer
 
 PART_ROWS = 16_384  # standardised at once
 Columns = dict[str, Tensor]  # of N rows each, by name
@@ -29,8 +30,8 @@ class Data(Protocol):
     training: int  # rows
     validation: int  # rows
 
-    def standardise(self, location: LocationEncoder) -> None:
-        """Fit the encoder's standardisation to the training rows; before the first batch."""
+    def standardise(self, features: ContextFeatures | None) -> None:
+        """Fit the standardisation to the training rows; before the first batch."""
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
         """The training rows in an order that follows from seed and epoch, in whole batches."""
@@ -56,8 +57,8 @@ class BatchMaker:
 
     def model(self) -> CaLLiPer:
         """An untrained model that reads such batches."""
-        width = self.pyramid.width if self.pyramid else 0
-        return CaLLiPer(self.config, self.text_vectors.shape[1], width, self.target_width).to(self.device)
+        features = make_features(self.config, self.pyramid)
+        return CaLLiPer(self.config, self.text_vectors.shape[1], features, self.target_width).to(self.device)
 
     def columns(self, metres: Array, text_id: Array | None = None, name_id: Array | None = None) -> Columns:
         """All that is computed per row, on the CPU: metres (N, 2) from the origin, and of POIs the (N,) texts and names.
@@ -74,24 +75,24 @@ class BatchMaker:
             columns["context"] = torch.from_numpy(self.pyramid.features(metres, *own))
         return columns
 
-    def fit_standardisation(self, location: LocationEncoder, mean: Tensor, deviation: Tensor) -> None:
+    def fit_standardisation(self, features: ContextFeatures, mean: Tensor, deviation: Tensor) -> None:
         """Take mean and deviation of each feature, (C,); those of a rare kind's number are held to vary more than they do."""
         assert self.pyramid is not None
         least = torch.from_numpy(self.pyramid.counts_kinds * self.config.min_kind_deviation).to(deviation)
-        location.set_standardisation(mean, torch.maximum(deviation, least))
+        features.set_standardisation(mean, torch.maximum(deviation, least))
 
-    def standardised(self, columns: Columns, location: LocationEncoder) -> Columns:
+    def standardised(self, columns: Columns, features: ContextFeatures | None) -> Columns:
         """The columns as batch() takes them."""
-        if "context" not in columns:
+        if features is None:
             return columns
-        return columns | {"context": location.standardise(columns["context"])}
+        return columns | {"context": features.standardise(columns["context"])}
 
-    def prepare_background(self, location: LocationEncoder, pois: int) -> None:
+    def prepare_background(self, features: ContextFeatures, pois: int) -> None:
         """Places to stand beside so many POIs, all of them on the device."""
         if self.pyramid is not None:
             columns = self.columns(draw_background(self.pyramid, pois, self.config))
             columns = {name: values.to(self.device) for name, values in columns.items()}
-            self.background = self.standardised(columns, location)
+            self.background = self.standardised(columns, features)
 
     def sample_background(self, random: np.random.Generator, size: int, ranks: Ranks) -> Columns:
         """A quarter as many places as a batch has rows, at random; of several processes each takes its part."""
@@ -158,19 +159,19 @@ class Resident:
         self.training_rows, self.validation_rows = split(len(metres), config)
         self.training, self.validation = len(self.training_rows), len(self.validation_rows)
 
-    def standardise(self, location: LocationEncoder) -> None:
+    def standardise(self, features: ContextFeatures | None) -> None:
         """By all training rows; what is kept on the device is standardised once and for all."""
-        if "context" not in self.columns:
+        if features is None:
             return
         # A part at a time, and in place: these are nearly all that a row takes.
         context, rows = self.columns["context"], torch.from_numpy(self.training_rows).to(self.device)
         parts = torch.split(rows, PART_ROWS)
         mean = sum((context[part].sum(dim=0) for part in parts), torch.zeros(1, device=self.device)) / len(rows)
         squares = sum(((context[part] - mean).square().sum(dim=0) for part in parts), torch.zeros_like(mean))
-        self.maker.fit_standardisation(location, mean, (squares / (len(rows) - 1)).sqrt())
+        self.maker.fit_standardisation(features, mean, (squares / (len(rows) - 1)).sqrt())
         for view in torch.split(context, PART_ROWS):
-            view.copy_(location.standardise(view))
-        self.maker.prepare_background(location, self.training)
+            view.copy_(features.standardise(view))
+        self.maker.prepare_background(features, self.training)
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
         """In the order of one random permutation an epoch."""

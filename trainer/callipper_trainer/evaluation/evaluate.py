@@ -15,7 +15,7 @@ from callipper_db.progress import Reporter
 from callipper_trainer.embed import embed_places
 from callipper_trainer.evaluation.labels import Labels, LabelSource, read_labels
 from callipper_trainer.evaluation.protocol import LOWER_IS_BETTER, MAIN, Score, evaluate_embeddings, evaluate_floors
-from callipper_trainer.fit import TrainedModel
+from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import load_model
 
 DECIMALS = 5  # of the figures that are kept

@@ -21,7 +21,8 @@ from callipper_trainer.data.template import TRIMMED
 from callipper_trainer.device import choose_device
 from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.evaluation.scores import auc
-from callipper_trainer.fit import TrainedModel, fit
+from callipper_trainer.fit import fit
+from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import LoadedModel, load_model
 from callipper_trainer.text_encoder import encode_cached, find_encoder
 

@@ -18,8 +18,9 @@ from callipper_db.grid import Grid
 from callipper_db.tables import PARTITIONED
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.embed import embed_places
-from callipper_trainer.fit import TrainedModel
-from callipper_trainer.publish import draw_sample, insert_texts, level_columns
+from callipper_trainer.features import lattice_columns
+from callipper_trainer.model import TrainedModel
+from callipper_trainer.publish import draw_sample, insert_texts
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff
 
 ANALYSE_FROM = 0.1  # of a table's rows written anew
@@ -96,7 +97,7 @@ def write_plan(connection: Connection, plan: RefreshPlan) -> int:
 def _write_lattices(connection: Connection, plan: RefreshPlan) -> None:
     with _temporary(connection, "lattice_change", "level int4, i int4, j int4, n float4, code_sum vector") as table:
         for lattice in plan.lattices:
-            binary_copy.write_rows(connection, table, level_columns(lattice.number, lattice.now))
+            binary_copy.write_rows(connection, table, lattice_columns(lattice.number, lattice.now))
         _execute(
             connection,
             plan,
