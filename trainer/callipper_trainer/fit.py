@@ -99,11 +99,11 @@ def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, 
 
 def _check_enough(count: int, texts: int, ranks: Ranks) -> None:
     if count < MINIMUM_SAMPLES:
-        raise NotEnoughData(f"{count} POIs with a text were found, and at least {MINIMUM_SAMPLES} are needed.")
+        raise NotEnoughData(reason=f"{count} POIs with a text were found, and at least {MINIMUM_SAMPLES} are needed.")
     if texts < 2:
-        raise NotEnoughData("all POIs have the same text, and a contrast needs at least two.")
+        raise NotEnoughData(reason="all POIs have the same text, and a contrast needs at least two.")
     if count < MINIMUM_SAMPLES * ranks.world_size:
-        raise NotEnoughData(f"{count} POIs are too few for {ranks.world_size} processes. Start fewer.")
+        raise NotEnoughData(reason=f"{count} POIs are too few for {ranks.world_size} processes. Start fewer.")
 
 
 def _train(
@@ -135,7 +135,7 @@ def _train(
                 write_checkpoint(run.checkpoint, loop.state() | state, run.fingerprint, loop.plan)
             run.reporter.epoch(figures)
     if not all(math.isfinite(figures["loss"] + figures["validation_loss"]) for figures in result.history):
-        raise NotEnoughData("the loss is not finite; the data or the settings give nothing to learn.")
+        raise NotEnoughData(reason="the loss is not finite; the data or the settings give nothing to learn.")
     model.load_state_dict(best)
     model.eval()
     result.rows_per_s = (loop.epochs - done) * loop.rows / max(watch.seconds["fit"], 1e-9)

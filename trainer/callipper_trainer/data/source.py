@@ -162,7 +162,7 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     ).fetchone() or (0, 0, 0, 0)
     if rows == without_geometry + without_text:
         raise NotEnoughData(
-            f"{source.relation} has {rows} rows, {without_geometry} of them without a usable geometry and"
+            reason=f"{source.relation} has {rows} rows, {without_geometry} of them without a usable geometry and"
             f" {without_text} without a text. Load POIs with: callipper-db load FILE"
         )
     if without_id:

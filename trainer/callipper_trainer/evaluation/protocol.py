@@ -69,21 +69,23 @@ def make_targets(targets: Any, task: str | None = None, names: list[str] | None 
     """
     values = np.asarray(targets)
     if len(values) < MINIMUM_LABELS:
-        raise NotEnoughData(f"{len(values)} labels, and at least {MINIMUM_LABELS} are needed.")
+        raise NotEnoughData(reason=f"{len(values)} labels, and at least {MINIMUM_LABELS} are needed.")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         missing = len(values) - int(np.isfinite(values.reshape(len(values), -1)).all(axis=1).sum())
-        raise NotEnoughData(f"{missing} of the labels are missing or not finite; leave those rows out.")
+        raise NotEnoughData(reason=f"{missing} of the labels are missing or not finite; leave those rows out.")
     task = task or guess_task(values)
     if task == "classification":
         classes, number = np.unique(values, return_inverse=True)
         if len(classes) < 2:
-            raise NotEnoughData(f"all labels are {str(classes[0])!r}, and a classification needs at least two classes.")
+            raise NotEnoughData(
+                reason=f"all labels are {str(classes[0])!r}, and a classification needs at least two classes."
+            )
         return Targets(task, np.eye(len(classes), dtype=np.float32)[number], [str(name) for name in classes])
     columns = values.reshape(len(values), -1).astype(np.float64)
     if task == "distribution":
         columns = columns / columns.sum(axis=1, keepdims=True)
     elif (columns.max(axis=0) == columns.min(axis=0)).all():
-        raise NotEnoughData("all labels are the same number, so there is nothing to explain.")
+        raise NotEnoughData(reason="all labels are the same number, so there is nothing to explain.")
     return Targets(task, columns, names or [f"column {number}" for number in range(columns.shape[1])])
 
 

@@ -159,7 +159,7 @@ def measure(
         reason = (
             f"among the {len(asked):,} held-out places no label has {MINIMUM_PLACES}, with others to compare them to."
         )
-        raise NotEnoughData(reason)
+        raise NotEnoughData(reason=reason)
     trained = fit_without(samples, text_vectors, kept, config, reporter)
     places = embed_places(trained, samples.metres[held_out])
     found = {way: retrieval_auc(places, embed_texts(trained, vectors), asked) for way, vectors in questions.items()}

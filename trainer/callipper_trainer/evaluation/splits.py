@@ -38,7 +38,7 @@ def block_split(places: Array, seed: int) -> Split:
     block = block_of(places)
     occupied = np.unique(block)
     if len(occupied) < 2:
-        raise NotEnoughData("all labels lie in one spot, so none can be held out by area. Use --split random.")
+        raise NotEnoughData(reason="all labels lie in one spot, so none can be held out by area. Use --split random.")
     return _with_validation(len(places), np.flatnonzero(np.isin(block, _fold(occupied, seed))), seed)
 
 
