@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with this project (editable), everything it can use, and the tools of its tests. A second run is instant.
 #
-#   scripts/install-python.sh             torch is the CPU build, which pip must be able to find
+#   scripts/install-python.sh             torch is the CPU build: the one that pip finds, else that of PyTorch's own index
 #   TORCH=cuda scripts/install-python.sh  takes whatever torch pip finds; on Linux x86_64 that is a CUDA build of gigabytes
 #
 # To change from one build of torch to the other, remove .venv first.
@@ -10,6 +10,8 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 readonly venv=.venv oldest_python="(3, 11)"
+# PyPI has no CPU build of torch for Linux on x86_64; PyTorch's own index has.
+readonly cpu_index=https://download.pytorch.org/whl/cpu
 
 fail() {
   printf 'install-python: %s\n' "$@" >&2
@@ -78,22 +80,30 @@ pip_install() {
 
 # Installs torch before anything can pull it in: left to itself, pip takes the newest CUDA build with all of its libraries.
 install_torch() {
-  local torch log
+  local torch
   torch=$(grep -x 'torch==.*' constraints.txt)
   ! "$venv/bin/python" -c "import importlib.metadata as m; v = m.version('torch'); assert 'torch==' + v.split('+')[0] == '$torch'" 2>/dev/null ||
     return 0
   if [ -z "${TORCH:-}" ] && is_linux_x86_64; then
     echo "Installing $torch+cpu: a download of about 200 MB"
-    log=$(pip_install "$torch+cpu" 2>&1) && return
+    ! install_cpu_torch "$torch+cpu" || return 0
+    echo "There is no CPU build at $cpu_index either. Installing $torch, the CUDA build: a download of about 3 GB"
+  else
+    echo "Installing $torch"
+  fi
+  pip_install "$torch"
+}
+
+# The CPU build from where pip looks, else from PyTorch's index; fails where neither has it.
+install_cpu_torch() {
+  local log
+  ! log=$(pip_install "$1" 2>&1) || return 0
+  if ! grep -qE "No matching distribution|ResolutionImpossible" <<<"$log"; then
     echo "$log" >&2
-    ! grep -qE "No matching distribution|ResolutionImpossible" <<<"$log" || fail \
-      "pip finds no CPU build of $torch; the plain one is the CUDA build, several gigabytes with its libraries. Either" \
-      "point pip at PyTorch's CPU wheels with PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS (PyTorch's installation page gives" \
-      "the address: choose pip and CPU), or run this again with TORCH=cuda to take the CUDA build."
     fail "torch could not be installed: pip's message is above."
   fi
-  echo "Installing $torch"
-  pip_install "$torch"
+  echo "pip finds no CPU build where it is set to look; looking at $cpu_index"
+  pip_install --retries 1 --extra-index-url "$cpu_index" "$1" 2>/dev/null
 }
 
 is_linux_x86_64() {
