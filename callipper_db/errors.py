@@ -123,6 +123,10 @@ class TooManyRejects(InputError):
     """{path}: all {rows} rows were refused, the first because: {reason}. See {rejects}."""
 
 
+class NothingLeft(InputError):
+    """{path}: none of its {rows} rows is a POI to load: {reasons}."""
+
+
 class BadSource(InputError):
     """--source {source}: {reason}"""
 

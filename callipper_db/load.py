@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from callipper_db import db
-from callipper_db.errors import BadInput, NotInitialised, TooManyRejects
-from callipper_db.read import SOURCE_SUFFIXES, Block, Reader, Record, Refused, open_reader
+from callipper_db.errors import BadInput, NothingLeft, NotInitialised, TooManyRejects
+from callipper_db.outliers import find_outliers
+from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
 from callipper_db.read.bulk import bulk_csv, csv_of
 from callipper_db.read.place import OUT_OF_RANGE, LoadOptions, Place, Rules
 from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY
@@ -69,6 +70,26 @@ DELETE FROM poi_load AS l
 USING (SELECT source, source_id, max("row") AS last FROM poi_load GROUP BY 1, 2 HAVING count(*) > 1) AS d
 WHERE l.source = d.source AND l.source_id = d.source_id AND l."row" < d.last"""
 
+# What the files of this run hold, for --replace-source.
+SEEN = """
+CREATE TEMPORARY TABLE IF NOT EXISTS poi_seen (source text COLLATE "C", source_id text COLLATE "C") ON COMMIT PRESERVE ROWS"""
+
+ADD_SEEN = "INSERT INTO poi_seen SELECT source, source_id FROM poi_load"
+
+REMOVE_UNSEEN = """
+DELETE FROM callipper.poi AS p
+WHERE p.source IN (SELECT source FROM poi_seen)
+    AND NOT EXISTS (SELECT FROM poi_seen AS s WHERE s.source = p.source AND s.source_id = p.source_id)"""
+
+# Columns that may hold the category that no row got: some values, each of many rows.
+LIKE_CATEGORIES = """
+SELECT key
+FROM (SELECT attributes FROM poi_load LIMIT 2000) AS l, jsonb_each_text(l.attributes) AS a(key, value)
+GROUP BY key
+HAVING count(DISTINCT value) BETWEEN 2 AND greatest(2, count(*) / 4) AND count(*) FILTER (WHERE value ~ '^[-+.0-9]+$') = 0
+ORDER BY count(*) DESC, key
+LIMIT 8"""
+
 # Until the transaction ends nobody else writes, so no row appears between the two statements; readers go on.
 LOCK = "LOCK TABLE callipper.poi IN SHARE ROW EXCLUSIVE MODE"
 
@@ -97,6 +118,7 @@ class LoadProgress:
     bytes_done: int
     bytes_total: int
     rows: int
+    looked: int = 0  # bytes of a first look for the columns, before the rows are read
 
 
 @dataclass
@@ -109,8 +131,11 @@ class FileSummary:
     updated: int = 0
     unchanged: int = 0
     duplicates: int = 0  # the file has the same id again further down
-    filtered: int = 0  # left out by `where`, or street furniture
+    filtered: int = 0  # left out: not what `where` asks for, closed, street furniture
     rejected: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)  # why filtered -> rows
+    without_category: int = 0  # of the rows that are not filtered or rejected
+    notes: list[str] = field(default_factory=list)  # what the user should look at
     reasons: dict[str, int] = field(default_factory=dict)  # why rejected -> rows
     rejects: Path | None = None  # the file that holds them
 
@@ -121,6 +146,7 @@ COUNTS = ("rows", "inserted", "updated", "unchanged", "duplicates", "filtered", 
 @dataclass
 class LoadSummary:
     files: list[FileSummary] = field(default_factory=list)
+    removed: int = 0  # rows of the same sources that the files no longer hold; with replace_source
 
     def total(self, count: str) -> int:
         """The sum over the files of one of COUNTS."""
@@ -128,7 +154,8 @@ class LoadSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the totals, and the same per file."""
-        return {count: self.total(count) for count in COUNTS} | {"files": [_file_dict(file) for file in self.files]}
+        totals = {count: self.total(count) for count in COUNTS} | {"removed": self.removed}
+        return totals | {"files": [_file_dict(file) for file in self.files]}
 
 
 def load(
@@ -146,16 +173,23 @@ def load(
     options = options or LoadOptions()
     paths = [Path(path) for path in paths]
     for path in paths:
-        with open_reader(path, options.street_furniture):
+        with open_reader(path, options):
             pass
     rejects = Rejects(options.rejects)
     summary = LoadSummary()
     with db.session(dsn, autocommit=True) as connection:
         if connection.execute("SELECT to_regclass('callipper.poi')").fetchone() == (None,):
             raise NotInitialised
+        if options.replace_source:
+            connection.execute(SEEN)
         for path in paths:
             with rejects.of_file(path), connection.transaction():
                 summary.files.append(_load_file(connection, path, options, rejects, progress))
+        if options.replace_source:
+            connection.execute("ANALYZE poi_seen")
+            with connection.transaction():
+                connection.execute(LOCK)
+                summary.removed = connection.execute(REMOVE_UNSEEN).rowcount
     return summary
 
 
@@ -239,20 +273,76 @@ def _load_file(
 ) -> FileSummary:
     summary = FileSummary(path)
     connection.execute(STAGING)
-    with open_reader(path, options.street_furniture) as reader:
+    with open_reader(path, options) as reader:
+        reader.look(Look(path, progress))
         srid = options.srid or reader.srid() or 4326
         rules = Rules.of(path, reader, options, source_name(path), srid)
         staged = _copy(connection, reader, rules, rejects, summary, progress)
+        summary.notes += reader.notes
+    if not summary.rows:
+        raise BadInput(path=path, reason="it holds no rows")
+    if srid != 4326 and staged:
+        _check_srid(connection, path, srid)
     staged -= _place(connection, path, srid, rejects)
     summary.rejected, summary.reasons = rejects.reasons.total(), dict(rejects.reasons.most_common())
     summary.rejects = rejects.path if summary.rejected else None
-    if not summary.rows:
-        raise BadInput(path=path, reason="it holds no rows")
+    if summary.filtered == summary.rows:
+        reasons = "; ".join(f"{number:,} {reason}" for reason, number in summary.left_out.items())
+        raise NothingLeft(path=path, rows=summary.rows, reasons=reasons)
     if summary.rejected and summary.rejected + summary.filtered == summary.rows:
         raise TooManyRejects(path=path, rows=summary.rejected, reason=rejects.first, rejects=rejects.path)
+    _look_at_categories(connection, summary, staged)
+    summary.notes += _outliers(connection)
+    if options.replace_source:
+        connection.execute(ADD_SEEN)
     _upsert(connection, staged, summary)
     connection.execute("DROP TABLE poi_load")
     return summary
+
+
+class Look:
+    """Shows the first look through a file that has no header, as progress of the file."""
+
+    def __init__(self, path: Path, progress: Callable[[LoadProgress], None] | None) -> None:
+        self._path = path
+        self._progress = progress
+        self._done = 0
+
+    def __call__(self, bytes_read: int) -> None:
+        """Take the bytes read since the last call."""
+        self._done += bytes_read
+        if self._progress:
+            self._progress(LoadProgress(self._path, 0, self._path.stat().st_size, 0, looked=self._done))
+
+
+def _look_at_categories(connection: db.Connection, summary: FileSummary, staged: int) -> None:
+    """Count the rows without a category, and say which columns might have held it when no row got one."""
+    row = connection.execute("SELECT count(*) FILTER (WHERE category IS NULL) FROM poi_load").fetchone()
+    summary.without_category = int(row[0]) if row else 0
+    if summary.without_category == staged:
+        found = [str(key) for (key,) in connection.execute(LIKE_CATEGORIES)]
+        may = f" These columns might hold it: {', '.join(found)}." if found else ""
+        summary.notes.append(f"no row got a category.{may} Name its column with --category-column")
+    elif summary.without_category:
+        summary.notes.append(f"{summary.without_category:,} rows have no category")
+
+
+def _outliers(connection: db.Connection) -> list[str]:
+    found = find_outliers(connection, "SELECT source || ' ' || source_id AS name, x, y FROM poi_load")
+    return [f"{found} Loaded all the same; train leaves such rows out, unless with --keep-outliers"] if found else []
+
+
+def _check_srid(connection: db.Connection, path: Path, srid: int) -> None:
+    """Raises BadInput for degrees that are said to be metres."""
+    in_degrees = connection.execute(
+        "SELECT bool_and(abs(x) <= 180 AND abs(y) <= 90) AND max(abs(x)) > 0,"
+        " (SELECT bool_or(proj4text LIKE '%%+proj=longlat%%') FROM spatial_ref_sys WHERE srid = %s)"
+        " FROM poi_load WHERE shape IS NULL",
+        [srid],
+    ).fetchone()
+    if in_degrees and in_degrees[0] and in_degrees[1] is False:
+        reason = f"its coordinates look like degrees, and EPSG:{srid} is in metres; leave --srid away, or give 4326"
+        raise BadInput(path=path, reason=reason)
 
 
 def source_name(path: Path) -> str:
@@ -273,17 +363,19 @@ def _copy(
 ) -> int:
     """Send the good rows to the staging table; their number."""
     staged, total = 0, summary.path.stat().st_size
+    left_out: Counter[str] = Counter()
     with connection.cursor() as cursor, cursor.copy("COPY poi_load FROM STDIN (FORMAT csv)") as copy:
         for block in reader.blocks:
-            in_bulk = bulk_csv(block, rules) if isinstance(block, Block) else None
-            if isinstance(block, Block) and in_bulk:
-                text, kept = in_bulk
-                size = len(block)
-                summary.filtered += size - kept
+            size = len(block)
+            if isinstance(block, Block):
+                block, counts = rules.prepare(block)
+                left_out += counts
+                text, kept = bulk_csv(block, rules), len(block)
+                if text is None:
+                    text, kept = _csv([rules.place(record) for record in block.records()], rejects, left_out)
             else:
-                records = list(block.records()) if isinstance(block, Block) else block
-                size = len(records)
-                text, kept = _row_by_row(records, rules, rejects, summary)
+                places = (rules.place_of(record) if isinstance(record, Record) else record for record in block)
+                text, kept = _csv(places, rejects, left_out)
             copy.write(text)
             staged += kept
             summary.rows += size
@@ -291,20 +383,18 @@ def _copy(
                 progress(LoadProgress(summary.path, reader.bytes_done(), total, summary.rows))
     if progress:
         progress(LoadProgress(summary.path, total, total, summary.rows))
+    summary.left_out, summary.filtered = dict(left_out.most_common()), left_out.total()
     return staged
 
 
-def _row_by_row(
-    records: Sequence[Record | Refused | None], rules: Rules, rejects: Rejects, summary: FileSummary
-) -> tuple[str, int]:
-    """The good rows as CSV and their number; the others are counted and set aside."""
+def _csv(found: Iterable[Place | Refused | LeftOut], rejects: Rejects, left_out: Counter[str]) -> tuple[str, int]:
+    """The good rows as CSV and their number; the others are counted or set aside."""
     places = []
-    for record in records:
-        place = rules.place(record) if isinstance(record, Record) else record
+    for place in found:
         if isinstance(place, Place):
             places.append(place)
-        elif place is None:
-            summary.filtered += 1
+        elif isinstance(place, LeftOut):
+            left_out[place.reason] += 1
         else:
             rejects.add(place)
     return csv_of(places), len(places)
@@ -343,4 +433,5 @@ def _is_rejects(path: Path) -> bool:
 
 def _file_dict(file: FileSummary) -> dict[str, Any]:
     paths = {"path": str(file.path), "rejects": str(file.rejects) if file.rejects else None}
-    return {count: getattr(file, count) for count in COUNTS} | {"reasons": file.reasons} | paths
+    more = {name: getattr(file, name) for name in ("reasons", "left_out", "without_category", "notes")}
+    return {count: getattr(file, count) for count in COUNTS} | more | paths

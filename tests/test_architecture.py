@@ -19,7 +19,7 @@ LAYERS = (
     {"arrays", "errors", "tables", "progress", "place_words"},
     {"config"},
     {"db"},
-    {"partitions"},
+    {"partitions", "outliers"},
     {
         "schema",
         "load",

@@ -9,8 +9,8 @@ import click
 
 from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json
-from callipper_db.cli.options import with_dsn
-from callipper_db.load import LoadOptions, LoadProgress
+from callipper_db.cli.options import Srid, with_dsn
+from callipper_db.load import FileSummary, LoadOptions, LoadProgress
 from callipper_db.load import load as load_files
 from callipper_db.progress import Reporter
 
@@ -19,7 +19,7 @@ from callipper_db.progress import Reporter
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Keep only rows with this value; may be repeated.")
 @click.option("--source", help="Name of the source for every row (default: a source column, else the file's name).")
-@click.option("--srid", type=int, help="SRID of the coordinates (default: what the file says, else 4326).")
+@click.option("--srid", type=Srid(), help="SRID of the coordinates (default: what the file says, else 4326).")
 @click.option("--id-column", help="Column with the id (default: id, source_id, osm_id, ...).")
 @click.option("--name-column", help="Column with the name.")
 @click.option("--category-column", help="Column with the category (default: category, type, amenity, ...).")
@@ -29,6 +29,21 @@ from callipper_db.progress import Reporter
 @click.option("--lat-column", help="Column with the latitude or northing.")
 @click.option("--geometry-column", help="Column with a geometry: WKT, EWKT, WKB in hex or GeoJSON.")
 @click.option("--source-column", help="Column with the source.")
+@click.option("--layer", help="Layer of a GeoPackage, or sheet of a spreadsheet, that has several.")
+@click.option(
+    "--encoding", help="Of CSV and Shapefiles (default: UTF-8 or UTF-16 where it is that, else Windows-1252)."
+)
+@click.option(
+    "--decimal",
+    type=click.Choice([",", "."]),
+    help="What stands before the decimals in CSV (default: as the first rows show).",
+)
+@click.option(
+    "--min-confidence", type=click.FloatRange(0, 1), help="Of Overture places: leave out those that are less sure."
+)
+@click.option(
+    "--replace-source", is_flag=True, help="Also remove rows of the same source that the files no longer hold."
+)
 @click.option("--street-furniture", is_flag=True, help="Keep OpenStreetMap's benches, bins and the like.")
 @click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), help="Where refused rows go (CSV).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -36,7 +51,10 @@ from callipper_db.progress import Reporter
 def load(
     dsn: str, files: tuple[Path, ...], where: tuple[str, ...], rejects: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Load POIs from files: CSV, TSV, GeoJSON, GeoParquet or OpenStreetMap PBF (CSV and GeoJSON also gzipped).
+    """Load POIs from files: CSV, GeoJSON, GeoParquet, OpenStreetMap, GeoPackage, Shapefile, KML, Excel and others.
+
+    Files of OpenStreetMap, Overture, Foursquare and GeoNames are known by their columns. In others a column may also be
+    named by a path into it, such as names.primary or tags[0].
 
     A file loaded twice changes nothing: rows are known by (source, id). What cannot be used goes to a rejects file.
 
@@ -44,6 +62,7 @@ def load(
     Examples:
       callipper-db load monaco.osm.pbf
       callipper-db load pois.csv.gz --where dup=0 --category-column label
+      callipper-db load overture.parquet --source overture --min-confidence 0.5 --replace-source
       callipper-db load shops.geojson --source shops --json
     """
     conditions = dict(condition.partition("=")[::2] for condition in where)
@@ -56,15 +75,24 @@ def load(
         print_json(summary.to_dict())
         return
     for file in summary.files:
-        counts = [
-            (count, getattr(file, count)) for count in ("inserted", "updated", "unchanged", "duplicates", "filtered")
-        ]
-        said = ", ".join(f"{number:,} {count}" for count, number in counts if number or count == "inserted")
-        click.echo(f"{file.path}: {file.rows:,} rows, {said}.")
-        for reason, number in file.reasons.items():
-            click.echo(f"  refused {number:,}: {reason}")
-        if file.rejects:
-            click.echo(f"  The refused rows are in {file.rejects}.")
+        print_file(file)
+    if options["replace_source"]:
+        click.echo(f"{summary.removed:,} rows that the source no longer holds are removed.")
+
+
+def print_file(file: FileSummary) -> None:
+    """Where the rows of a file went; what the user should look at goes to stderr."""
+    counts = [(count, getattr(file, count)) for count in ("inserted", "updated", "unchanged", "duplicates")]
+    said = ", ".join(f"{number:,} {count}" for count, number in counts if number or count == "inserted")
+    click.echo(f"{file.path}: {file.rows:,} rows, {said}{f', {file.filtered:,} left out' if file.filtered else ''}.")
+    for reason, number in file.left_out.items():
+        click.echo(f"  left out {number:,}: {reason}")
+    for reason, number in file.reasons.items():
+        click.echo(f"  refused {number:,}: {reason}")
+    if file.rejects:
+        click.echo(f"  The refused rows are in {file.rejects}.")
+    for note in file.notes:
+        click.echo(f"{file.path}: {note}", err=True)
 
 
 class Bytes:
@@ -73,12 +101,15 @@ class Bytes:
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
         self.path: Path | None = None
+        self.step = ""
         self.done = 0
 
     def __call__(self, progress: LoadProgress) -> None:
         """Take what the loader tells."""
-        if progress.path != self.path:
-            self.path, self.done = progress.path, 0
-            self.reporter.stage(f"reading {progress.path.name}", progress.bytes_total)
-        self.reporter.advance(progress.bytes_done - self.done)
-        self.done = progress.bytes_done
+        step = "looking through" if progress.looked else "reading"
+        if (progress.path, step) != (self.path, self.step):
+            self.path, self.step, self.done = progress.path, step, 0
+            self.reporter.stage(f"{step} {progress.path.name}", progress.bytes_total)
+        done = progress.looked or progress.bytes_done
+        self.reporter.advance(done - self.done)
+        self.done = done

@@ -25,6 +25,19 @@ dsn_option = click.option(
 )
 
 
+class Srid(click.ParamType):  # type: ignore[type-arg]
+    """An EPSG number, also written EPSG:27700."""
+
+    name = "srid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        number = str(value).lower().removeprefix("epsg:")
+        if not number.isdecimal() or int(number) == 0:
+            self.fail(f"{value} is no EPSG number. Longitude and latitude are 4326, Web Mercator is 3857", param, ctx)
+        return int(number)
+
+
 def with_dsn(command: F) -> F:
     """Add --dsn; the command receives a DSN, of the embedded server when none was given."""
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from callipper_db.read.formats import SOURCE_SUFFIXES, open_reader
-from callipper_db.read.record import Block, Reader, Record, Refused
+from callipper_db.read.record import Block, LeftOut, Reader, ReadOptions, Record, Refused
 
-__all__ = ["SOURCE_SUFFIXES", "Block", "Reader", "Record", "Refused", "open_reader"]
+__all__ = ["SOURCE_SUFFIXES", "Block", "LeftOut", "ReadOptions", "Reader", "Record", "Refused", "open_reader"]

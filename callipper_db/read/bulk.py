@@ -7,8 +7,6 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from itertools import compress
-from operator import and_
 from typing import Any, NamedTuple
 
 from callipper_db.read.place import (
@@ -20,6 +18,8 @@ from callipper_db.read.place import (
     made_id,
     text_of,
     to_json,
+    with_point,
+    words_of,
 )
 from callipper_db.read.record import BAD_BYTE, Block
 
@@ -41,55 +41,48 @@ def csv_of(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def bulk_csv(block: Block, rules: Rules) -> tuple[str, int] | None:
-    """The rows for COPY and their number; None: some row needs Rules.place."""
-    rows: Sequence[int] = range(block.first, block.first + len(block))
-    if rules.where:
-        keep = _matching(block, rules)
-        rows, block = list(compress(rows, keep)), _compress(block, keep)
-    if not rows:
-        return "", 0
+def bulk_csv(block: Block, rules: Rules) -> str | None:
+    """The rows of a prepared block for COPY; None: some row needs Rules.place."""
+    if not len(block):
+        return ""
     x, y = _coordinates(block, rules)
     name, category, group, description, source, identity = (_texts(block, rules, part) for part in PARTS)
     if x is None or y is None or not _sound(rules, name, category, group, description):
         return None
-    nothing = [None] * len(rows)
+    nothing = [None] * len(block)
     sources = [value or rules.source for value in source]
     made = zip(name, category, description, x.values, y.values, nothing, strict=True)
     ids = [value or made_id(*parts) for value, parts in zip(identity, made, strict=True)]
     attributes = _attributes(block, rules)
     if _longest(sources, ids) > ID_LIMIT or _longest(attributes) > ATTRIBUTES_LIMIT:
         return None
-    places = (rows, sources, ids, name, category, group, description, x.written, y.written, nothing, attributes)
+    places = (block.rows, sources, ids, name, category, group, description, x.written, y.written, nothing, attributes)
     text = csv_of(zip(*places, strict=True))
-    return None if "\0" in text or "\\u0000" in text or BAD_BYTE in text else (text, len(rows))
+    return None if "\0" in text or "\\u0000" in text or BAD_BYTE in text or NESTED in text else text
 
 
 PARTS = ("name", "category", "group", "description", "source", "id")
-
-
-def _matching(block: Block, rules: Rules) -> list[bool]:
-    keep = [True] * len(block)
-    for column, wanted in rules.where.items():
-        matches = [(text_of(value) or "") == wanted for value in block.columns[column]]
-        keep = list(map(and_, keep, matches))
-    return keep
-
-
-def _compress(block: Block, keep: list[bool]) -> Block:
-    columns = {name: list(compress(column, keep)) for name, column in block.columns.items()}
-    return Block(block.first, columns, list(compress(block.shapes, keep)) if block.shapes else None)
+NESTED = "[[[["  # deep, perhaps too deep: Rules.place counts
 
 
 def _texts(block: Block, rules: Rules, part: str) -> Texts:
     name = getattr(rules.columns, part)
     if name is None or (part == "source" and not rules.any_source):
         return [None] * len(block)
-    column = block.columns[name]
+    column = block.columns.get(name)
+    if column is None:
+        return [None] * len(block)
+    if part == "category":
+        words = {value: words_of(value) for value in set(column)} if _hashable(column) else None
+        return [words[value] for value in column] if words else list(map(words_of, column))
     try:
         return [value.strip() or None for value in column]
     except AttributeError:
         return [text_of(value) for value in column]
+
+
+def _hashable(column: Sequence[Any]) -> bool:
+    return not any(isinstance(value, (list, dict)) for value in column)
 
 
 def _sound(rules: Rules, name: Texts, category: Texts, group: Texts, description: Texts) -> bool:
@@ -112,6 +105,8 @@ def _coordinates(block: Block, rules: Rules) -> tuple[Coordinates | None, Coordi
     else:
         return None, None
     x, y = pair
+    if rules.decimal == ",":
+        x, y = (list(map(with_point, column)) if set(map(type, column)) == {str} else column for column in (x, y))
     return _numbers(x, 180 if rules.degrees else math.inf), _numbers(y, 90 if rules.degrees else math.inf)
 
 

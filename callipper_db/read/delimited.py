@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from callipper_db.errors import BadInput
+from callipper_db.read import geonames
 from callipper_db.read.record import (
     BAD_BYTE,
     BAD_CSV,
@@ -21,17 +24,52 @@ from callipper_db.read.record import (
     Refused,
     Rows,
 )
-from callipper_db.read.text import MAX_LINE, Lines, open_text
+from callipper_db.read.text import MAX_LINE, Lines, Text, open_text
 
 DELIMITERS = ",;\t|"
+DECIMAL_COMMA = re.compile(r"\s*[-+]?(\d{1,3}(\.\d{3})+|\d+),\d+\s*")
+COORDINATE = re.compile(r"[-+]?\d+[.,]\d+")  # a cell that no header has
+LOOKED_AT = 200  # lines, to learn whether the decimals stand behind a comma
+SWALLOWED = 50_000_000  # characters that may be read again in vain, looking for the end of a quoted field
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the cells of a line stand in it."""
+
+    delimiter: str
+    quoting: bool = True
+
+    def rows(self, lines: Iterator[str] | Sequence[str]) -> Iterator[list[str]]:
+        """The cells of each row. Raises csv.Error where quotes do not pair up."""
+        if self.quoting:
+            return csv.reader(lines, delimiter=self.delimiter, strict=True)
+        return csv.reader(lines, delimiter=self.delimiter, strict=True, quoting=csv.QUOTE_NONE)
+
+    def literally(self, line: str) -> list[str]:
+        """The cells of one line whose quotes are characters like others."""
+        return next(csv.reader([line], delimiter=self.delimiter, quoting=csv.QUOTE_NONE), [])
 
 
 @contextmanager
-def open_delimited(path: Path) -> Iterator[Reader]:
-    with open_text(path) as (text, file):
+def open_delimited(path: Path, encoding: str | None = None, decimal: str | None = None) -> Iterator[Reader]:
+    """A table with a header, or a dump of GeoNames, which has none.
+
+    `decimal` is "," or "." where the user says what stands before the decimals; else the first lines show it.
+    """
+    with open_text(path, encoding) as text:
         lines = Lines(text)
-        delimiter, names = _read_header(path, lines)
-        yield Reader(_blocks(lines, delimiter, names), names, file.tell)
+        first = _first_line(path, lines)
+        dialect = Dialect(sniff_delimiter(path, first))
+        if geonames.is_line(first):
+            lines.give_back([first])
+            reader = Reader(iter(()), geonames.NAMES, text.tell, provider="geonames")
+            dialect = Dialect("\t", quoting=False)
+        else:
+            reader = Reader(iter(()), _header(path, dialect, first, lines), text.tell)
+            reader.decimal = decimal or _decimal(dialect, lines)
+        reader.blocks = _blocks(lines, dialect, reader, text)
+        yield reader
 
 
 def sniff_delimiter(path: Path, header: str) -> str:
@@ -42,22 +80,36 @@ def sniff_delimiter(path: Path, header: str) -> str:
     return max(DELIMITERS, key=outside_quotes.count)
 
 
-def _read_header(path: Path, lines: Lines) -> tuple[str, list[str]]:
+def is_delimited(head: str) -> bool:
+    """Does the beginning of a file look like a table: text whose first line has a delimiter?"""
+    first = next(iter(io.StringIO(head)), "")
+    return "\0" not in head and BAD_BYTE not in first and any(delimiter in first for delimiter in DELIMITERS)
+
+
+def _first_line(path: Path, lines: Lines) -> str:
     first = next((line for line in lines if line.strip()), "")
     if not first:
         raise BadInput(path=path, reason="the file is empty")
     if "\0" in first or BAD_BYTE in first:
-        raise BadInput(path=path, reason="the first line is not UTF-8 text; save the file as CSV in UTF-8")
-    delimiter = sniff_delimiter(path, first)
+        reason = "the first line is not text in a known encoding; name it with --encoding, or save the file as UTF-8"
+        raise BadInput(path=path, reason=reason)
+    return first
+
+
+def _header(path: Path, dialect: Dialect, first: str, lines: Lines) -> list[str]:
+    """The names of the columns; column_1, column_2, ... where the first line is a row already."""
     try:
-        names = next(csv.reader(_with_first(first, lines), delimiter=delimiter, strict=True))
+        names = next(iter(dialect.rows(_with_first(first, lines))))
     except (csv.Error, StopIteration) as error:
         raise BadInput(path=path, reason=f"the header line is not CSV ({error})") from error
+    if sum(COORDINATE.fullmatch(name.strip()) is not None for name in names) >= 2:
+        lines.give_back([first])
+        return [f"column_{number}" for number in range(1, len(names) + 1)]
     names = [name.strip() or f"column_{number}" for number, name in enumerate(names, 1)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise BadInput(path=path, reason=f"the header has {', '.join(twice)} more than once; rename the columns")
-    return delimiter, names
+    return names
 
 
 def _with_first(first: str, lines: Lines) -> Iterator[str]:
@@ -65,20 +117,45 @@ def _with_first(first: str, lines: Lines) -> Iterator[str]:
     yield from lines
 
 
-def _blocks(lines: Lines, delimiter: str, names: list[str]) -> Iterator[Block | Rows]:
+def _decimal(dialect: Dialect, lines: Lines) -> str:
+    """The character before the decimals: a comma where a column of the first rows has nothing else."""
+    taken = lines.take_many()
+    lines.give_back(taken)
+    try:
+        rows = list(filter(None, dialect.rows(taken[:LOOKED_AT])))
+    except csv.Error:
+        rows = [dialect.literally(line) for line in taken[:LOOKED_AT]]
+    for column in zip(*rows, strict=False):
+        cells = [cell for cell in map(str.strip, column) if cell]
+        if cells and all(map(_is_decimal_comma, cells)):
+            return ","
+    return "."
+
+
+def _is_decimal_comma(cell: str) -> bool:
+    """4,873375 and 1.234,5; but 651,409 may be thousands, unless it would be no degrees then."""
+    if not DECIMAL_COMMA.fullmatch(cell):
+        return False
+    return not re.fullmatch(r"[-+]?\d{1,3},\d{3}", cell) or abs(float(cell.replace(",", "."))) <= 180
+
+
+def _blocks(lines: Lines, dialect: Dialect, reader: Reader, text: Text) -> Iterator[Block | Rows]:
+    spare = Spare(SWALLOWED)
     while taken := lines.take_many():
         first = lines.number - len(taken) + 1
-        if columns := _in_bulk(taken, delimiter, names):
+        if columns := _in_bulk(taken, dialect, reader.names):
             yield Block(first, columns, raws=taken)
         else:
             lines.give_back(taken)
-            yield list(_one_by_one(lines, delimiter, len(taken), names))
+            yield list(_one_by_one(lines, dialect, len(taken), reader.names, spare))
+    if text.guessed:
+        reader.notes.append(f"read as {text.guessed}; --encoding names another")
 
 
-def _in_bulk(lines: list[str], delimiter: str, names: list[str]) -> dict[str, Sequence[str]] | None:
+def _in_bulk(lines: list[str], dialect: Dialect, names: list[str]) -> dict[str, Sequence[str]] | None:
     """The columns, if each line is one sound row."""
     try:
-        rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+        rows = list(dialect.rows(lines))
     except csv.Error:
         return None
     if len(rows) != len(lines) or set(map(len, rows)) != {len(names)} or max(map(len, lines)) >= MAX_LINE:
@@ -86,23 +163,47 @@ def _in_bulk(lines: list[str], delimiter: str, names: list[str]) -> dict[str, Se
     return dict(zip(names, zip(*rows, strict=True), strict=True))
 
 
-def _one_by_one(lines: Lines, delimiter: str, count: int, names: list[str]) -> Iterator[Record | Refused]:
+@dataclass
+class Spare:
+    """Characters that may still be read in vain."""
+
+    characters: int
+
+
+def _one_by_one(
+    lines: Lines, dialect: Dialect, count: int, names: list[str], spare: Spare
+) -> Iterator[Record | Refused]:
     """The records that begin on the next `count` lines.
 
-    Where quotes do not pair up, the parser swallows the lines up to the next quote: then only the first of them is
-    refused and the others are read again. Empty lines are no rows.
+    Where quotes do not pair up, the parser swallows the lines up to the next quote. Then the first of them is read with its
+    quotes as they stand, or refused, and the others are read again; when that has happened too often, a row is a line. Empty
+    lines are no rows.
     """
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = dialect.rows(lines)
     last = lines.number + count
     while lines.number < last:
         lines.begin()
         row = lines.number + 1
-        values, reason = _next_row(rows, lines)
+        if spare.characters > 0:
+            values, reason = _next_row(rows, lines)
+        else:
+            values, reason = _next_row(dialect.rows([next(lines)]), lines)
         if reason is None and len(values) == len(names):
             yield Record(row, dict(zip(names, values, strict=True)), None, "".join(lines.taken))
         elif reason or values:
-            yield Refused(row, reason or WRONG_COLUMNS, lines.taken[0])
+            yield _line(row, lines.taken[0], dialect, names, reason or WRONG_COLUMNS)
+            spare.characters -= sum(map(len, lines.taken[1:]))
             lines.give_back_all_but_one()
+
+
+def _line(row: int, line: str, dialect: Dialect, names: list[str], reason: str) -> Record | Refused:
+    """A line whose quotes are the text's own, as in: 7,"Au Petit Cochon" Bistro,Cafe."""
+    paired = line.count('"') % 2 == 0 and '""' not in line
+    if reason == BAD_CSV and (paired or dialect.delimiter == "\t") and len(line) < MAX_LINE:
+        values = dialect.literally(line)
+        if len(values) == len(names):
+            return Record(row, dict(zip(names, values, strict=True)), None, line)
+    return Refused(row, reason, line)
 
 
 def _next_row(rows: Iterator[list[str]], lines: Lines) -> tuple[list[str], str | None]:
@@ -112,9 +213,3 @@ def _next_row(rows: Iterator[list[str]], lines: Lines) -> tuple[list[str], str |
     except csv.Error as error:
         values, reason = [], FIELD_TOO_LONG if "field limit" in str(error) else BAD_CSV
     return values, LINE_TOO_LONG if max(map(len, lines.taken), default=0) >= MAX_LINE else reason
-
-
-def is_delimited(head: str) -> bool:
-    """Does the beginning of a file look like a table: text whose first line has a delimiter?"""
-    first = next(iter(io.StringIO(head)), "")
-    return "\0" not in head and BAD_BYTE not in first and any(delimiter in first for delimiter in DELIMITERS)

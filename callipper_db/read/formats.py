@@ -2,51 +2,65 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
+import io
 import json
+import re
 import zlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from callipper_db.errors import BadInput
+from callipper_db.read import vector
 from callipper_db.read.delimited import is_delimited, open_delimited
 from callipper_db.read.geojson import open_collection, open_lines
 from callipper_db.read.parquet import open_parquet
 from callipper_db.read.pbf import open_pbf
-from callipper_db.read.record import Reader
+from callipper_db.read.record import Reader, ReadOptions
+from callipper_db.read.text import Text
 
 LINE_SUFFIXES = {".geojsonl", ".geojsons", ".geojsonseq", ".ndjson", ".jsonl"}
 TEXT_SUFFIXES = {".csv", ".tsv", ".tab", ".txt"}
-BINARY_SUFFIXES = {".parquet", ".geoparquet", ".pbf"}
-SOURCE_SUFFIXES = {".gz", ".osm", ".geojson", ".json"} | BINARY_SUFFIXES | LINE_SUFFIXES | TEXT_SUFFIXES
+BINARY_SUFFIXES = {".parquet", ".geoparquet", ".pbf"} | (vector.SUFFIXES - {".kml", ".gpx"})
+XML_SUFFIXES = {".kml", ".gpx", ".osm"}
+SOURCE_SUFFIXES = {".gz", ".geojson", ".json"} | XML_SUFFIXES | BINARY_SUFFIXES | LINE_SUFFIXES | TEXT_SUFFIXES
 HEAD = 65_536  # bytes
+OSM_XML = re.compile(r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<osm(Change)?[\s>]", re.DOTALL)
 KNOWN = (
-    "CSV or TSV, GeoJSON, newline-delimited GeoJSON (these also with .gz), (Geo)Parquet and OpenStreetMap PBF. Others:"
-    " ogr2ogr -t_srs EPSG:4326 -f GeoJSONSeq pois.geojsonl FILE"
+    "CSV, TSV, GeoJSON, newline-delimited GeoJSON, Overpass JSON (these also with .gz), (Geo)Parquet, OpenStreetMap PBF and"
+    " XML, GeoPackage, Shapefile, FlatGeobuf, KML, GPX, XLSX and ODS. Others: ogr2ogr -t_srs EPSG:4326 pois.gpkg FILE"
 )
 
 
-def open_reader(path: Path, street_furniture: bool = False) -> AbstractContextManager[Reader]:
+def open_reader(path: Path, options: ReadOptions | None = None) -> AbstractContextManager[Reader]:
     """Open a file of POIs. Raises BadInput for what is no file, is empty, or is of no known format."""
+    options = options or ReadOptions()
     head = _read_head(path)
     if head.startswith(b"PAR1"):
         return open_parquet(path)
     if head[4:6] == b"\x0a\x09" and head[6:15] == b"OSMHeader":
-        return open_pbf(path, street_furniture)
+        return open_pbf(path, options.street_furniture)
+    if kind := vector.kind_of(path, head):
+        return vector.open_vector(path, kind, options.layer, options.encoding)
     suffix = _suffix(path)
     if suffix in BINARY_SUFFIXES:
         raise BadInput(path=path, reason=f"it does not begin as a {suffix[1:]} file does; fetch the file again")
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise BadInput(path=path, reason="it is UTF-16 text; save it as UTF-8")
-    text = head.decode("utf-8-sig", errors="callipper-mark").lstrip()
+    text = _as_text(head, options.encoding)
+    if text.startswith("<"):
+        if OSM_XML.match(text):
+            return open_pbf(path, options.street_furniture)
+        raise BadInput(path=path, reason=f"it is XML of an unknown kind. Known are {KNOWN}")
     if suffix in LINE_SUFFIXES or text.startswith("\x1e") or _is_object_a_line(text):
         return open_lines(path)
-    if text.startswith("{") and suffix not in TEXT_SUFFIXES:
+    if text.startswith(("{", "[")) and suffix not in TEXT_SUFFIXES:
         return open_collection(path)
     if suffix in TEXT_SUFFIXES or (suffix not in {".json", ".geojson"} and is_delimited(text)):
-        return open_delimited(path)
+        return open_delimited(path, options.encoding, options.decimal)
     raise BadInput(path=path, reason=f"the format is not known. Known are {KNOWN}")
+
+
+def _as_text(head: bytes, encoding: str | None) -> str:
+    return Text(io.BytesIO(head), encoding).read(HEAD).lstrip()
 
 
 def _read_head(path: Path) -> bytes:
@@ -78,4 +92,5 @@ def _is_object_a_line(text: str) -> bool:
         first = json.loads(text.split("\n", 1)[0])
     except (ValueError, RecursionError):
         return False
-    return isinstance(first, dict) and first.get("type") != "FeatureCollection" and "features" not in first
+    one_of_many = isinstance(first, dict) and first.get("type") != "FeatureCollection" and "features" not in first
+    return one_of_many and "elements" not in first

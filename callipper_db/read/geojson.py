@@ -1,80 +1,68 @@
-"""GeoJSON: feature collections, and a feature or a plain object a line."""
+"""JSON: GeoJSON collections, features or plain objects a line or in an array, and what Overpass answers."""
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
-from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-import ijson  # type: ignore[import-untyped]
-
 from callipper_db.errors import BadInput
-from callipper_db.read.record import BAD_JSON, BAD_UTF8, LINE_TOO_LONG, Reader, Record, Refused, in_blocks
-from callipper_db.read.text import CHUNK, MAX_LINE, Lines, open_text
+from callipper_db.read.json_stream import SURROGATE, NotJson, Stream
+from callipper_db.read.overpass import from_element
+from callipper_db.read.record import (
+    BAD_JSON,
+    BAD_UTF8,
+    LINE_TOO_LONG,
+    TOO_DEEP,
+    Reader,
+    Record,
+    Refused,
+    in_blocks,
+)
+from callipper_db.read.text import MAX_LINE, Lines, Text, open_text
 
-FEATURES_LOOKED_AT = 1000  # to learn which properties there are
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 EPSG = re.compile(r"(?:EPSG|ESRI):(?:[\d.]*:)?(\d+)$", re.IGNORECASE)
 CRS84 = re.compile(r"CRS:?84$", re.IGNORECASE)
+NAMES_LIMIT = 5000  # different columns that are told apart
+DEPTH_LOOKED_AT = 3  # levels of nested columns whose paths are known
+NO_FEATURES = "it is JSON but no GeoJSON FeatureCollection with features"
+
+Records = Iterator[Record | Refused]
 
 
 @contextmanager
 def open_collection(path: Path) -> Iterator[Reader]:
-    """A FeatureCollection, with the old-style `crs` member that may stand before or behind the features."""
-    with open_text(path) as (text, file):
-        yield _reader(_collection_records(path, text), file.tell, cache(partial(_collection_srid, path)))
+    """A FeatureCollection, with the old-style `crs` member before or behind the features; an array of features or of plain
+    objects; or the elements of an Overpass answer."""
+    with open_text(path, guess=False) as text:
+        about: dict[str, Any] = {}
+        reader = Reader(in_blocks(_collection(path, text, about)), [], text.tell)
+
+        def look(reader: Reader, advance: Callable[[int], None]) -> None:
+            with open_text(path, guess=False) as again:
+                _survey(reader, _collection(path, again, about), again, advance)
+            reader.provider = "osm" if "elements" in about else None
+
+        reader.survey = look
+        reader.srid = lambda: crs_srid(path, about["crs"]) if about.get("crs") is not None else None
+        yield reader
 
 
 @contextmanager
 def open_lines(path: Path) -> Iterator[Reader]:
     """Newline-delimited GeoJSON, also with record separators (RFC 8142)."""
-    with open_text(path) as (text, file):
-        yield _reader(_line_records(Lines(text)), file.tell, lambda: None)
+    with open_text(path, guess=False) as text:
+        reader = Reader(in_blocks(_lines(Lines(text))), [], text.tell)
 
+        def look(reader: Reader, advance: Callable[[int], None]) -> None:
+            with open_text(path, guess=False) as again:
+                _survey(reader, _lines(Lines(again)), again, advance)
 
-class _Utf8:
-    """Text as the bytes that ijson reads."""
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text = text
-
-    def read(self, size: int) -> bytes:
-        return self._text.read(size).encode()
-
-
-@contextmanager
-def _json_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ijson.JSONError as error:
-        reason = f"it is not valid JSON: {' '.join(str(error).split())[:200]}"
-        raise BadInput(path=path, reason=reason) from error
-
-
-def _collection_records(path: Path, text: io.TextIOWrapper) -> Iterator[Record]:
-    row = 0
-    with _json_errors(path):
-        for row, feature in enumerate(ijson.items(_Utf8(text), "features.item", use_float=True), 1):
-            yield _from_feature(row, feature, None)
-    if not row:
-        raise BadInput(path=path, reason="it is JSON but no GeoJSON FeatureCollection with features")
-
-
-def _collection_srid(path: Path) -> int | None:
-    """The SRID of the member `crs`. Parsing is slow, so the file is first searched for the word."""
-    with open_text(path) as (text, _):
-        chunks = iter(lambda: text.read(CHUNK), "")
-        if not any('"crs"' in before + chunk for before, chunk in pairwise(chain([""], chunks))):
-            return None
-    with open_text(path) as (text, _), _json_errors(path):
-        crs = next(ijson.items(_Utf8(text), "crs", use_float=True), None)
-        return None if crs is None else crs_srid(path, crs)
+        reader.survey = look
+        yield reader
 
 
 def crs_srid(path: Path, crs: Any) -> int | None:
@@ -87,21 +75,32 @@ def crs_srid(path: Path, crs: Any) -> int | None:
     raise BadInput(path=path, reason=f"its crs {json.dumps(crs)[:200]} is not an EPSG code; give it with --srid")
 
 
-def _reader(
-    records: Iterator[Record | Refused], bytes_done: Callable[[], int], srid: Callable[[], int | None]
-) -> Reader:
-    first = list(islice(records, FEATURES_LOOKED_AT))
-    seen = [record for record in first if isinstance(record, Record)]
-    return Reader(
-        in_blocks(chain(first, records)),
-        list(dict.fromkeys(name for record in seen for name in record.values)),
-        bytes_done,
-        has_shape=any(record.shape is not None for record in seen),
-        srid=srid,
-    )
+def _collection(path: Path, text: Text, about: dict[str, Any]) -> Records:
+    """The records of a document; its other members are put into `about`."""
+    row = 0
+    stream = Stream(text)
+    try:
+        if stream.peek() == "[":
+            for row, item in enumerate(stream.elements(), 1):
+                yield _refused(row, item.problem, item.raw) or from_feature(row, item.value, item.raw)
+        else:
+            for key in stream.members():
+                make = {"features": from_feature, "elements": from_element}.get(key)
+                if make and stream.peek() == "[":
+                    about[key] = None
+                    for item in stream.elements():
+                        row += 1
+                        yield _refused(row, item.problem, item.raw) or make(row, item.value, item.raw)
+                else:
+                    value = stream.item().value
+                    about |= {"crs": value} if key == "crs" else {}
+    except NotJson as error:
+        raise BadInput(path=path, reason=f"it is not valid JSON: {error}") from error
+    if not row:
+        raise BadInput(path=path, reason=NO_FEATURES)
 
 
-def _line_records(lines: Lines) -> Iterator[Record | Refused]:
+def _lines(lines: Lines) -> Records:
     for line in lines:
         lines.begin()
         text = line.strip("\x1e \t\r\n")
@@ -118,22 +117,31 @@ def _from_line(row: int, text: str) -> Record | Refused:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return Refused(row, BAD_UTF8, text)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        return Refused(row, TOO_DEEP, text)
+    except ValueError:
         return Refused(row, BAD_JSON, text)
-    return _from_feature(row, value, text) if isinstance(value, dict) else Refused(row, BAD_JSON, text)
+    return from_feature(row, value, text)
 
 
-def _from_feature(row: int, feature: Any, raw: str | None) -> Record:
+def _refused(row: int, problem: str | None, raw: str) -> Refused | None:
+    return Refused(row, problem, raw) if problem else None
+
+
+def from_feature(row: int, feature: Any, raw: str) -> Record | Refused:
     """A feature's properties, its id as `id` unless there is such a property; other objects are plain columns."""
     if not isinstance(feature, dict):
-        return Record(row, {}, None, json.dumps(feature, default=str))
+        return Refused(row, BAD_JSON, raw)
     if feature.get("type") != "Feature":
         return Record(row, feature, None, raw)
     properties = feature.get("properties")
     values = properties if isinstance(properties, dict) else {}
     if "id" in feature:
         values.setdefault("id", feature["id"])
-    return Record(row, values, _shape(feature.get("geometry")), raw)
+    try:
+        return Record(row, values, _shape(feature.get("geometry")), raw)
+    except RecursionError:
+        return Refused(row, TOO_DEEP, raw)
 
 
 def _shape(geometry: Any) -> Any:
@@ -143,3 +151,34 @@ def _shape(geometry: Any) -> Any:
     if geometry.get("type") == "Point" and isinstance(coordinates, list) and len(coordinates) >= 2:
         return coordinates[0], coordinates[1]
     return json.dumps(geometry)
+
+
+def _survey(reader: Reader, records: Records, text: Text, advance: Callable[[int], None]) -> None:
+    """Learn which columns there are, and what is in the nested ones: a key may first appear near the end."""
+    names: dict[str, None] = {}
+    parts: dict[str, dict[str, None]] = {}
+    done = 0
+    for rows in in_blocks(records):
+        for record in rows:
+            if not isinstance(record, Record):
+                continue
+            reader.has_shape |= record.shape is not None
+            if len(names) < NAMES_LIMIT:
+                names.update(dict.fromkeys(record.values))
+            for name, value in record.values.items():
+                if isinstance(value, (dict, list)) and len(paths := parts.setdefault(name, {})) < NAMES_LIMIT:
+                    paths.update(dict.fromkeys(_paths(name, value)))
+        advance(text.tell() - done)
+        done = text.tell()
+    reader.names[:] = [str(name) for name in names]
+    reader.parts = {name: list(paths) for name, paths in parts.items() if paths}
+
+
+def _paths(path: str, value: Any, depth: int = DEPTH_LOOKED_AT) -> Iterator[str]:
+    """The ways to what is inside a nested value; a list of plain values has none."""
+    if isinstance(value, dict) and depth:
+        for key, inside in value.items():
+            nested = list(_paths(f"{path}.{key}", inside, depth - 1))
+            yield from nested or [f"{path}.{key}"]
+    elif isinstance(value, list) and depth and value and isinstance(value[0], dict):
+        yield from _paths(f"{path}[0]", value[0], depth - 1)

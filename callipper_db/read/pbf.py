@@ -9,7 +9,18 @@ from typing import Any
 
 from callipper_db.errors import BadInput
 from callipper_db.read import osm
-from callipper_db.read.record import BAD_GEOMETRY, BAD_UTF8, Columns, Reader, Record, Refused, in_blocks, require
+from callipper_db.read.osm_tags import FURNITURE
+from callipper_db.read.record import (
+    BAD_GEOMETRY,
+    BAD_UTF8,
+    Columns,
+    LeftOut,
+    Reader,
+    Record,
+    Refused,
+    in_blocks,
+    require,
+)
 
 FEATURE = "Reading OpenStreetMap PBF"
 COLUMNS = Columns(id="@id", name="name", category="@category", group="@group")  # no OSM key begins with @
@@ -29,7 +40,7 @@ def open_pbf(path: Path, street_furniture: bool) -> Iterator[Reader]:
     )
 
 
-def _records(osmium: Any, path: Path, street_furniture: bool) -> Iterator[Record | Refused | None]:
+def _records(osmium: Any, path: Path, street_furniture: bool) -> Iterator[Record | Refused | LeftOut]:
     of_interest = osmium.filter.KeyFilter(*osm.keys())
     file = osmium.FileProcessor(str(path)).with_locations(LOCATIONS).with_areas(of_interest).with_filter(of_interest)
     wkb = osmium.geom.WKBFactory()
@@ -56,11 +67,11 @@ def _tags(thing: Any) -> dict[str, str] | None:
 
 def _record(
     wkb: Any, row: int, thing: Any, tags: dict[str, str] | None, category: osm.Category | None, street_furniture: bool
-) -> Record | Refused | None:
+) -> Record | Refused | LeftOut:
     if tags is None or category is None:
         return Refused(row, BAD_UTF8, _osm_id(thing))
     if category.group == osm.STREET_FURNITURE and not street_furniture:
-        return None
+        return LeftOut(FURNITURE)
     try:
         shape = (thing.lon, thing.lat) if thing.is_node() else wkb.create_multipolygon(thing)
     except RuntimeError:

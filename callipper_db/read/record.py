@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress
 from typing import Any, NamedTuple
 
 from callipper_db.errors import MissingExtra
@@ -14,6 +14,7 @@ from callipper_db.errors import MissingExtra
 BAD_BYTE = "\U0010ffff"
 
 BLOCK = 5000  # rows
+BLOCK_CHARACTERS = 8_000_000  # of long rows fewer are held at once
 
 BAD_UTF8 = "not valid UTF-8"
 BAD_CSV = "quotes that do not pair up"
@@ -21,6 +22,8 @@ BAD_JSON = "not valid JSON"
 BAD_GEOMETRY = "a geometry that cannot be read or placed on the globe"
 FIELD_TOO_LONG = "a field over 131,072 characters, or quotes that do not pair up"
 LINE_TOO_LONG = "a line over 1,000,000 characters"
+FEATURE_TOO_LONG = "a feature over 1,000,000 characters"
+TOO_DEEP = "nested deeper than 100 levels"
 WRONG_COLUMNS = "wrong number of columns"
 
 
@@ -33,24 +36,46 @@ class Record(NamedTuple):
     raw: str | None  # as it stands in the file; None: show the values
 
 
+class LeftOut(NamedTuple):
+    """A row that is sound and not wanted: a closed shop, a bench. It is counted by its reason and not set aside."""
+
+    reason: str
+
+
 @dataclass(frozen=True)
 class Block:
-    """Many rows at once, by column; their numbers run on from `first`."""
+    """Many rows at once, by column; their numbers run on from `first`, unless `numbers` has them."""
 
     first: int
     columns: Mapping[str, Sequence[Any]]
     shapes: Sequence[Any] | None = None
     raws: Sequence[str] | None = None
+    numbers: Sequence[int] | None = None
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), self.shapes or ()))
+        return len(self.shapes) if self.shapes is not None else len(next(iter(self.columns.values()), ()))
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The rows' numbers in the file."""
+        return range(self.first, self.first + len(self)) if self.numbers is None else self.numbers
 
     def records(self) -> Iterator[Record]:
-        for i in range(len(self)):
+        """The same rows one by one."""
+        for i, row in enumerate(self.rows):
             values = {name: column[i] for name, column in self.columns.items()}
-            yield Record(
-                self.first + i, values, self.shapes[i] if self.shapes else None, self.raws[i] if self.raws else None
-            )
+            yield Record(row, values, self.shapes[i] if self.shapes else None, self.raws[i] if self.raws else None)
+
+    def keep(self, chosen: Sequence[bool]) -> Block:
+        """Only the chosen rows."""
+        keep = getattr(self.columns, "keep", None)  # of Arrow's columns, most of which nobody has asked for yet
+        return Block(
+            self.first,
+            keep(chosen) if keep else {name: list(compress(column, chosen)) for name, column in self.columns.items()},
+            list(compress(self.shapes, chosen)) if self.shapes else None,
+            list(compress(self.raws, chosen)) if self.raws else None,
+            list(compress(self.rows, chosen)),
+        )
 
 
 class Refused(NamedTuple):
@@ -61,7 +86,7 @@ class Refused(NamedTuple):
     raw: str
 
 
-Rows = list[Record | Refused | None]  # None: a row that the reader's own filter left out
+Rows = list[Record | Refused | LeftOut]
 
 
 @dataclass(frozen=True)
@@ -80,21 +105,57 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """What the user says about how a file is to be read."""
+
+    street_furniture: bool = False  # keep OpenStreetMap's benches, bins and the like
+    encoding: str | None = None  # of delimited text and Shapefiles; None: UTF-8, UTF-16 by its mark, else Windows-1252
+    decimal: str | None = None  # "," or "." before the decimals of delimited text; None: as its first rows show
+    layer: str | None = None  # of a file that has several
+
+
+@dataclass
 class Reader:
-    """An open file."""
+    """An open file. Of JSON, which has no header, `look` must have been called before the blocks are read."""
 
     blocks: Iterator[Block | Rows]
-    names: list[str]  # of the columns; of JSON, those of the first features
+    names: list[str]  # of the columns
     bytes_done: Callable[[], int] = field(default=lambda: 0)
     has_shape: bool = False  # the format has geometries of its own
     srid: Callable[[], int | None] = field(default=lambda: None)  # what the file says
     columns: Columns | None = None  # the format fixes them; None: find them by name
     source: str | None = None  # the format's own name for the source
+    provider: str | None = None  # whose scheme the format is: "osm", "geonames"
+    parts: Mapping[str, list[str]] = field(default_factory=dict)  # nested column -> paths of what is in it
+    notes: list[str] = field(default_factory=list)  # what the user should know about how the file was read
+    decimal: str | None = None  # what stands before the decimals in a text; None: a point
+    survey: Callable[[Reader, Callable[[int], None]], None] | None = None  # reads the file once to learn its columns
+
+    def may_hold(self, path: str) -> bool:
+        """Can there be something at this path of a nested column? Of a list or a map nobody knows in advance."""
+        column = path.split(".")[0].split("[")[0]
+        return any(
+            f"{part}.".startswith((f"{path}.", f"{path}[")) or path.startswith((f"{part}.", f"{part}["))
+            for part in self.parts.get(column, [])
+        )
+
+    def look(self, advance: Callable[[int], None] = lambda bytes_read: None) -> None:
+        """Learn the columns and the SRID of a file without a header. `advance` takes the bytes read since it was called."""
+        if self.survey:
+            self.survey(self, advance)
 
 
-def in_blocks(records: Iterator[Record | Refused | None]) -> Iterator[Rows]:
-    """Records by the thousand."""
-    while rows := list(islice(records, BLOCK)):
+def in_blocks(records: Iterator[Record | Refused | LeftOut]) -> Iterator[Rows]:
+    """Records by the thousand, or fewer where they are long."""
+    rows: Rows = []
+    size = 0
+    for record in records:
+        rows.append(record)
+        size += 0 if isinstance(record, LeftOut) else len(record.raw or "")
+        if len(rows) == BLOCK or size > BLOCK_CHARACTERS:
+            yield rows
+            rows, size = [], 0
+    if rows:
         yield rows
 
 

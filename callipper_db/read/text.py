@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from callipper_db.errors import BadInput
 from callipper_db.read.record import BAD_BYTE
 
 MAX_LINE = 1_000_000  # characters
-CHUNK = 262_144  # characters read at once
+CHUNK = 262_144  # bytes read at once
+HEAD = 65_536  # bytes that the encoding is guessed from
+BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+UNDEFINED_IN_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 codecs.register_error(
     "callipper-mark",
@@ -24,18 +28,73 @@ codecs.register_error(
 )
 
 
-@contextmanager
-def open_text(path: Path) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
-    """The text of a file, and the file itself, whose position tells how much is read.
+class Text:
+    """The characters of a file, unpacked if it is gzip.
 
-    Raises BadInput for a broken gzip stream, also while the text is read.
+    Without an encoding: by its byte order mark, or UTF-8; and where the first bytes beyond ASCII are not UTF-8, Windows-1252
+    (which holds Latin-1) from there on. Bytes that the encoding does not know become BAD_BYTE.
     """
+
+    def __init__(self, file: BinaryIO, encoding: str | None = None, guess: bool = True) -> None:
+        self.file = file
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        self._stream: BinaryIO = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+        self._begun = self._stream.read(HEAD)
+        self.encoding = encoding or _by_mark(self._begun)
+        self._given = encoding is not None
+        self._settled = encoding is not None or not guess or self.encoding != "utf-8-sig"
+        self._decoder = codecs.getincrementaldecoder(self.encoding)("callipper-mark")
+
+    def read(self, size: int = CHUNK) -> str:
+        """About so many characters; '' only at the end."""
+        while True:
+            data, self._begun = self._begun or self._stream.read(size), b""
+            text = self._decode(data)
+            if text or not data:
+                return text
+
+    @property
+    def guessed(self) -> str | None:
+        """The encoding, where it is neither UTF-8 nor given."""
+        names = {"cp1252": "Windows-1252", "utf-8-sig": None}
+        return None if self._given else names.get(self.encoding, self.encoding.upper())
+
+    def tell(self) -> int:
+        """Bytes read of the file on disk."""
+        return self.file.tell()
+
+    def _decode(self, data: bytes) -> str:
+        if not self._settled and not data.isascii():
+            self._settled = True
+            if not data.startswith(codecs.BOM_UTF8) and is_windows_1252(data):
+                self.encoding = "cp1252"
+                self._decoder = codecs.getincrementaldecoder("cp1252")("callipper-mark")
+        return self._decoder.decode(data, final=not data)
+
+
+def is_windows_1252(data: bytes) -> bool:
+    """Are the bytes beyond ASCII more often no UTF-8 than UTF-8, and all of them characters of Windows-1252?"""
+    marked = codecs.getincrementaldecoder("utf-8")("callipper-mark").decode(data)  # the last character may be cut
+    bad = marked.count(BAD_BYTE)
+    return 2 * bad > len(BEYOND_ASCII.findall(marked)) and not UNDEFINED_IN_1252.search(data)
+
+
+def _by_mark(head: bytes) -> str:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    pairs = len(head) // 2
+    if pairs > 4 and (head[1::2].count(0) > 0.4 * pairs) != (head[0::2].count(0) > 0.4 * pairs):
+        return "utf-16-le" if head[1::2].count(0) > head[0::2].count(0) else "utf-16-be"
+    return "utf-8-sig"
+
+
+@contextmanager
+def open_text(path: Path, encoding: str | None = None, guess: bool = True) -> Iterator[Text]:
+    """The text of a file. Raises BadInput for a broken gzip stream, also while the text is read."""
     try:
         with open(path, "rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            stream = gzip.GzipFile(fileobj=file) if packed else file
-            yield io.TextIOWrapper(cast(BinaryIO, stream), "utf-8-sig", errors="callipper-mark", newline=""), file
+            yield Text(file, encoding, guess)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadInput(path=path, reason=f"the gzip stream is broken ({error}); fetch the file again") from error
 
@@ -43,7 +102,7 @@ def open_text(path: Path) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
 class Lines:
     """Lines with their ends, one by one for csv.reader or many at once; what is taken can be given back."""
 
-    def __init__(self, text: io.TextIOWrapper) -> None:
+    def __init__(self, text: Text) -> None:
         self._text = text
         self._ready: deque[str] = deque()
         self._rest = ""

@@ -17,7 +17,7 @@ from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.errors import BadExtent, BadLabels, BadSource, NotEnoughData
 from callipper_db.load import TO_POINT
-from callipper_db.read import SOURCE_SUFFIXES, Block, Reader, Record, Refused, open_reader
+from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
 from callipper_db.read.place import USUAL, text_of
 from callipper_db.read.record import BAD_BYTE
 from callipper_trainer.data.samples import Samples
@@ -115,6 +115,7 @@ def _stage_file(connection: db.Connection, source: LabelSource, path: Path) -> s
     connection.execute(LABEL_ROW)
     connection.execute(TO_POINT)
     with open_reader(path) as reader:
+        reader.look()
         columns = [_named(source, reader, column) for column in source.columns]
         place = _place_columns(source, reader)
         with connection.cursor() as cursor, cursor.copy("COPY pg_temp.label_row FROM STDIN") as copy:
@@ -140,7 +141,7 @@ def _count_refused(connection: db.Connection) -> int:
 def _records(reader: Reader) -> Iterator[Record | Refused]:
     for block in reader.blocks:
         for record in block.records() if isinstance(block, Block) else block:
-            if record is not None:
+            if not isinstance(record, LeftOut):
                 yield record
 
 

@@ -1,0 +1,102 @@
+"""Rows whose place is most likely wrong: far from all others, at 0, 0, or with longitude and latitude swapped.
+
+The rule, for at least MIN_ROWS rows. The middle is the median longitude and latitude; rows at exactly 0, 0 do not count for it.
+
+- far: further from the middle than FACTOR times the distance within which 99 % of the rows lie (all but one of fewer than 100
+  rows), plus SLACK_KM;
+- at 0, 0: exactly there, with no other row within a degree;
+- swapped: further than FACTOR times the distance within which 75 % of the rows lie, plus SLACK_KM, and with longitude and
+  latitude swapped within that distance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+from psycopg import sql
+
+from callipper_db.db import Connection
+
+MIN_ROWS = 8
+FACTOR = 5
+SLACK_KM = 100
+SAMPLE = 2000  # rows that the distances are taken from
+NAMED = 5  # outliers that are named
+
+# Kilometres on a sphere.
+DISTANCE: LiteralString = (
+    "12742 * asin(sqrt(least(1, sind(({y} - my) / 2) ^ 2 + cosd({y}) * cosd(my) * sind(({x} - mx) / 2) ^ 2)))"
+)
+
+# Only few rows are so far out along the parallel and the meridian that their distance must be worked out.
+FIND = """
+WITH place AS NOT MATERIALIZED (
+    -- Without the tiniest numbers, whose squares would underflow.
+    SELECT name, CASE WHEN abs(x) < 1e-12 THEN 0 ELSE x END AS x, CASE WHEN abs(y) < 1e-12 THEN 0 ELSE y END AS y
+    FROM ({rows}) AS r WHERE x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90
+), counted AS MATERIALIZED (
+    SELECT count(*) AS n, count(*) FILTER (WHERE abs(x) <= 1 AND abs(y) <= 1 AND (x <> 0 OR y <> 0)) > 0 AS near_zero
+    FROM place
+), chosen AS MATERIALIZED (
+    SELECT p.x, p.y FROM place AS p, counted AS c
+    WHERE (p.x <> 0 OR p.y <> 0)
+        AND (c.n <= {sample} OR abs(hashfloat8extended(p.x + p.y, 0) % 1000000) < 1000000.0 * {sample} / c.n)
+), middle AS MATERIALIZED (
+    SELECT count(*) AS n, percentile_disc(0.5) WITHIN GROUP (ORDER BY x) AS mx,
+        percentile_disc(0.5) WITHIN GROUP (ORDER BY y) AS my FROM chosen
+), reach AS MATERIALIZED (
+    SELECT min(mx) AS mx, min(my) AS my, min(n) AS n, cosd(min(my)) AS narrowing,
+        {factor} * percentile_disc((SELECT 1 - greatest(0.01, 1.0 / greatest(n, 1)) FROM middle)) WITHIN GROUP (ORDER BY d)
+            + {slack} AS far,
+        {factor} * percentile_disc(0.75) WITHIN GROUP (ORDER BY d) + {slack} AS swapped_far,
+        greatest(percentile_disc(0.75) WITHIN GROUP (ORDER BY d), 1) AS swapped_near
+    FROM (SELECT mx, my, n, {distance} AS d FROM chosen, middle) AS m
+)
+SELECT name, x, y, why FROM (
+    SELECT name, x, y,
+        CASE WHEN x = 0 AND y = 0 THEN CASE WHEN NOT c.near_zero AND {distance} > {slack} THEN 'at 0, 0' END
+            WHEN {distance} > swapped_far AND abs(x) <= 90 AND {swapped} <= swapped_near
+                THEN 'with longitude and latitude swapped'
+            WHEN {distance} > far THEN 'far from all others' END AS why
+    FROM place, reach, counted AS c
+    WHERE reach.n >= {least}
+        AND (least(abs(x - mx), 360 - abs(x - mx)) * narrowing + abs(y - my) > swapped_far / 111.2 OR (x = 0 AND y = 0))
+    OFFSET 0
+) AS judged
+WHERE why IS NOT NULL"""
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Rows with their reasons, in the order of their names."""
+
+    rows: list[tuple[Any, float, float, str]]  # name, longitude, latitude, why
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    def __str__(self) -> str:
+        by_reason: dict[str, list[str]] = {}
+        for name, x, y, why in self.rows:
+            by_reason.setdefault(why, []).append(f"{name} ({x:g}, {y:g})")
+        said = [
+            f"{len(names):,} {'row is' if len(names) == 1 else 'rows are'} {why}: {', '.join(names[:NAMED])}"
+            + (", ..." if len(names) > NAMED else "")
+            for why, names in by_reason.items()
+        ]
+        return "; ".join(said) + "."
+
+
+def find_outliers(connection: Connection, rows: LiteralString) -> Outliers:
+    """The outliers among the rows of a query that yields name, x and y, in degrees."""
+    query = sql.SQL(FIND).format(
+        rows=sql.SQL(rows),
+        sample=sql.Literal(SAMPLE),
+        distance=sql.SQL(DISTANCE.format(x="x", y="y")),
+        swapped=sql.SQL(DISTANCE.format(x="y", y="x")),
+        slack=sql.Literal(SLACK_KM),
+        factor=sql.Literal(FACTOR),
+        least=sql.Literal(MIN_ROWS),
+    )
+    return Outliers(sorted(connection.execute(query).fetchall(), key=lambda row: (row[3], str(row[0]))))

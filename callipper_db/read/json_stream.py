@@ -1,0 +1,161 @@
+"""The items of one large JSON document, one by one and in bounded memory, whatever the document holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from callipper_db.read.record import BAD_BYTE, BAD_JSON, BAD_UTF8, FEATURE_TOO_LONG, TOO_DEEP
+from callipper_db.read.text import Text
+
+MAX_ITEM = 1_000_000  # characters
+STRUCTURE = re.compile(r'["\[\]{}]')
+STRING_END = re.compile(r'["\\]')
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+SPACE = re.compile(r"[ \t\r\n]*")
+
+# A control character inside a text spoils no file: rows with NUL are refused later.
+_raw_decode = json.JSONDecoder(strict=False).raw_decode
+
+
+class NotJson(Exception):
+    """The document is no JSON from here on."""
+
+
+class Item(NamedTuple):
+    """A value of the document and its text."""
+
+    value: Any
+    raw: str
+    problem: str | None = None  # why there is no value
+
+
+class Stream:
+    """A cursor in the text of a document."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+        self._buffer = ""
+        self._at = 0
+        self._ended = False
+
+    def peek(self) -> str:
+        """The next character that is no white space; '' at the end."""
+        while True:
+            self._at = SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._buffer) or not self._more():
+                return self._buffer[self._at : self._at + 1]
+
+    def take(self, *characters: str) -> str:
+        """Step over one of these. Raises NotJson."""
+        found = self.peek()
+        if found not in characters or not found:
+            expected = " or ".join(f"'{character}'" for character in characters)
+            raise NotJson(f"{expected} expected{f' and not {found!r}' if found else ', and the file ends'}")
+        self._at += 1
+        return found
+
+    def item(self) -> Item:
+        """The next value; one that is too long, too deep or no JSON is stepped over. Raises NotJson where that ends nowhere."""
+        self.peek()
+        while True:
+            try:
+                value, end = _raw_decode(self._buffer, self._at)
+            except RecursionError:
+                return self._step_over(TOO_DEEP)
+            except ValueError as error:
+                if len(self._buffer) - self._at <= MAX_ITEM and self._more():
+                    continue
+                if not self._buffer[self._at : self._at + 1]:
+                    raise NotJson("the file ends too early") from error
+                return self._step_over(BAD_JSON)
+            if end == len(self._buffer) and self._more():  # a number may go on
+                continue
+            raw = self._buffer[self._at : end]
+            self._at = end
+            if len(raw) > MAX_ITEM:
+                return Item(None, raw[:MAX_ITEM], FEATURE_TOO_LONG)
+            return Item(value, raw, BAD_UTF8 if BAD_BYTE in raw or _has_lone_surrogate(value, raw) else None)
+
+    def members(self) -> Iterator[str]:
+        """The keys of an object; each time the caller takes its value."""
+        self.take("{")
+        if self.peek() == "}":
+            self.take("}")
+            return
+        while True:
+            key = self.item().value
+            self.take(":")
+            yield str(key)
+            if self.take(",", "}") == "}":
+                return
+
+    def elements(self) -> Iterator[Item]:
+        """The items of an array."""
+        self.take("[")
+        if self.peek() == "]":
+            self.take("]")
+            return
+        while True:
+            yield self.item()
+            if self.take(",", "]") == "]":
+                return
+
+    def _more(self) -> bool:
+        """Read on."""
+        chunk = "" if self._ended else self._text.read()
+        self._ended = not chunk
+        self._buffer = self._buffer[self._at :] + chunk
+        self._at = 0
+        return bool(chunk)
+
+    def _step_over(self, problem: str) -> Item:
+        """The next value by its brackets and quotes alone; at most MAX_ITEM characters of it are kept."""
+        kept, length, depth, in_string = "", 0, 0, False
+        while True:
+            end, depth, in_string = _end_of_value(self._buffer, self._at, depth, in_string)
+            kept += self._buffer[self._at : min(end, self._at + MAX_ITEM - len(kept))]
+            length += end - self._at
+            done = depth == 0 and not in_string and length > 0
+            self._at = end
+            if done:
+                return Item(None, kept, FEATURE_TOO_LONG if length > MAX_ITEM else problem)
+            if not self._more():
+                raise NotJson("the file ends inside a feature")
+
+
+def _end_of_value(text: str, at: int, depth: int, in_string: bool) -> tuple[int, int, bool]:
+    """Where a value ends, or the end of the text; the depth and whether a string is open there."""
+    while at < len(text):
+        if in_string:
+            found = STRING_END.search(text, at)
+            if found is None:
+                return len(text), depth, True
+            if found[0] == "\\":
+                if found.end() == len(text):
+                    return found.start(), depth, True  # what is escaped comes with the next piece
+                at = found.end() + 1
+                continue
+            at, in_string = found.end(), False
+        else:
+            found = STRUCTURE.search(text, at)
+            if found is None:
+                return len(text), depth, False
+            at = found.end()
+            in_string = found[0] == '"'
+            depth += 1 if found[0] in "[{" else -1 if found[0] in "]}" else 0
+        if depth <= 0 and not in_string:
+            return at, 0, False
+    return at, depth, in_string
+
+
+def _has_lone_surrogate(value: Any, raw: str) -> bool:
+    if not SURROGATE.search(raw):
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return True
+    return False

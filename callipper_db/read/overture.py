@@ -1,0 +1,86 @@
+"""Overture Maps places: https://docs.overturemaps.org/schema/reference/places/place/"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from callipper_db.read.layout import Derived, Layout
+from callipper_db.read.record import Columns, Reader
+
+CLOSED = "permanently_closed"
+PERMANENTLY_CLOSED = "permanently closed"
+LOW_CONFIDENCE = "confidence below --min-confidence"
+UNCATEGORISED = "no category"
+# Where the category stands, the most exact first. Releases that have `taxonomy` are about to drop `categories`.
+CATEGORY = ("taxonomy.primary", "basic_category", "categories.primary")
+GROUP = ("taxonomy.hierarchy", "categories.hierarchy")
+ALTERNATES = ("taxonomy.alternates", "categories.alternate")
+# Kept as they are, as attributes; `sources`, `bbox`, `version` and the rules of names are not.
+KEPT = ("confidence", "websites", "socials", "emails", "phones", "addresses", "operating_status")
+
+
+def recognise(reader: Reader) -> bool:
+    """Is this a release of places: nested names, and a category in one of the ways of the schema?"""
+    inside = {path for paths in reader.parts.values() for path in paths}
+    names = inside | set(reader.names)
+    return "id" in names and "names.primary" in names and any(path in names for path in CATEGORY)
+
+
+def layout(reader: Reader, min_confidence: float | None) -> Layout:
+    """Names, categories as words, and what else a person would want; closed places are left out."""
+    inside = {path for paths in reader.parts.values() for path in paths} | set(reader.names)
+    has_group = any(path in inside for path in GROUP)
+
+    def derive(columns: Mapping[str, Sequence[Any]], rows: int) -> Derived:
+        return _derive(columns, rows, inside, min_confidence)
+
+    columns = Columns(id="id", name="names.primary", category="@category", group="@group" if has_group else None)
+    return Layout("Overture places", columns, derive, frozenset(reader.names) - set(KEPT))
+
+
+def humane(category: str | None) -> str | None:
+    """'fast_food_restaurant' as 'fast food restaurant'."""
+    return category.replace("_", " ").strip() or None if category else None
+
+
+def _derive(columns: Mapping[str, Sequence[Any]], rows: int, inside: set[str], min_confidence: float | None) -> Derived:
+    def column(path: str) -> Sequence[Any]:
+        return columns[path] if path in inside else [None] * rows
+
+    category = column(CATEGORY[0])
+    for path in CATEGORY[1:]:
+        if path in inside and None in category:
+            category = [first or second for first, second in zip(category, columns[path], strict=True)]
+    for path in ALTERNATES:
+        if path in inside and None in category:
+            others = [next(filter(None, listed or ()), None) for listed in columns[path]]
+            category = [first or other for first, other in zip(category, others, strict=True)]
+    words = {code: humane(code) for code in set(category)}
+    derived: dict[str, Sequence[Any]] = {
+        "names.primary": columns["names.primary"],
+        "@category": [words[code] for code in category],
+        "names": _common_names(column("names.common")),
+        "alternate_categories": next((columns[path] for path in ALTERNATES if path in inside), [None] * rows),
+        "brand": column("brand.names.primary"),
+        "brand_wikidata": column("brand.wikidata"),
+    }
+    for path in GROUP:
+        if path in inside:
+            derived["@group"] = [humane(levels[0]) if levels else None for levels in columns[path]]
+            break
+    left_out = [
+        PERMANENTLY_CLOSED if status == CLOSED else None if kind else UNCATEGORISED
+        for status, kind in zip(column("operating_status"), category, strict=True)
+    ]
+    if min_confidence is not None:
+        left_out = [
+            reason or (LOW_CONFIDENCE if sure is None or sure < min_confidence else None)
+            for reason, sure in zip(left_out, column("confidence"), strict=True)
+        ]
+    return Derived(derived, left_out)
+
+
+def _common_names(names: Sequence[Any]) -> Sequence[Any]:
+    """Names by language, from the pairs that a map is read as."""
+    return [dict(pairs) if pairs else None for pairs in names]
