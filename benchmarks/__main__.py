@@ -30,8 +30,9 @@ NAMES = (
     "search",
     "quality",
     "other_city",
+    "answers",
 )
-WITH_OPTIONS = ("quality", "other_city")
+WITH_OPTIONS = ("quality", "other_city", "answers")
 
 
 def main(arguments: list[str]) -> int:

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from benchmarks.answers import judge
 from benchmarks.answers.baselines import Baselines
+from benchmarks.answers.cities import AnswerCity
+from benchmarks.answers.held_out import auc
 from benchmarks.answers.questions import read_questions
 from benchmarks.answers.score import Judge, Score, summarise
+from benchmarks.answers.words import Verdict, WordJudge, read_places, summarise_words
 from callipper_db.arrays import Array
 
 
@@ -165,3 +170,71 @@ def test_bm25_is_that_of_its_formula() -> None:
 
     scores = [bm25(row) for row in words]
     assert baselines._bm25()[:, 0] == pytest.approx([scores[0] + scores[1], scores[2] + scores[3]])
+
+
+def small_city() -> AnswerCity:
+    """A bakery street west and ten banks east, three of each with names; one lonely library far off."""
+    kinds = ["Bakery"] * 3 + ["Bank"] * 6 + ["Library"]
+    metres = np.array([[0.0, 10.0 * n] for n in range(3)] + [[5000.0, 10.0 * n] for n in range(6)] + [[9000.0, 0.0]])
+    return AnswerCity(
+        name="london",
+        dsn="",
+        poi_id=np.arange(10),
+        names=["Crumb"] * 3 + [""] * 7,
+        categories=kinds,
+        lonlat=metres / 1e5,
+        metres=metres,
+        cell_id=np.arange(2),
+        cells=np.array([[0.0, 0.0], [5000.0, 0.0]]),
+    )
+
+
+def vectors_of(texts: list[str]) -> Array:
+    """Bread and bakeries on one axis, all else each on its own."""
+    axes = {"loaves": 0, "bakery": 0, "Bakery": 0, "Crumb, Bakery": 0, "Bank": 1, "Library": 2, "zeppelin": 3}
+    return np.eye(4, dtype=np.float32)[[axes[text] for text in texts]]
+
+
+def test_words_are_judged_by_the_pois_that_they_stand_for() -> None:
+    judge = WordJudge(small_city(), vectors_of)
+    [west, east] = judge.judge(
+        np.array([[0.0, 0.0], [5000.0, 0.0]]), [["bakery", "loaves", "Bank"], ["Bank", "zeppelin"]]
+    )
+    assert west[0] == Verdict(category=True, count=3, lift=pytest.approx(10 / 3))
+    assert west[1] == Verdict(category=False, count=3, lift=pytest.approx(10 / 3))
+    assert west[2] == Verdict(category=True, count=0, lift=0.0)
+    assert east[0] == Verdict(category=True, count=6, lift=pytest.approx(10 / 6))
+    summary = summarise_words([west, east])
+    assert summary == {"places": 2, "words": 5, "over_represented": 0.4, "unsupported": 0.4, "categories": 0.6}
+
+
+def test_local_lift_names_what_is_there_and_rarer_elsewhere() -> None:
+    assert WordJudge(small_city(), vectors_of).local_lift(np.array([[0.0, 0.0], [9000.0, 100.0]])) == [
+        ["Bakery"],
+        ["Library"],
+    ]
+
+
+def test_named_places_are_thirty_with_patterns_that_find_words() -> None:
+    places = read_places()
+    assert len({place.name for place in places}) == 30
+    tower = next(place for place in places if place.name == "Tower of London")
+    assert tower.apt_words(["Old castle", "sushi bar", "MUSEUM"]) == ["Old castle", "MUSEUM"]
+
+
+def test_auc_is_that_of_scikit_learn_with_ties() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        scores, hit = random.integers(0, 6, 40).astype(float), random.uniform(size=40) < 0.3
+        assert auc(scores, hit) == pytest.approx(roc_auc_score(hit, scores))
+
+
+def test_the_verdict_is_on_the_test_half_against_the_best_baseline() -> None:
+    def row(test: float, dev: float) -> dict[str, dict[str, float]]:
+        base = {"lift": 20.0, "hits": 20.0, "below_1": 0, "questions": 25}
+        return {"test": base | {"g": test}, "dev": base | {"g": dev}}
+
+    rows = {"BM25": row(3, 50), "mean": row(10, 1), "emb <-> text_embed": row(10, 1), "search": row(12.9, 99)}
+    bars = judge({"london": {"rows": rows}, "berlin": {"rows": rows}})
+    assert [held for bar, held in bars.items() if "1.3 times" in bar] == [False]
+    assert sum(bars.values()) == len(bars) - 1

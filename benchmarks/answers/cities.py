@@ -109,15 +109,15 @@ def read_names(name: str) -> tuple[list[str], list[str]]:
 def _database(server: EmbeddedServer, name: str) -> str:
     """The DSN of a database `answers_<name>` with the city's POIs."""
     database = f"answers_{name}"
-    dsn = server.dsn(database)
     with db.session(server.dsn(), autocommit=True) as admin:
-        if admin.execute("SELECT FROM pg_database WHERE datname = %s", [database]).fetchone():
-            return dsn
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+        if admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone() is None:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    dsn = server.dsn(database)
     schema.init(dsn)
-    LOADERS.get(name, _load_amenities)(dsn, name)
     with db.session(dsn, autocommit=True) as connection:
-        connection.execute("ANALYZE callipper.poi")
+        if connection.execute("SELECT 1 FROM callipper.poi LIMIT 1").fetchone() is None:
+            LOADERS.get(name, _load_amenities)(dsn, name)
+            connection.execute("ANALYZE callipper.poi")
     return dsn
 
 
