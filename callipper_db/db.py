@@ -13,11 +13,37 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from callipper_db.errors import ConnectionFailed, ConnectionLost, DatabaseFailed, DiskFull, PoolerFound
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+# What stands here finds no name that others may make: pg_catalog belongs to the server, callipper to its owner. PostGIS and
+# pgvector may live in a schema where others may create functions, so their names are written with their schema. pg_temp is
+# left out: so it comes first, and a temporary table of ours never gives way to a user's table of that name.
+SEARCH_PATH = "pg_catalog, callipper"
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that knows where the extensions are."""
+
+    users_path: str  # the search_path of the role and the database, under which a user's own SQL is read
+    _extensions: dict[str, str] | None = None
+
+    def named(self, statement: str) -> sql.SQL:
+        """A statement in which `@extschema:NAME@` stands for the schema of an extension."""
+        if self._extensions is None:
+            found = extension_schemas(self)
+            self._extensions = found if len(found) == 2 else None
+        else:
+            found = self._extensions
+        return sql.SQL(name_extensions(statement, found))
+
+
+def name_extensions(statement: str, extensions: dict[str, str]) -> str:
+    """A statement with `@extschema:NAME@` replaced by the schema that holds the extension."""
+    for name, schema in extensions.items():
+        statement = statement.replace(f"@extschema:{name}@", sql.Identifier(schema).as_string())
+    return statement
 
 
 def connect(dsn: str, *, autocommit: bool = False) -> Connection:
-    """Open a connection. Its search_path holds only `callipper` and the schemas of the two extensions.
+    """Open a connection whose search_path is SEARCH_PATH.
 
     Behind a pooler that shares the server's connections among its clients, a session that commits once still works: its
     search_path goes with its transaction, so that the pool's next client does not inherit it. One that needs more (autocommit)
@@ -25,7 +51,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     """
     _check_readable(dsn)
     try:
-        connection = psycopg.connect(
+        connection = Connection.connect(
             dsn, autocommit=autocommit, application_name="callipper-db", keepalives_idle=30, client_encoding="UTF8"
         )
     except psycopg.Error as error:
@@ -34,9 +60,9 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     if pooled and autocommit and _is_shared(connection, dsn):
         connection.close()
         raise PoolerFound
-    extensions = extension_schemas(connection)
-    # pg_temp is left out: so it comes first, and a temporary table of ours never gives way to a user's table of that name.
-    names = dict.fromkeys(["callipper", *extensions.values(), "public"])
+    row = connection.execute("SHOW search_path").fetchone()
+    connection.users_path = str(row[0]) if row else ""
+    names = dict.fromkeys(["callipper", *extension_schemas(connection).values(), "public"])
     local = pooled and not autocommit
     statement = sql.SQL("SET {} search_path = {}").format(
         sql.SQL("LOCAL" if local else "SESSION"), sql.SQL(", ").join(map(sql.Identifier, names))
@@ -47,7 +73,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     return connection
 
 
-def _server_process(connection: Connection) -> int:
+def _server_process(connection: psycopg.Connection[Any]) -> int:
     (pid,) = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone() or (0,)
     return int(pid)
 

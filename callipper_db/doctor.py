@@ -85,8 +85,8 @@ def _schema(connection: db.Connection) -> Finding:
 
 def _model(connection: db.Connection) -> Finding:
     row = connection.execute("SELECT callipper._active_version()").fetchone()
-    version = row[0] if row else None
-    if version is None:
+    version = row[0] if row else 0
+    if version == 0:
         return Finding(
             "active model", False, "none yet; run: callipper-db load FILE, then callipper-db train", needed=False
         )

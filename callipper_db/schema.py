@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import re
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from alembic import command
@@ -16,7 +18,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection as AlchemyConnection
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
@@ -33,6 +35,7 @@ from callipper_db.errors import (
 MINIMUM_POSTGRES = 15
 MINIMUM = {"postgis": (3, 3), "vector": (0, 7)}
 PACKAGES = {"postgis": "postgresql-{}-postgis-3", "vector": "postgresql-{}-pgvector"}
+ALREADY = re.compile(r"already exists|does not exist, skipping")  # notices of a script that may run again
 INIT_LOCK = 0x0CA1_0001  # advisory lock: one init at a time in a database
 
 
@@ -62,7 +65,7 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         check_not_newer(connection)
         before = revision(connection)
         extensions = db.extension_schemas(connection)
-        _set_search_path(connection, extensions)
+        connection.execute(f"SET LOCAL search_path = {db.SEARCH_PATH}")
         _upgrade(alchemy)
         connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # no activation meanwhile
         try:
@@ -76,7 +79,7 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         report = InitReport(before, head(), open_schemas(connection))
         if search_path:
             report.notes += _append_search_path(connection)
-        report.notes += [notice for notice in notices if "already exists" not in notice and notice]
+        report.notes += [notice for notice in notices if notice and not ALREADY.search(notice)]
         return report
 
 
@@ -92,8 +95,10 @@ def pending_sql(dsn: str, *, search_path: bool = True) -> str:
     parts = [
         *(f"CREATE EXTENSION {name} SCHEMA public;" for name in MINIMUM if name not in installed),
         "CREATE SCHEMA IF NOT EXISTS callipper;",
-        f"SET search_path = {_path_of(extensions).as_string()};",
-        _offline_migrations(found),
+        f"SET search_path = {db.SEARCH_PATH};",
+        "SET client_min_messages = warning;",  # migrations drop what may not be there
+        db.name_extensions(_offline_migrations(found), extensions),
+        "RESET client_min_messages;",
         *sql_statements(extensions),
         _stamp().as_string() + ";",
         f"{append.as_string()};" if append else "",
@@ -163,10 +168,7 @@ def sql_digest() -> str:
 def sql_statements(extensions: dict[str, str]) -> Iterator[str]:
     """The files of sql/ in order, with `@extschema:NAME@` replaced by the schema that holds the extension."""
     for path in _sql_files():
-        text = path.read_text(encoding="utf-8")
-        for name, schema in extensions.items():
-            text = text.replace(f"@extschema:{name}@", sql.Identifier(schema).as_string())
-        yield text
+        yield db.name_extensions(path.read_text(encoding="utf-8"), extensions)
 
 
 def check_server(connection: db.Connection) -> None:
@@ -237,6 +239,13 @@ def alchemy_connection(connection: db.Connection) -> AlchemyConnection:
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
     )
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def name_extensions(  # of the migrations
+        alchemy: AlchemyConnection, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
+    ) -> tuple[str, Any]:
+        return connection.named(statement).as_string(), parameters
+
     return engine.connect()
 
 
@@ -264,8 +273,8 @@ def _create_extensions(connection: db.Connection) -> None:
             continue
         try:
             with connection.transaction():
-                connection.execute("SET LOCAL search_path = public")  # not into callipper, where that is there already
-                connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(name)))
+                statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} SCHEMA public")
+                connection.execute(statement.format(sql.Identifier(name)))
         except psycopg.errors.InsufficientPrivilege as error:
             raise _no_right(connection, f"create the extension {name}", f"CREATE EXTENSION {name};") from error
 
@@ -294,15 +303,6 @@ def _no_right(connection: db.Connection, action: str, remedy: str) -> NoRightToC
 
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory(str(_folder("migrations")))
-
-
-def _set_search_path(connection: db.Connection, extensions: dict[str, str]) -> None:
-    connection.execute(sql.SQL("SET LOCAL search_path = {}").format(_path_of(extensions)))
-
-
-def _path_of(extensions: dict[str, str]) -> sql.Composed:
-    """The search_path under which migrations and sql/ are run."""
-    return sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(["callipper", *extensions.values()])))
 
 
 def _append_search_path(connection: db.Connection) -> list[str]:

@@ -73,7 +73,7 @@ def describe_place(dsn: str, place: str, k: int = 10) -> list[dict[str, Any]]:
 def _asking(dsn: str) -> Iterator[db.Connection]:
     """A session with an active model."""
     with db.session(dsn) as connection:
-        if connection.execute("SELECT callipper._active_version()").fetchone() == (None,):
+        if connection.execute("SELECT callipper._active_version()").fetchone() == (0,):
             raise NoActiveModel
         yield connection
 

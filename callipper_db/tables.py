@@ -17,6 +17,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -77,6 +78,24 @@ poi_change = Table(
     comment="statements that changed callipper.poi and that no refresh has seen yet; triggers write it",
 )
 
+change = Table(
+    "change",
+    metadata,
+    Column("one", Boolean, primary_key=True, server_default=text("true")),
+    Column("transaction_id", BigInteger, nullable=False),
+    CheckConstraint("one", name="one"),
+    comment="one row: the transaction that last changed what is answered, by an activation, a refresh or a drop",
+)
+
+signing_key = Table(
+    "signing_key",
+    metadata,
+    Column("one", Boolean, primary_key=True, server_default=text("true")),
+    Column("key", LargeBinary, nullable=False),
+    CheckConstraint("one", name="one"),
+    comment="one row: the key by which text_embed knows its own open cursors; a random number that never leaves the server",
+)
+
 text_encoder = Table(
     "text_encoder",
     metadata,
@@ -85,6 +104,13 @@ text_encoder = Table(
     Column("revision", Text, nullable=False, comment="sha256 of the weights file"),
     Column("dim", Integer, nullable=False),
     Column("arch", JSONB, nullable=False, server_default=text("'{}'")),
+    Column(
+        "max_tokens",
+        Integer,
+        CheckConstraint("max_tokens >= 3", name="max_tokens"),
+        comment="most tokens of a text that text_embed reads, the two that begin and end it included;"
+        " NULL: as many as the encoder can",
+    ),
     UniqueConstraint("name", "revision"),
     comment="frozen sentence encoders that models were trained with",
 )

@@ -1,23 +1,110 @@
--- Model versions: which one answers, how another takes over, how one goes.
+-- Model versions: which one answers, and how another takes over.
+--
+-- Which version answers is said in one place, callipper.model.status, and read once for each statement: the planner folds
+-- _active_version() to a number, in the snapshot that all of the planning uses. Everything in the statement takes that number:
+-- the views, text_embed(), loc_embed(), and search() and its siblings by the default of their argument `model`. So no statement
+-- mixes two versions, and a REPEATABLE READ transaction keeps its version to its end.
+--
+-- What a plan has folded must not outlive the version. Each change is therefore announced: all sessions drop their cached
+-- plans. A session whose snapshot is older than the change would cache another old plan; _active_version() notices that.
 
--- The version that answers now, NULL when there is none. _replace_views() puts the answer in place of this look-up: like a
--- view, a function is read as it stands now, however old the snapshot of a transaction, so texts and cells never differ.
-CREATE OR REPLACE FUNCTION callipper._active_version() RETURNS integer
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT version FROM callipper.model WHERE status = 'active'
+-- The next two say what was announced last. They are catalogue rows, so they say what is true now, however old the snapshot of
+-- a transaction is. _announce_change() replaces their bodies. No reader holds a lock on a function, so that waits for nobody.
+CREATE OR REPLACE FUNCTION callipper._newest_version() RETURNS integer
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT 0::pg_catalog.int4
 $$;
-COMMENT ON FUNCTION callipper._active_version() IS 'version of the active model, NULL when there is none';
+COMMENT ON FUNCTION callipper._newest_version() IS 'version that was activated last, 0 for none, for a cached plan to fold';
 
--- The version that a question is for: the one given, the active one for NULL.
-CREATE OR REPLACE FUNCTION callipper._require_model(version integer) RETURNS integer
-LANGUAGE plpgsql VOLATILE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION callipper._newest_change() RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT 0::pg_catalog.int8
+$$;
+COMMENT ON FUNCTION callipper._newest_change() IS 'transaction that last changed what is answered, as the catalogue has it';
+
+-- The table callipper.change holds the same transaction, as each snapshot sees it.
+CREATE OR REPLACE FUNCTION callipper._set_newest(version integer, change bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    replace constant text := 'CREATE OR REPLACE FUNCTION callipper.%I() RETURNS %s'
+        ' LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS ''SELECT %s::pg_catalog.%s''';
 BEGIN
-    IF version IS NULL THEN
-        version := callipper._active_version();
-        IF version IS NULL THEN
-            RAISE EXCEPTION 'no model is active' USING ERRCODE = 'object_not_in_prerequisite_state',
-                HINT = 'Train one with: callipper-db train';
-        END IF;
+    EXECUTE format(replace, '_newest_version', 'integer', coalesce(version, 0), 'int4');
+    EXECUTE format(replace, '_newest_change', 'bigint', coalesce(change, 0), 'int8');
+END
+$$;
+COMMENT ON FUNCTION callipper._set_newest(integer, bigint) IS 'replace the bodies of _newest_version() and _newest_change()';
+
+-- Makes every session plan anew: what a plan has folded to a constant is no longer true, such as a version, a model's extent
+-- or loc_embed() of a constant. Granting on the schema changes no right, but writes pg_namespace, and then all sessions drop
+-- their cached plans. The caller holds a lock on callipper.model, so that no two do it at once.
+CREATE OR REPLACE FUNCTION callipper._announce_change() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    change constant bigint := pg_current_xact_id()::text::bigint;
+BEGIN
+    UPDATE callipper.change c SET transaction_id = change WHERE c.transaction_id <> change;
+    PERFORM callipper._set_newest((SELECT m.version FROM callipper.model m WHERE m.status = 'active'), change);
+    EXECUTE format('GRANT USAGE ON SCHEMA callipper TO %I', current_user);
+END
+$$;
+COMMENT ON FUNCTION callipper._announce_change() IS
+    'make every session drop its cached plans, and note which transaction changed what is answered';
+
+-- Dropping all plans while one is made drops that one too, after it has been used once.
+CREATE OR REPLACE FUNCTION callipper._keep_no_plan() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE 'DISCARD PLANS';
+END
+$$;
+COMMENT ON FUNCTION callipper._keep_no_plan() IS 'make this session drop its cached plans, those in the making included';
+
+-- IMMUTABLE so that it is folded when a statement is planned. It then reads in the snapshot of the planning, as all functions
+-- do that are not VOLATILE. It holds the version's cells by a reader's lock, so that drop_model() cannot come between the
+-- planning of a statement and its execution.
+CREATE OR REPLACE FUNCTION callipper._active_version() RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    change bigint;
+    active integer;
+BEGIN
+    SELECT c.transaction_id, (SELECT m.version FROM callipper.model m WHERE m.status = 'active') INTO change, active
+        FROM callipper.change c;
+    IF change = callipper._newest_change() AND active = callipper._newest_version() THEN
+        -- The constant lets this statement be planned once, for the one partition.
+        PERFORM FROM callipper.cell_embedding e WHERE e.version = callipper._newest_version() LIMIT 0;
+        RETURN active;
+    END IF;
+    IF callipper._newest_change() = pg_current_xact_id_if_assigned()::text::bigint THEN
+        -- This transaction's own change, within a function or a DO block that began before it.
+        active := nullif(callipper._newest_version(), 0);
+    END IF;
+    IF change IS DISTINCT FROM callipper._newest_change() THEN
+        PERFORM callipper._keep_no_plan();
+    END IF;
+    IF active IS NULL THEN
+        RETURN 0;
+    END IF;
+    EXECUTE format('SELECT FROM callipper.cell_embedding e WHERE e.version = %s LIMIT 0', active);
+    IF to_regclass(format('callipper.%I', 'cell_embedding_v' || active)) IS NULL THEN
+        RAISE EXCEPTION 'model version % was dropped after this transaction began', active
+            USING ERRCODE = 'serialization_failure', HINT = 'Begin a new transaction.';
+    END IF;
+    RETURN active;
+END
+$$;
+COMMENT ON FUNCTION callipper._active_version() IS
+    'version of the active model in the snapshot of the statement, 0 when there is none; folded when a statement is planned';
+
+-- The version that a question is for. NULL stands for the active one.
+CREATE OR REPLACE FUNCTION callipper._require_model(version integer) RETURNS integer
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    version := coalesce(version, callipper._active_version());
+    IF version = 0 THEN
+        RAISE EXCEPTION 'no model is active' USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Train one with: callipper-db train';
     ELSIF NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = _require_model.version) THEN
         RAISE EXCEPTION 'there is no model version %', version
             USING ERRCODE = 'undefined_object', HINT = 'SELECT version, status FROM callipper.model lists them.';
@@ -25,84 +112,23 @@ BEGIN
     RETURN version;
 END
 $$;
-COMMENT ON FUNCTION callipper._require_model(integer) IS 'the model version given, the active one for NULL; an error where there is none';
+COMMENT ON FUNCTION callipper._require_model(integer) IS
+    'the model version given, the active one for NULL; an error where there is none';
 
--- Takes both views for an exchange. A query that reads `points` before `cells` and one that reads them the other way round
--- would each, half-way, wait for us while we wait for them; PostgreSQL would end one of the two. So the second view is asked
--- for only as long as no deadlock is looked for yet; after that both are let go, and it is the contested one's turn to be the
--- first, for which we queue. Whoever set a lock_timeout gets its error. To reset an option that is not set changes nothing,
--- and unlike LOCK TABLE it locks the view alone, not the tables in it.
-CREATE OR REPLACE FUNCTION callipper._lock_views() RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    lock constant text := 'ALTER VIEW callipper.%I RESET (check_option)';
-    usual constant text := current_setting('lock_timeout');
-    patience constant interval := nullif(usual::interval, '0');
-    began constant timestamptz := clock_timestamp();
-    views text[] := '{cells, points}';
-    has_one boolean;
+-- Whether a version's points are rows of callipper.poi; otherwise poi_id and point_id only happen to be the same number.
+-- IMMUTABLE so that it is folded when a statement is planned.
+CREATE OR REPLACE FUNCTION callipper._points_are_pois(version integer) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF to_regclass('callipper.cells') IS NULL THEN
-        RETURN;  -- they are made for the first time
-    END IF;
-    LOOP
-        has_one := false;
-        BEGIN
-            EXECUTE format(lock, views[1]);
-            has_one := true;
-            PERFORM set_config('lock_timeout', '100ms', true);
-            EXECUTE format(lock, views[2]);
-            PERFORM set_config('lock_timeout', usual, true);
-            RETURN;
-        EXCEPTION WHEN lock_not_available THEN
-            IF NOT has_one OR clock_timestamp() - began > patience THEN
-                RAISE;
-            END IF;
-            views := ARRAY[views[2], views[1]];
-        END;
-    END LOOP;
+    RETURN coalesce((SELECT m.provenance ->> 'source' = 'callipper.poi' FROM callipper.model m
+                     WHERE m.version = _points_are_pois.version), false);
 END
 $$;
-COMMENT ON FUNCTION callipper._lock_views() IS 'lock the views cells and points, without a deadlock with their readers';
+COMMENT ON FUNCTION callipper._points_are_pois(integer) IS 'whether a model version was trained on callipper.poi';
 
--- Points the views `cells` and `points` and _active_version() at one version; NULL makes them empty. Reading a partition by
--- name rather than the partitioned table lets ORDER BY emb <-> ... walk its index. LEFT JOIN, though every cell_id has its
--- cell, lets the planner skip the join when geom is not asked for. The column lists never change, so that views of the
--- user's on top of them stay valid.
-CREATE OR REPLACE FUNCTION callipper._replace_views(version integer) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
-DECLARE
-    suffix text := coalesce('_v' || version, '');
-    condition text := CASE WHEN version IS NULL THEN 'false' ELSE 'true' END;
-    own_source boolean := coalesce((SELECT m.provenance ->> 'source' = 'callipper.poi' FROM callipper.model m
-                                    WHERE m.version = _replace_views.version), false);
-BEGIN
-    PERFORM callipper._lock_views();
-    EXECUTE format($view$
-        CREATE OR REPLACE VIEW callipper.cells AS
-        SELECT e.cell_id, c.geom, e.emb
-        FROM callipper.%I e LEFT JOIN callipper.cell c ON c.cell_id = e.cell_id WHERE %s
-    $view$, 'cell_embedding' || suffix, condition);
-    -- poi_id and point_id are the same number only where the model was trained on callipper.poi.
-    EXECUTE format($view$
-        CREATE OR REPLACE VIEW callipper.points AS
-        SELECT e.point_id, p.name, p.category, e.text, e.geom, e.emb
-        FROM callipper.%I e LEFT JOIN callipper.poi p ON %L AND p.poi_id = e.point_id WHERE %s
-    $view$, 'point_embedding' || suffix, own_source, condition);
-    COMMENT ON VIEW callipper.cells IS 'grid cells with their embedding by the active model (unit length, 128 dimensions)';
-    COMMENT ON VIEW callipper.points IS 'training POIs with the embedding of their place by the active model';
-    EXECUTE format($function$
-        CREATE OR REPLACE FUNCTION callipper._active_version() RETURNS integer
-        LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT %s::pg_catalog.int4'
-    $function$, coalesce(version::text, 'NULL'));
-END
-$$;
-COMMENT ON FUNCTION callipper._replace_views(integer) IS 'point the views cells and points, and _active_version(), at one model version';
-
--- Makes a version the one that answers. Granting on the schema anew changes no right, but writes pg_namespace, at which
--- every session drops its cached plans, those that have folded text_embed('...') to a constant among them.
+-- Makes a version the one that answers. No reader waits for it, and it waits for no reader.
 CREATE OR REPLACE FUNCTION callipper.activate(version integer) RETURNS void
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE;
     IF NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = activate.version) THEN
@@ -112,40 +138,8 @@ BEGIN
     UPDATE callipper.model m SET status = 'ready' WHERE m.status = 'active' AND m.version <> activate.version;
     UPDATE callipper.model m SET status = 'active', activated_at = clock_timestamp()
         WHERE m.version = activate.version AND m.status <> 'active';
-    PERFORM callipper._replace_views(version);
-    EXECUTE format('GRANT USAGE ON SCHEMA callipper TO %I', current_user);
+    PERFORM callipper._announce_change();
 END
 $$;
 COMMENT ON FUNCTION callipper.activate(integer) IS
-    'make a model version the one that answers; readers see the old one or the new one, never a mix';
-
--- Removes a version with its partitions. The active one goes only when asked for by force, and then none answers.
-CREATE OR REPLACE FUNCTION callipper.drop_model(version integer, force boolean DEFAULT false) RETURNS void
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
-DECLARE
-    doomed callipper.model;
-    parent text;
-BEGIN
-    LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE;
-    SELECT * INTO doomed FROM callipper.model m WHERE m.version = drop_model.version;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no model version %', version
-            USING ERRCODE = 'undefined_object', HINT = 'SELECT version, status FROM callipper.model lists them.';
-    ELSIF doomed.status = 'active' AND NOT force THEN
-        RAISE EXCEPTION 'model version % is the active one', version
-            USING ERRCODE = 'object_in_use', HINT = 'Activate another first, or call drop_model(version, true).';
-    ELSIF doomed.status = 'active' THEN
-        PERFORM callipper._replace_views(NULL);
-    END IF;
-    FOREACH parent IN ARRAY ARRAY['text_embedding', 'cell_embedding', 'point_embedding'] LOOP
-        EXECUTE format('DROP TABLE IF EXISTS callipper.%I', parent || '_v' || version);
-    END LOOP;
-    DELETE FROM callipper.model m WHERE m.version = drop_model.version;
-    -- A grid that no model uses any more goes too, with its cells.
-    DELETE FROM callipper.grid g WHERE g.grid_id = doomed.grid_id
-        AND NOT EXISTS (SELECT FROM callipper.model m WHERE m.grid_id = g.grid_id);
-    EXECUTE format('GRANT USAGE ON SCHEMA callipper TO %I', current_user);
-END
-$$;
-COMMENT ON FUNCTION callipper.drop_model(integer, boolean) IS
-    'remove a model version with everything that belongs to it; force also removes the active one';
+    'make a model version the one that answers; a statement is answered by the old one or the new one, never by a mix';

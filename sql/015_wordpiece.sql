@@ -212,8 +212,9 @@ BEGIN
             USING ERRCODE = 'feature_not_supported',
             HINT = 'Move to one that was made by: CREATE DATABASE ... ENCODING ''UTF8'' TEMPLATE template0.';
     END IF;
-    SELECT e.arch -> 'tokenizer', ARRAY(SELECT jsonb_array_elements_text(e.arch -> 'tokenizer' -> 'special'))
-        INTO tokenizer, special FROM callipper.text_encoder e WHERE e.text_encoder_id = encoder;
+    SELECT e.arch -> 'tokenizer', ARRAY(SELECT jsonb_array_elements_text(e.arch -> 'tokenizer' -> 'special')),
+            least((e.arch -> 'tokenizer' ->> 'max_tokens')::integer, e.max_tokens)
+        INTO tokenizer, special, most FROM callipper.text_encoder e WHERE e.text_encoder_id = encoder;
     IF tokenizer IS NULL THEN
         RAISE EXCEPTION 'text encoder % is not installed in this database', encoder
             USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -222,7 +223,7 @@ BEGIN
     lower_case := tokenizer ->> 'lower_case';
     strip_accents := coalesce(tokenizer ->> 'strip_accents', tokenizer ->> 'lower_case');
     split_cjk := tokenizer ->> 'split_cjk';
-    most := tokenizer ->> 'max_tokens';
+    tokenizer := jsonb_set(tokenizer, '{max_tokens}', to_jsonb(most));
     size := 8 * most;
     LOOP
         part := left(content, size);

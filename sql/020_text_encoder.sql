@@ -1,34 +1,38 @@
 -- A BERT encoder as rows, evaluated here: token ids in, the vector of the text out. docs/transformer.md tells how it works.
 -- A vector[] holds one vector per token. What is a matrix product elsewhere is a scan over the rows of text_weight, in which
 -- each neuron meets the tokens by pgvector's inner_product.
+-- Everything of pgvector's is named with its schema, which stands on no search_path: others may be allowed to create there.
+-- An array that is assigned to a vector needs no cast.
 
 -- A linear layer: neuron i of a token's result is inner_product(weight of neuron i, token) + its bias. Reading a row costs
 -- more than multiplying it, so a scan serves eight tokens; slots without a token are filtered out and cost almost nothing.
 CREATE OR REPLACE FUNCTION callipper._linear(tokens @extschema:vector@.vector[], encoder integer, layer integer, part text)
 RETURNS @extschema:vector@.vector[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    result vector[] := '{}';
-    a vector; b vector; c vector; d vector; e vector; f vector; g vector; h vector;
+    result @extschema:vector@.vector[] := '{}';
+    a @extschema:vector@.vector; b @extschema:vector@.vector; c @extschema:vector@.vector; d @extschema:vector@.vector;
+    e @extschema:vector@.vector; f @extschema:vector@.vector; g @extschema:vector@.vector; h @extschema:vector@.vector;
 BEGIN
     FOR start IN 1..cardinality(tokens) BY 8 LOOP
         a := tokens[start];     b := tokens[start + 1]; c := tokens[start + 2]; d := tokens[start + 3];
         e := tokens[start + 4]; f := tokens[start + 5]; g := tokens[start + 6]; h := tokens[start + 7];
-        SELECT result || ARRAY[
-            array_agg(inner_product(w.weight, a) + w.bias)::vector,
-            (array_agg(inner_product(w.weight, b) + w.bias) FILTER (WHERE b IS NOT NULL))::vector,
-            (array_agg(inner_product(w.weight, c) + w.bias) FILTER (WHERE c IS NOT NULL))::vector,
-            (array_agg(inner_product(w.weight, d) + w.bias) FILTER (WHERE d IS NOT NULL))::vector,
-            (array_agg(inner_product(w.weight, e) + w.bias) FILTER (WHERE e IS NOT NULL))::vector,
-            (array_agg(inner_product(w.weight, f) + w.bias) FILTER (WHERE f IS NOT NULL))::vector,
-            (array_agg(inner_product(w.weight, g) + w.bias) FILTER (WHERE g IS NOT NULL))::vector,
-            (array_agg(inner_product(w.weight, h) + w.bias) FILTER (WHERE h IS NOT NULL))::vector
-        ] INTO result
+        SELECT
+            array_agg(@extschema:vector@.inner_product(w.weight, a) + w.bias),
+            array_agg(@extschema:vector@.inner_product(w.weight, b) + w.bias) FILTER (WHERE b IS NOT NULL),
+            array_agg(@extschema:vector@.inner_product(w.weight, c) + w.bias) FILTER (WHERE c IS NOT NULL),
+            array_agg(@extschema:vector@.inner_product(w.weight, d) + w.bias) FILTER (WHERE d IS NOT NULL),
+            array_agg(@extschema:vector@.inner_product(w.weight, e) + w.bias) FILTER (WHERE e IS NOT NULL),
+            array_agg(@extschema:vector@.inner_product(w.weight, f) + w.bias) FILTER (WHERE f IS NOT NULL),
+            array_agg(@extschema:vector@.inner_product(w.weight, g) + w.bias) FILTER (WHERE g IS NOT NULL),
+            array_agg(@extschema:vector@.inner_product(w.weight, h) + w.bias) FILTER (WHERE h IS NOT NULL)
+        INTO a, b, c, d, e, f, g, h
         FROM (
             SELECT t.weight, t.bias FROM callipper.text_weight t
             WHERE t.text_encoder_id = encoder AND t.layer = _linear.layer AND t.part = _linear.part
             ORDER BY t.neuron
         ) w;
+        result := result || ARRAY[a, b, c, d, e, f, g, h];
     END LOOP;
     RETURN result[:cardinality(tokens)];
 END
@@ -40,20 +44,24 @@ COMMENT ON FUNCTION callipper._linear(@extschema:vector@.vector[], integer, inte
 CREATE OR REPLACE FUNCTION callipper._layer_norm(
     tokens @extschema:vector@.vector[], encoder integer, layer integer, part text, epsilon float8
 ) RETURNS @extschema:vector@.vector[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    width integer := vector_dims(tokens[1]);
-    ones vector := array_fill(1, ARRAY[width])::vector;
+    width integer := @extschema:vector@.vector_dims(tokens[1]);
+    ones @extschema:vector@.vector := array_fill(1, ARRAY[width]);
     norm callipper.text_norm;
-    centred vector;
-    result vector[] := '{}';
+    mean @extschema:vector@.vector;
+    centred @extschema:vector@.vector;
+    scale @extschema:vector@.vector;
+    result @extschema:vector@.vector[] := '{}';
 BEGIN
     SELECT * INTO norm FROM callipper.text_norm n
         WHERE n.text_encoder_id = encoder AND n.layer = _layer_norm.layer AND n.part = _layer_norm.part;
     FOR number IN 1..cardinality(tokens) LOOP
-        centred := tokens[number] - array_fill(inner_product(tokens[number], ones) / width, ARRAY[width])::vector;
-        result[number] := norm.bias + norm.gain
-            * (centred * array_fill(1 / sqrt(inner_product(centred, centred) / width + epsilon), ARRAY[width])::vector);
+        mean := array_fill(@extschema:vector@.inner_product(tokens[number], ones) / width, ARRAY[width]);
+        centred := @extschema:vector@.vector_sub(tokens[number], mean);
+        scale := array_fill(1 / sqrt(@extschema:vector@.inner_product(centred, centred) / width + epsilon), ARRAY[width]);
+        scale := @extschema:vector@.vector_mul(norm.gain, scale);
+        result[number] := @extschema:vector@.vector_add(norm.bias, @extschema:vector@.vector_mul(centred, scale));
     END LOOP;
     RETURN result;
 END
@@ -66,28 +74,36 @@ COMMENT ON FUNCTION callipper._layer_norm(@extschema:vector@.vector[], integer, 
 -- does not work on whole vectors. The coefficients are a minimax fit over |x| < 6.2: GELU is off by 7e-8 at most, and
 -- beyond, tanh() is 1 as it should be. A product too small for a float4 is an error in pgvector, so P sees tiny numbers as 0.
 CREATE OR REPLACE FUNCTION callipper._gelu(tokens @extschema:vector@.vector[]) RETURNS @extschema:vector@.vector[]
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    width integer[] := ARRAY[vector_dims(tokens[1])];
-    one vector := array_fill(real '1', width)::vector;  -- real, for a numeric would take 100 times as long to convert
-    half vector := array_fill(real '0.5', width)::vector;
-    c0 vector := array_fill(real '7.97884268e-01', width)::vector;
-    c1 vector := array_fill(real '3.63341492e-02', width)::vector;
-    c2 vector := array_fill(real '-3.30267565e-05', width)::vector;
-    c3 vector := array_fill(real '-5.52733701e-05', width)::vector;
-    c4 vector := array_fill(real '3.97406848e-06', width)::vector;
-    c5 vector := array_fill(real '-1.33783058e-07', width)::vector;
-    c6 vector := array_fill(real '1.81392409e-09', width)::vector;
-    x vector;
-    square vector;
-    argument vector;
-    result vector[] := '{}';
+    width integer[] := ARRAY[@extschema:vector@.vector_dims(tokens[1])];
+    -- real, for a numeric would take 100 times as long to convert
+    one @extschema:vector@.vector := array_fill(real '1', width);
+    half @extschema:vector@.vector := array_fill(real '0.5', width);
+    c0 @extschema:vector@.vector := array_fill(real '7.97884268e-01', width);
+    c1 @extschema:vector@.vector := array_fill(real '3.63341492e-02', width);
+    c2 @extschema:vector@.vector := array_fill(real '-3.30267565e-05', width);
+    c3 @extschema:vector@.vector := array_fill(real '-5.52733701e-05', width);
+    c4 @extschema:vector@.vector := array_fill(real '3.97406848e-06', width);
+    c5 @extschema:vector@.vector := array_fill(real '-1.33783058e-07', width);
+    c6 @extschema:vector@.vector := array_fill(real '1.81392409e-09', width);
+    x @extschema:vector@.vector;
+    square @extschema:vector@.vector;
+    p @extschema:vector@.vector;
+    one_and_tanh @extschema:vector@.vector;
+    result @extschema:vector@.vector[] := '{}';
 BEGIN
     FOR number IN 1..cardinality(tokens) LOOP
-        x := tokens[number] + one - one;
-        square := x * x;
-        argument := x * (c0 + square * (c1 + square * (c2 + square * (c3 + square * (c4 + square * (c5 + square * c6))))));
-        result[number] := tokens[number] * (half * ARRAY(SELECT 1 + tanh(unnest(argument::real[])))::vector);
+        x := @extschema:vector@.vector_sub(@extschema:vector@.vector_add(tokens[number], one), one);
+        square := @extschema:vector@.vector_mul(x, x);
+        p := @extschema:vector@.vector_add(c5, @extschema:vector@.vector_mul(square, c6));  -- Horner's scheme
+        p := @extschema:vector@.vector_add(c4, @extschema:vector@.vector_mul(square, p));
+        p := @extschema:vector@.vector_add(c3, @extschema:vector@.vector_mul(square, p));
+        p := @extschema:vector@.vector_add(c2, @extschema:vector@.vector_mul(square, p));
+        p := @extschema:vector@.vector_add(c1, @extschema:vector@.vector_mul(square, p));
+        p := @extschema:vector@.vector_add(c0, @extschema:vector@.vector_mul(square, p));
+        one_and_tanh := ARRAY(SELECT 1 + tanh(unnest(@extschema:vector@.vector_mul(x, p)::real[])));
+        result[number] := @extschema:vector@.vector_mul(tokens[number], @extschema:vector@.vector_mul(half, one_and_tanh));
     END LOOP;
     RETURN result;
 END
@@ -98,10 +114,10 @@ COMMENT ON FUNCTION callipper._gelu(@extschema:vector@.vector[]) IS 'the activat
 -- them is again an inner product.
 CREATE OR REPLACE FUNCTION callipper._values(tokens @extschema:vector@.vector[], encoder integer, layer integer)
 RETURNS @extschema:vector@.vector[]
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN ARRAY(
-        SELECT ARRAY(SELECT inner_product(w.weight, unnest(tokens)) + w.bias)::vector
+        SELECT ARRAY(SELECT @extschema:vector@.inner_product(w.weight, unnest(tokens)) + w.bias)::@extschema:vector@.vector
         FROM callipper.text_weight w
         WHERE w.text_encoder_id = encoder AND w.layer = _values.layer AND w.part = 'value'
         ORDER BY w.neuron
@@ -117,32 +133,35 @@ COMMENT ON FUNCTION callipper._values(@extschema:vector@.vector[], integer, inte
 CREATE OR REPLACE FUNCTION callipper._attention(
     queries @extschema:vector@.vector[], keys @extschema:vector@.vector[], "values" @extschema:vector@.vector[], heads integer
 ) RETURNS @extschema:vector@.vector[]
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     width integer := cardinality("values") / heads;
     scale float8 := 1 / sqrt(width);
-    ones vector := array_fill(1, ARRAY[cardinality(keys)])::vector;
-    head_keys vector[];
-    head_values vector[];
-    mixes vector[];
-    result vector[] := '{}';
+    ones @extschema:vector@.vector := array_fill(1, ARRAY[cardinality(keys)]);
+    head_keys @extschema:vector@.vector[];
+    head_values @extschema:vector@.vector[];
+    mixes @extschema:vector@.vector[];
+    result @extschema:vector@.vector[] := '{}';
 BEGIN
     FOR start IN 1..heads * width BY width LOOP  -- the head's first neuron
-        head_keys := ARRAY(SELECT subvector(unnest(keys), start, width));
+        head_keys := ARRAY(SELECT @extschema:vector@.subvector(unnest(keys), start, width));
         head_values := "values"[start:start + width - 1];
         mixes := ARRAY(
-            SELECT ARRAY(SELECT inner_product(shares, unnest(head_values)) / inner_product(shares, ones))::vector
+            SELECT ARRAY(
+                SELECT @extschema:vector@.inner_product(shares, unnest(head_values))
+                    / @extschema:vector@.inner_product(shares, ones)
+            )::@extschema:vector@.vector
             FROM (
-                SELECT ARRAY(SELECT exp(greatest(unnest(scores) - best, -80)))::vector AS shares
-                FROM (SELECT subvector(unnest(queries), start, width) AS query OFFSET 0) q, LATERAL (
+                SELECT ARRAY(SELECT exp(greatest(unnest(scores) - best, -80)))::@extschema:vector@.vector AS shares
+                FROM (SELECT @extschema:vector@.subvector(unnest(queries), start, width) AS query OFFSET 0) q, LATERAL (
                     SELECT array_agg(score) AS scores, max(score) AS best
-                    FROM (SELECT scale * inner_product(query, unnest(head_keys)) AS score OFFSET 0) s
+                    FROM (SELECT scale * @extschema:vector@.inner_product(query, unnest(head_keys)) AS score OFFSET 0) s
                 ) t
                 OFFSET 0
             ) u
         );
         FOR token IN 1..cardinality(queries) LOOP
-            result[token] := coalesce(result[token] || mixes[token], mixes[token]);
+            result[token] := coalesce(@extschema:vector@.vector_concat(result[token], mixes[token]), mixes[token]);
         END LOOP;
     END LOOP;
     RETURN result;
@@ -155,10 +174,10 @@ COMMENT ON FUNCTION callipper._attention(
 -- The sum of two lists of vectors, token by token.
 CREATE OR REPLACE FUNCTION callipper._add(a @extschema:vector@.vector[], b @extschema:vector@.vector[])
 RETURNS @extschema:vector@.vector[]
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     FOR number IN 1..cardinality(a) LOOP
-        a[number] := a[number] + b[number];
+        a[number] := @extschema:vector@.vector_add(a[number], b[number]);
     END LOOP;
     RETURN a;
 END
@@ -169,19 +188,19 @@ COMMENT ON FUNCTION callipper._add(@extschema:vector@.vector[], @extschema:vecto
 -- or the first one; unit length if the encoder was trained so. The settings keep the scans in the order of the primary key.
 CREATE OR REPLACE FUNCTION callipper._encode_tokens(tokens integer[], encoder integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, @extschema:vector@, pg_temp
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET max_parallel_workers_per_gather = 0
 AS $$
 DECLARE
     arch jsonb := (SELECT t.arch FROM callipper.text_encoder t WHERE t.text_encoder_id = encoder);
     epsilon float8 := arch ->> 'layer_norm_eps';
     heads integer := arch ->> 'num_attention_heads';
-    x vector[];
-    attended vector[];
-    answer vector;
+    x @extschema:vector@.vector[];
+    attended @extschema:vector@.vector[];
+    answer @extschema:vector@.vector;
 BEGIN
     x := ARRAY(
-        SELECT t.embedding + p.embedding
+        SELECT @extschema:vector@.vector_add(t.embedding, p.embedding)
         FROM unnest(tokens) WITH ORDINALITY AS u (token_id, number)
         JOIN callipper.text_token t ON t.text_encoder_id = encoder AND t.token_id = u.token_id
         JOIN callipper.text_position p ON p.text_encoder_id = encoder AND p.position = u.number - 1
@@ -202,8 +221,10 @@ BEGIN
         ));
         x := callipper._layer_norm(x, encoder, layer, 'output', epsilon);
     END LOOP;
-    answer := CASE WHEN arch ->> 'pooling' = 'first' THEN x[1] ELSE (SELECT avg(token) FROM unnest(x) token) END;
-    RETURN CASE WHEN (arch ->> 'normalize')::boolean THEN l2_normalize(answer) ELSE answer END;
+    answer := CASE
+        WHEN arch ->> 'pooling' = 'first' THEN x[1] ELSE (SELECT @extschema:vector@.avg(token) FROM unnest(x) token)
+    END;
+    RETURN CASE WHEN (arch ->> 'normalize')::boolean THEN @extschema:vector@.l2_normalize(answer) ELSE answer END;
 END
 $$;
 COMMENT ON FUNCTION callipper._encode_tokens(integer[], integer) IS

@@ -8,17 +8,28 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._text_key(text) IS 'a text as it is remembered: lower case, single spaces';
 
+-- The signature of a vector that an open cursor keeps; readers have no right on the key.
+CREATE OR REPLACE FUNCTION callipper._sign(content text, version integer, answer text) RETURNS text
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT encode(sha256(k.key || sha256(convert_to(concat_ws(' ', version, answer, content), 'UTF8'))), 'hex')
+            FROM callipper.signing_key k);
+END
+$$;
+COMMENT ON FUNCTION callipper._sign(text, integer, text) IS 'signature of the embedding of a text, as an open cursor keeps it';
+
 -- A text through the encoder and the model's projection. SECURITY DEFINER, here and below: who asks needs no right on weights.
 CREATE OR REPLACE FUNCTION callipper._encode_text(content text, version integer) RETURNS @extschema:vector@.vector
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     encoder callipper.text_encoder := (
         SELECT t FROM callipper.text_encoder t JOIN callipper.model m USING (text_encoder_id)
         WHERE m.version = _encode_text.version
     );
     tokens integer[];
-    encoded vector;
+    encoded @extschema:vector@.vector;
 BEGIN
+    PERFORM callipper._require_model(version);
     IF NOT EXISTS (SELECT FROM callipper.text_norm n WHERE n.text_encoder_id = encoder.text_encoder_id) THEN
         RAISE EXCEPTION 'model version % has not met the text "%", and its text encoder % is not in the database', version,
                 left(content, 60) || CASE WHEN length(content) > 60 THEN '...' ELSE '' END, encoder.name
@@ -34,57 +45,71 @@ BEGIN
             HINT = 'Give a word or a phrase, such as ''park''.';
     END IF;
     encoded := callipper._encode_tokens(tokens, encoder.text_encoder_id);
-    RETURN l2_normalize(ARRAY(
-        SELECT inner_product(p.weight, encoded) + p.bias FROM callipper.text_projection p
+    RETURN @extschema:vector@.l2_normalize(ARRAY(
+        SELECT @extschema:vector@.inner_product(p.weight, encoded) + p.bias FROM callipper.text_projection p
         WHERE p.version = _encode_text.version ORDER BY p.neuron
-    )::vector);
+    )::@extschema:vector@.vector);
 END
 $$;
 COMMENT ON FUNCTION callipper._encode_text(text, integer) IS 'embedding of any text by a model version, by the transformer';
 
 -- The embedding of a text by a model version: one that is remembered in text_embedding, else one that this transaction has
--- met, else the transformer's. VOLATILE, to see what is committed by now: a query that waited for activate() has a snapshot
--- from before it, in which the old model is active, while the views already show the new one.
+-- met, else the transformer's. Only the beginning of a long text is read, so that it is cut before any work is done on it.
 --
 -- What a transaction has met lies in open cursors: they are the one kind of memory that a function has in a parallel worker,
 -- on a standby and in a read-only transaction alike, and they go with the transaction. The vector is read from the text of
 -- the cursor. To fetch it would run whatever somebody has opened under that name, with the rights of this function's owner.
+-- And somebody may: another function in this transaction, or a client of a pooler before us, with a cursor that stays. So the
+-- text of a cursor counts only with a signature that nobody else can make.
 CREATE OR REPLACE FUNCTION callipper._find_text(content text, version integer) RETURNS @extschema:vector@.vector
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 1000000 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    longest_remembered constant integer := 10000;  -- a longer text is not looked up: making its key takes too long
+    longest_read constant integer := 10000;  -- characters; an encoder reads the first few hundred words
+    is_cut constant boolean := octet_length(content) > longest_read AND length(content) > longest_read;
     most_cursors constant integer := 256;
     key text;
     met refcursor;
-    answer vector;
+    statement text;
+    is_taken boolean;
+    answer @extschema:vector@.vector;
 BEGIN
-    IF length(content) <= longest_remembered THEN
-        key := callipper._text_key(content);
-        IF key = '' THEN
-            RAISE EXCEPTION 'the text is empty' USING ERRCODE = 'invalid_parameter_value',
-                HINT = 'Give a word or a phrase, such as ''park''.';
-        END IF;
-        SELECT t.emb INTO answer FROM callipper.text_embedding t
-            WHERE t.version = _find_text.version AND t.text_hash = hashtextextended(key, 0) AND t.text = key;
-        IF FOUND THEN
-            RETURN answer;
-        END IF;
+    content := left(content, longest_read);
+    key := callipper._text_key(content);
+    IF key = '' THEN
+        RAISE EXCEPTION 'the text is empty' USING ERRCODE = 'invalid_parameter_value',
+            HINT = concat_ws(' ', 'Give a word or a phrase, such as ''park''.',
+                             CASE WHEN is_cut THEN format('Only the first %s characters are read.', longest_read) END);
     END IF;
-    met := format('callipper text v%s %s %s', version, hashtextextended(content, 1), hashtextextended(content, 2));
-    SELECT split_part(c.statement, '''', 2)::vector INTO answer FROM pg_cursors c WHERE c.name = met::text;
-    IF FOUND THEN
+    IF version = callipper._newest_version() THEN
+        -- The constant lets this statement be planned once, for the one partition.
+        SELECT t.emb INTO answer FROM callipper.text_embedding t WHERE t.version = callipper._newest_version()
+            AND t.text_hash = hashtextextended(key, 0) AND t.text = key;
+    ELSE
+        EXECUTE format('SELECT t.emb FROM callipper.text_embedding t WHERE t.version = %s'
+                       ' AND t.text_hash = hashtextextended($1, 0) AND t.text = $1', version) INTO answer USING key;
+    END IF;
+    IF answer IS NOT NULL THEN
         RETURN answer;
     END IF;
+    met := format('callipper text v%s %s %s', version, hashtextextended(content, 1), hashtextextended(content, 2));
+    SELECT c.statement INTO statement FROM pg_cursors c WHERE c.name = met::text;
+    is_taken := FOUND;
+    IF split_part(statement, '''', 4) = callipper._sign(content, version, split_part(statement, '''', 2)) THEN
+        RETURN split_part(statement, '''', 2);
+    END IF;
     answer := callipper._encode_text(content, version);
-    IF (SELECT count(*) FROM pg_cursors c WHERE c.name LIKE 'callipper text v%') >= most_cursors THEN
+    IF is_taken THEN
+        RETURN answer;
+    END IF;
+    IF (SELECT count(*) FROM pg_cursors c WHERE c.name LIKE 'callipper text v%' AND NOT c.is_holdable) >= most_cursors THEN
         DECLARE
-            oldest refcursor := (SELECT c.name FROM pg_cursors c WHERE c.name LIKE 'callipper text v%'
+            oldest refcursor := (SELECT c.name FROM pg_cursors c WHERE c.name LIKE 'callipper text v%' AND NOT c.is_holdable
                                  ORDER BY c.creation_time LIMIT 1);
         BEGIN
             CLOSE oldest;
         END;
     END IF;
-    OPEN met NO SCROLL FOR EXECUTE format('SELECT %L', answer);
+    OPEN met NO SCROLL FOR EXECUTE format('SELECT %L, %L', answer, callipper._sign(content, version, answer::text));
     RETURN answer;
 END
 $$;
@@ -96,7 +121,7 @@ COMMENT ON FUNCTION callipper._find_text(text, integer) IS 'embedding of a text 
 -- plans made for its parameters, in which the text is folded too.
 CREATE OR REPLACE FUNCTION callipper.text_embed(text) RETURNS @extschema:vector@.vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 1000000 AS $$
-    SELECT callipper._find_text($1, callipper._require_model(NULL))
+    SELECT callipper._find_text($1, callipper._active_version())
 $$;
 COMMENT ON FUNCTION callipper.text_embed(text) IS
     'embedding of any text by the active model: unit length, 128 dimensions; compare it with the column emb by <->: '
@@ -104,7 +129,7 @@ COMMENT ON FUNCTION callipper.text_embed(text) IS
 
 CREATE OR REPLACE FUNCTION callipper.text_embed(text, model integer) RETURNS @extschema:vector@.vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 1000000 AS $$
-    SELECT callipper._find_text($1, callipper._require_model($2))
+    SELECT callipper._find_text($1, $2)
 $$;
 COMMENT ON FUNCTION callipper.text_embed(text, integer) IS
     'embedding of any text by the model version given: SELECT text_embed(''quiet park'', 3)';

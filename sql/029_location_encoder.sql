@@ -31,9 +31,9 @@ SELECT m.version, m.srid, m.origin_easting, m.origin_northing, m.extent,
 FROM callipper.model m;
 
 -- Reads a version's location encoder: whole, to be kept, or without its neurons, to be used once. Where there is none that
--- can run here, the first is NULL and the second an error. VOLATILE, to see what is committed by now, as _find_text is.
+-- can run here, the first is NULL and the second an error.
 CREATE OR REPLACE FUNCTION callipper._read_location_encoder(version integer, whole boolean) RETURNS callipper._location_encoder
-LANGUAGE plpgsql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     encoder callipper._location_encoder;
     unknown text := (
@@ -58,7 +58,7 @@ BEGIN
     ELSIF whole THEN
         RETURN NULL;
     END IF;
-    PERFORM callipper._require_model(version);  -- in an old snapshot even the active version may not be there yet
+    PERFORM callipper._require_model(version);
     RAISE EXCEPTION 'the location encoder of model version % cannot run here: %',
             version, coalesce('unknown ' || unknown, 'it is empty')
         USING ERRCODE = 'feature_not_supported', HINT = 'Run init of the callipper-db that trained this model, or train anew.';
@@ -68,7 +68,7 @@ COMMENT ON FUNCTION callipper._read_location_encoder(integer, boolean) IS
     'location encoder of a model version: whole, or without its neurons';
 
 -- IMMUTABLE so that a plan keeps the answer: what the rows of a version say changes only in a refresh, after which all plans
--- are made anew (_forget_plans).
+-- are made anew (_announce_change).
 CREATE OR REPLACE FUNCTION callipper._location_encoder(version integer) RETURNS callipper._location_encoder
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT callipper._read_location_encoder(version, true)

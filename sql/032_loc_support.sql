@@ -5,37 +5,38 @@
 -- on geom can be walked by it.
 CREATE OR REPLACE FUNCTION callipper._reach(lonlat @extschema:postgis@.geometry, version integer, neighbours integer)
 RETURNS float8
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    reach float8;
 BEGIN
-    RETURN (
-        SELECT coalesce(max(distance), 'infinity') FROM (
-            SELECT p.geom <-> lonlat AS distance FROM callipper.point_embedding p
-            WHERE p.version = _reach.version ORDER BY p.geom <-> lonlat LIMIT neighbours
-        ) AS nearest
-    );
+    -- The version as a constant, so that no other version's POIs are locked.
+    EXECUTE format('SELECT max(distance) FROM (
+        SELECT p.geom OPERATOR(@extschema:postgis@.<->) $1 AS distance FROM callipper.point_embedding p
+        WHERE p.version = %s ORDER BY p.geom OPERATOR(@extschema:postgis@.<->) $1 LIMIT $2
+    ) AS nearest', version) INTO reach USING lonlat, neighbours;
+    RETURN coalesce(reach, 'infinity');
 END
 $$;
 COMMENT ON FUNCTION callipper._reach(@extschema:postgis@.geometry, integer, integer) IS
     'distance to the nth nearest training POI of a model version, in degrees';
 
 -- The reach that is usual where there are POIs: nine of ten have their eighth neighbour within it. Measured at 64 POIs that
--- stand evenly in the order of their ids, so always the same. VOLATILE, to see what is committed by now.
+-- stand evenly in the order of their ids, so always the same.
 CREATE OR REPLACE FUNCTION callipper._measure_usual_reach(version integer) RETURNS float8
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    reach float8;
 BEGIN
-    RETURN (
-        SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY callipper._reach(sample.geom, _measure_usual_reach.version, 9))
+    EXECUTE format('SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY callipper._reach(sample.geom, %1$s, 9))
         FROM (
             SELECT min(p.point_id)::numeric AS first, max(p.point_id)::numeric AS last FROM callipper.point_embedding p
-            WHERE p.version = _measure_usual_reach.version
+            WHERE p.version = %1$s
         ) AS ids, generate_series(0, 63) AS step, LATERAL (
             SELECT p.geom FROM callipper.point_embedding p
-            WHERE p.version = _measure_usual_reach.version AND p.point_id >= (first + (last - first) * step / 64)::bigint
+            WHERE p.version = %1$s AND p.point_id >= (first + (last - first) * step / 64)::bigint
             ORDER BY p.point_id LIMIT 1
-        ) AS sample
-    );
+        ) AS sample', version) INTO reach;
+    RETURN reach;
 END
 $$;
 COMMENT ON FUNCTION callipper._measure_usual_reach(integer) IS
@@ -49,24 +50,27 @@ $$;
 COMMENT ON FUNCTION callipper._usual_reach(integer) IS 'usual reach of a model version''s POIs, for a plan to keep';
 
 -- The density of POIs is the number of neighbours by the area that they reach over, so a ratio of densities is one of squares.
-CREATE OR REPLACE FUNCTION callipper._rate_support(place @extschema:postgis@.geometry) RETURNS float8
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE SECURITY DEFINER COST 10000
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+CREATE OR REPLACE FUNCTION callipper._rate_support(place @extschema:postgis@.geometry, version integer) RETURNS float8
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 10000
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    here geometry := ST_Transform(callipper._as_point(place, 4326), 4326);
+    here @extschema:postgis@.geometry := @extschema:postgis@.ST_Transform(callipper._as_point(place, 4326), 4326);
     smallest CONSTANT float8 := 1e-5;  -- a metre; what shares one spot is infinitely dense otherwise
+    usual float8;
 BEGIN
-    PERFORM callipper._require_model(NULL);
-    RETURN least(1, (greatest(callipper._usual_reach(callipper._active_version()), smallest)
-        / greatest(callipper._reach(here, callipper._active_version(), 8), smallest)) ^ 2);
+    PERFORM callipper._require_model(version);
+    usual := CASE version WHEN callipper._newest_version() THEN callipper._usual_reach(callipper._newest_version())
+             ELSE callipper._measure_usual_reach(version) END;
+    RETURN least(1, (greatest(usual, smallest) / greatest(callipper._reach(here, version, 8), smallest)) ^ 2);
 END
 $$;
-COMMENT ON FUNCTION callipper._rate_support(@extschema:postgis@.geometry) IS 'support of a place by the active model''s POIs';
+COMMENT ON FUNCTION callipper._rate_support(@extschema:postgis@.geometry, integer) IS
+    'support of a place by a model version''s POIs';
 
 -- IMMUTABLE for the same reason, and with the same caution, as text_embed.
 CREATE OR REPLACE FUNCTION callipper.loc_support(place @extschema:postgis@.geometry) RETURNS float8
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS $$
-    SELECT callipper._rate_support(place)
+    SELECT callipper._rate_support(place, callipper._active_version())
 $$;
 COMMENT ON FUNCTION callipper.loc_support(@extschema:postgis@.geometry) IS
     'how well the active model''s POIs support what loc_embed says of a place, from 0 to 1: the density of its eight nearest'

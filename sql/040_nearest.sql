@@ -11,34 +11,19 @@ $$;
 COMMENT ON FUNCTION callipper._announce_settings(@extschema:vector@.vector) IS
     'does nothing; makes the settings of pgvector known where it is created, before functions that carry them';
 
--- The version that answers. The table says it as of the query's snapshot, which is a new one in VOLATILE functions unless the
--- transaction keeps its own; the version's rows are seen in the same. A constant, as in _active_version(), a session may learn
--- of late, and the rows of a version that came after the transaction's snapshot it could not see.
-CREATE OR REPLACE FUNCTION callipper._answering_version() RETURNS integer
-LANGUAGE plpgsql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    active integer := (SELECT m.version FROM callipper.model m WHERE m.status = 'active');
-BEGIN
-    IF active IS NULL THEN
-        RAISE EXCEPTION 'no model is active' USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'Train one with: callipper-db train';
-    END IF;
-    RETURN active;
-END
-$$;
-COMMENT ON FUNCTION callipper._answering_version() IS
-    'version of the model that the tables say is active; an error where there is none';
-
 -- An area in the coordinates of the tables. PostGIS compares no arcs.
 CREATE OR REPLACE FUNCTION callipper._area(within @extschema:postgis@.geometry) RETURNS @extschema:postgis@.geometry
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF ST_SRID(within) = 0 THEN
+    IF @extschema:postgis@.ST_SRID(within) = 0 THEN
         RAISE EXCEPTION 'the geometry has no SRID' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Say what its coordinates are, such as ST_SetSRID(geom, 4326) for longitude and latitude.';
     END IF;
-    RETURN ST_Transform(CASE WHEN ST_HasArc(within) THEN ST_CurveToLine(within) ELSE within END, 4326);
+    IF @extschema:postgis@.ST_HasArc(within) THEN
+        within := @extschema:postgis@.ST_CurveToLine(within, float8 '32', 0, 0);
+    END IF;
+    RETURN @extschema:postgis@.ST_Transform(within, 4326);
 END
 $$;
 COMMENT ON FUNCTION callipper._area(@extschema:postgis@.geometry) IS 'a geometry in SRID 4326, without arcs';
@@ -59,11 +44,11 @@ COMMENT ON FUNCTION callipper._require_k(integer) IS 'k, where it is a number of
 -- What is usual in the city: how far its sampled cells are from a question, the nearest first. The distance, here and below,
 -- is that of pgvector's <#>: minus the similarity.
 CREATE OR REPLACE FUNCTION callipper._city_distances(version integer, question @extschema:vector@.vector) RETURNS real[]
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (
         SELECT array_agg(d.distance ORDER BY d.distance) FROM (
-            SELECT (s.emb <#> question)::real AS distance FROM callipper.cell_sample s
+            SELECT (s.emb OPERATOR(@extschema:vector@.<#>) question)::real AS distance FROM callipper.cell_sample s
             WHERE s.version = _city_distances.version
         ) d
     );
@@ -102,15 +87,16 @@ COMMENT ON FUNCTION callipper._has_index(integer) IS 'whether all cells of a ver
 CREATE OR REPLACE FUNCTION callipper._cells_by_index(
     version integer, question @extschema:vector@.vector, city real[], OUT cell_ids bigint[], OUT distances float8[]
 )
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED
-SET search_path = pg_catalog, @extschema:vector@, pg_temp
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp
 SET hnsw.ef_search = 1000 SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     farthest real;
 BEGIN
     EXECUTE format(
         'SELECT array_agg(b.cell_id), array_agg(b.distance), max(b.distance) FROM ('
-        '    SELECT e.cell_id, e.emb <#> $1 AS distance FROM callipper.%I e ORDER BY e.emb <-> $1 LIMIT 1000) b',
+        '    SELECT e.cell_id, e.emb OPERATOR(@extschema:vector@.<#>) $1 AS distance FROM callipper.%I e'
+        '    ORDER BY e.emb OPERATOR(@extschema:vector@.<->) $1 LIMIT 1000) b',
         'cell_embedding_v' || version
     ) INTO cell_ids, distances, farthest USING question;
     IF NOT city[:width_bucket(farthest, city)] <@ distances::real[] THEN
@@ -129,20 +115,23 @@ CREATE OR REPLACE FUNCTION callipper._cells_in_area(
     version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[],
     OUT cell_ids bigint[], OUT distances float8[]
 )
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp
 SET parallel_setup_cost = 50000 SET jit = off AS $$
 BEGIN
     EXECUTE format(
         'SELECT array_agg(b.cell_id), array_agg(-b.similarity) FROM ('
-        '    SELECT e.cell_id, CASE WHEN c.cell_id = e.cell_id THEN -(e.emb <#> $1) END AS similarity'
+        '    SELECT e.cell_id,'
+        '        CASE WHEN c.cell_id = e.cell_id THEN -(e.emb OPERATOR(@extschema:vector@.<#>) $1) END AS similarity'
         '    FROM callipper.cell c JOIN callipper.%I e ON e.cell_id = c.cell_id'
-        '    WHERE c.grid_id = $2 AND c.geom && $3 AND (c.geom @ $4 OR ST_Intersects(c.geom, $3)) AND e.cell_id <> ALL ($5)'
+        '    WHERE c.grid_id = $2 AND c.geom OPERATOR(@extschema:postgis@.&&) $3'
+        '        AND (c.geom OPERATOR(@extschema:postgis@.@) $4 OR @extschema:postgis@.ST_Intersects(c.geom, $3))'
+        '        AND e.cell_id <> ALL ($5)'
         '    ORDER BY similarity DESC, e.cell_id LIMIT $6) b',
         'cell_embedding_v' || version
     ) INTO cell_ids, distances
     USING question, (SELECT m.grid_id FROM callipper.model m WHERE m.version = _cells_in_area.version), area,
-        CASE WHEN ST_OrderingEquals(area, ST_Envelope(area)) THEN area END, excluded, k;
+        CASE WHEN @extschema:postgis@.ST_OrderingEquals(area, @extschema:postgis@.ST_Envelope(area)) THEN area END, excluded, k;
 END
 $$;
 COMMENT ON FUNCTION callipper._cells_in_area(
@@ -155,12 +144,13 @@ CREATE OR REPLACE FUNCTION callipper._cells_in_city(
     version integer, question @extschema:vector@.vector, k integer, excluded bigint[],
     OUT cell_ids bigint[], OUT distances float8[]
 )
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED
-SET search_path = pg_catalog, @extschema:vector@, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
     EXECUTE format(
         'SELECT array_agg(b.cell_id), array_agg(-b.similarity) FROM ('
-        '    SELECT e.cell_id, -(e.emb <#> $1) AS similarity FROM callipper.%I e WHERE e.cell_id <> ALL ($2)'
+        '    SELECT e.cell_id, -(e.emb OPERATOR(@extschema:vector@.<#>) $1) AS similarity'
+        '    FROM callipper.%I e WHERE e.cell_id <> ALL ($2)'
         '    ORDER BY similarity DESC, e.cell_id LIMIT $3) b',
         'cell_embedding_v' || version
     ) INTO cell_ids, distances USING question, excluded, k;
@@ -173,8 +163,8 @@ COMMENT ON FUNCTION callipper._cells_in_city(integer, @extschema:vector@.vector,
 CREATE OR REPLACE FUNCTION callipper._best_cells(
     version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[]
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
-LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     most_by_index constant integer := 100;  -- of more, too many are missed
@@ -220,16 +210,16 @@ CREATE OR REPLACE FUNCTION callipper._best_points(
     point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
     similarity float8, percentile float8
 )
-LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
     IF callipper._require_k(k) IS NULL OR question IS NULL THEN
         RETURN;
     END IF;
     RETURN QUERY EXECUTE format(
         'SELECT b.point_id, p.name, p.category, b.text, b.geom, b.similarity, callipper._percentile(-b.similarity, $1) FROM ('
-        '    SELECT e.point_id, e.text, e.geom, -(e.emb <#> $2) AS similarity FROM callipper.%I e'
-        '    WHERE ($3 IS NULL OR ST_Intersects(e.geom, $3)) AND e.point_id <> ALL ($4)'
+        '    SELECT e.point_id, e.text, e.geom, -(e.emb OPERATOR(@extschema:vector@.<#>) $2) AS similarity FROM callipper.%I e'
+        '    WHERE ($3 IS NULL OR @extschema:postgis@.ST_Intersects(e.geom, $3)) AND e.point_id <> ALL ($4)'
         '    ORDER BY similarity DESC, e.point_id LIMIT $5'
         ') b LEFT JOIN callipper.poi p ON p.poi_id = b.point_id AND $6 ORDER BY b.similarity DESC, b.point_id',
         'point_embedding_v' || version

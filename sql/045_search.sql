@@ -1,21 +1,23 @@
--- Where is it like this? Questions to the active model. Each is asked of one version, the one that is active when it is
--- called, and answered by its rows and weights alone. SECURITY DEFINER, since readers have no right on the tables of each
--- version, which come and go. Asked by NULL, they answer with no rows.
+-- Where is it like this? Questions to a model version, by default the active one. Each is answered by the rows and weights of
+-- that version alone. The default is folded to a number when the statement is planned, so that cells, points and text_embed()
+-- in the same statement are of the same version. SECURITY DEFINER, since readers have no right on the tables of each version,
+-- which come and go. Asked by NULL, they answer with no rows.
 
 -- The cells for a text.
 CREATE OR REPLACE FUNCTION callipper.search(
-    query text, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL
+    query text, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
+    model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    version integer := callipper._answering_version();
+    version integer := callipper._require_model(model);
 BEGIN
     RETURN QUERY SELECT * FROM callipper._best_cells(
         version, callipper._find_text(query, version), k, callipper._area(within), '{}');
 END
 $$;
-COMMENT ON FUNCTION callipper.search(text, integer, @extschema:postgis@.geometry) IS
+COMMENT ON FUNCTION callipper.search(text, integer, @extschema:postgis@.geometry, integer) IS
     'The k grid cells that fit a text best, best first: SELECT * FROM search(''quiet park'', 10,'
     ' ST_MakeEnvelope(7.41, 43.72, 7.43, 43.74, 4326)). similarity is the cosine, from -1 to 1. percentile says how many'
     ' percent of the city''s cells fit less well, by a random sample of up to 1,000 of them. With within, a geometry of any'
@@ -24,21 +26,22 @@ COMMENT ON FUNCTION callipper.search(text, integer, @extschema:postgis@.geometry
 
 -- The training POIs for a text.
 CREATE OR REPLACE FUNCTION callipper.search_points(
-    query text, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL
+    query text, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
+    model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (
     point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
     similarity float8, percentile float8
 )
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    version integer := callipper._answering_version();
+    version integer := callipper._require_model(model);
 BEGIN
     RETURN QUERY SELECT * FROM callipper._best_points(
         version, callipper._find_text(query, version), k, callipper._area(within), '{}');
 END
 $$;
-COMMENT ON FUNCTION callipper.search_points(text, integer, @extschema:postgis@.geometry) IS
+COMMENT ON FUNCTION callipper.search_points(text, integer, @extschema:postgis@.geometry, integer) IS
     'The k training POIs whose places fit a text best, best first: SELECT * FROM search_points(''quiet park'', 10). What counts'
     ' is the place, not the POI''s own text. similarity, percentile (among the city''s cells) and within are those of search();'
     ' name and category are NULL where the model was not trained on callipper.poi.';
@@ -46,11 +49,11 @@ COMMENT ON FUNCTION callipper.search_points(text, integer, @extschema:postgis@.g
 -- Examples as a single vector, so that an index can serve it. To subtract the dislikes as a whole would find places that are
 -- like nothing of either; half of them leaves what is liked in charge.
 CREATE OR REPLACE FUNCTION callipper._combine(version integer, likes text[], dislikes text[]) RETURNS @extschema:vector@.vector
-LANGUAGE plpgsql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     share constant real := 0.5;
-    liked vector;
-    disliked vector;
+    liked @extschema:vector@.vector;
+    disliked @extschema:vector@.vector;
 BEGIN
     IF coalesce(cardinality(likes), 0) = 0 THEN
         RAISE EXCEPTION 'there is no example to like' USING ERRCODE = 'invalid_parameter_value',
@@ -59,16 +62,17 @@ BEGIN
         RAISE EXCEPTION 'an example is NULL' USING ERRCODE = 'null_value_not_allowed',
             HINT = 'Leave it out: array_remove(examples, NULL).';
     END IF;
-    liked := (SELECT avg(callipper._find_text(t.example, version)) FROM unnest(likes) AS t(example));
-    disliked := (SELECT avg(callipper._find_text(t.example, version)) FROM unnest(dislikes) AS t(example));
+    liked := (SELECT @extschema:vector@.avg(callipper._find_text(t.example, version)) FROM unnest(likes) AS t(example));
+    disliked := (SELECT @extschema:vector@.avg(callipper._find_text(t.example, version)) FROM unnest(dislikes) AS t(example));
     IF disliked IS NOT NULL THEN
-        liked := liked - disliked * array_fill(share, ARRAY[vector_dims(disliked)])::vector;
+        liked := @extschema:vector@.vector_sub(liked, @extschema:vector@.vector_mul(
+            disliked, array_fill(share, ARRAY[@extschema:vector@.vector_dims(disliked)])::@extschema:vector@.vector));
     END IF;
-    IF vector_norm(liked) < 1e-3 THEN
+    IF @extschema:vector@.vector_norm(liked) < 1e-3 THEN
         RAISE EXCEPTION 'the examples cancel each other out' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Give fewer, or such as are more alike.';
     END IF;
-    RETURN l2_normalize(liked);
+    RETURN @extschema:vector@.l2_normalize(liked);
 END
 $$;
 COMMENT ON FUNCTION callipper._combine(integer, text[], text[]) IS
@@ -76,18 +80,19 @@ COMMENT ON FUNCTION callipper._combine(integer, text[], text[]) IS
 
 -- The cells for examples.
 CREATE OR REPLACE FUNCTION callipper.search_by_examples(
-    likes text[], dislikes text[] DEFAULT '{}', k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL
+    likes text[], dislikes text[] DEFAULT '{}', k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
+    model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    version integer := callipper._answering_version();
+    version integer := callipper._require_model(model);
 BEGIN
     RETURN QUERY SELECT * FROM callipper._best_cells(
         version, callipper._combine(version, likes, dislikes), k, callipper._area(within), '{}');
 END
 $$;
-COMMENT ON FUNCTION callipper.search_by_examples(text[], text[], integer, @extschema:postgis@.geometry) IS
+COMMENT ON FUNCTION callipper.search_by_examples(text[], text[], integer, @extschema:postgis@.geometry, integer) IS
     'The k grid cells that are like the first texts and unlike the second, best first: SELECT * FROM'
     ' search_by_examples(ARRAY[''park'', ''school''], ARRAY[''nightclub'']). Cells rank by their mean similarity to the likes'
     ' less half of that to the dislikes; similarity is the cosine to the one vector that ranks so. percentile, k and within are'
@@ -98,12 +103,13 @@ COMMENT ON FUNCTION callipper.search_by_examples(text[], text[], integer, @extsc
 CREATE OR REPLACE FUNCTION callipper._too_near(
     version integer, place @extschema:postgis@.geometry, distance_m float8, relation text, identifier text
 ) RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
+SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     srid integer := (SELECT m.srid FROM callipper.model m WHERE m.version = _too_near.version);
-    spot geometry := ST_Transform(callipper._area(place), srid);
-    box geometry := ST_MakeEnvelope(-180, -90, 180, 90, 4326);
+    spot @extschema:postgis@.geometry := @extschema:postgis@.ST_Transform(callipper._area(place), srid);
+    box @extschema:postgis@.geometry
+        := @extschema:postgis@.ST_MakeEnvelope(float8 '-180', float8 '-90', float8 '180', float8 '90', 4326);
     result bigint[];
 BEGIN
     IF distance_m IS NULL OR NOT distance_m BETWEEN 0 AND 1e8 THEN
@@ -112,11 +118,13 @@ BEGIN
     ELSIF distance_m = 0 OR place IS NULL THEN
         RETURN '{}';
     ELSIF distance_m < 50000 THEN
-        box := ST_Expand(ST_Envelope(spot), distance_m * 1.01 + 1);
-        box := ST_Envelope(ST_Transform(ST_Segmentize(box, greatest(distance_m, 100) / 4), 4326));
+        box := @extschema:postgis@.ST_Expand(@extschema:postgis@.ST_Envelope(spot), distance_m * 1.01 + 1);
+        box := @extschema:postgis@.ST_Segmentize(box, greatest(distance_m, 100) / 4);
+        box := @extschema:postgis@.ST_Envelope(@extschema:postgis@.ST_Transform(box, 4326));
     END IF;
     EXECUTE format(
-        'SELECT array_agg(x.%I) FROM callipper.%I x WHERE x.geom && $1 AND ST_Distance(ST_Transform(x.geom, $2), $3) < $4',
+        'SELECT array_agg(x.%I) FROM callipper.%I x WHERE x.geom OPERATOR(@extschema:postgis@.&&) $1'
+        '    AND @extschema:postgis@.ST_Distance(@extschema:postgis@.ST_Transform(x.geom, $2), $3) < $4',
         identifier, relation
     ) INTO result USING box, srid, spot, distance_m;
     RETURN coalesce(result, '{}');
@@ -128,19 +136,21 @@ COMMENT ON FUNCTION callipper._too_near(integer, @extschema:postgis@.geometry, f
 -- The cells for a place.
 CREATE OR REPLACE FUNCTION callipper.similar_to(
     place @extschema:postgis@.geometry, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
-    min_distance_m float8 DEFAULT 0
+    min_distance_m float8 DEFAULT 0, model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    version integer := callipper._answering_version();
+    version integer := callipper._require_model(model);
 BEGIN
     RETURN QUERY SELECT * FROM callipper._best_cells(
         version, callipper._locate(place, version), k, callipper._area(within),
         callipper._too_near(version, place, min_distance_m, 'cell', 'cell_id'));
 END
 $$;
-COMMENT ON FUNCTION callipper.similar_to(@extschema:postgis@.geometry, integer, @extschema:postgis@.geometry, float8) IS
+COMMENT ON FUNCTION callipper.similar_to(
+    @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry, float8, integer
+) IS
     'The k grid cells that are most like a place, best first: SELECT * FROM'
     ' similar_to(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326), 10, NULL, 500). The place is any geometry that loc_embed() takes.'
     ' Cells nearer to it than min_distance_m do not count: metres from edge to edge in the model''s projected coordinates; by'
@@ -149,22 +159,24 @@ COMMENT ON FUNCTION callipper.similar_to(@extschema:postgis@.geometry, integer, 
 -- The training POIs for a place.
 CREATE OR REPLACE FUNCTION callipper.similar_points_to(
     place @extschema:postgis@.geometry, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
-    min_distance_m float8 DEFAULT 0
+    min_distance_m float8 DEFAULT 0, model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (
     point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
     similarity float8, percentile float8
 )
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    version integer := callipper._answering_version();
+    version integer := callipper._require_model(model);
 BEGIN
     RETURN QUERY SELECT * FROM callipper._best_points(
         version, callipper._locate(place, version), k, callipper._area(within),
         callipper._too_near(version, place, min_distance_m, 'point_embedding_v' || version, 'point_id'));
 END
 $$;
-COMMENT ON FUNCTION callipper.similar_points_to(@extschema:postgis@.geometry, integer, @extschema:postgis@.geometry, float8) IS
+COMMENT ON FUNCTION callipper.similar_points_to(
+    @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry, float8, integer
+) IS
     'The k training POIs whose places are most like a place, best first: SELECT * FROM'
     ' similar_points_to(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326), 10, NULL, 500). The columns are those of search_points(),'
     ' the arguments those of similar_to().';

@@ -3,31 +3,32 @@
 
 -- The texts for a place. The distances of the sampled cells are kept with each text of the vocabulary and taken from the sample
 -- where they are not. As a vector they are unpacked once a text, and give mean and deviation at once.
-CREATE OR REPLACE FUNCTION callipper.describe(place @extschema:postgis@.geometry, k integer DEFAULT 10)
-RETURNS TABLE (text text, similarity float8, percentile float8)
+CREATE OR REPLACE FUNCTION callipper.describe(
+    place @extschema:postgis@.geometry, k integer DEFAULT 10, model integer DEFAULT callipper._active_version()
+) RETURNS TABLE (text text, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
-SET search_path = pg_catalog, @extschema:vector@, @extschema:postgis@, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    version integer := callipper._answering_version();
+    version integer := callipper._require_model(model);
 BEGIN
     RETURN QUERY SELECT * FROM callipper._best_texts(version, callipper._locate(place, version), k);
 END
 $$;
-COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, integer) IS
+COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, integer, integer) IS
     'The k texts that say best what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)). Of'
     ' the common words for places and the categories that the model was published with, those come first by which the place'
     ' stands out in its city: percentile says how many percent of the city''s cells fit the text less well, by a random sample'
     ' of up to 1,000 of them; among equals, the one by which it stands out farther, in standard deviations, is first.'
     ' similarity is the cosine, from -1 to 1. The place is any geometry that loc_embed() takes.';
 
--- VOLATILE, to see the rows of a version that has just become active; see _answering_version().
+-- The k best of a version's vocabulary.
 CREATE OR REPLACE FUNCTION callipper._best_texts(version integer, place @extschema:vector@.vector, k integer)
 RETURNS TABLE (text text, similarity float8, percentile float8)
-LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, @extschema:vector@, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     sampled integer := (SELECT count(*) FROM callipper.cell_sample s WHERE s.version = _best_texts.version);
-    ones vector;
+    ones @extschema:vector@.vector;
 BEGIN
     IF callipper._require_k(k) IS NULL OR place IS NULL THEN
         RETURN;
@@ -37,15 +38,16 @@ BEGIN
         RAISE EXCEPTION 'model version % was published without words for places', version
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Train a new version with: callipper-db train';
     END IF;
-    ones := array_fill(1, ARRAY[sampled])::vector;
+    ones := array_fill(1, ARRAY[sampled]);
     RETURN QUERY
         SELECT rated.text, -rated.distance, rated.percentile
         FROM (
             SELECT t.text, t.distance, callipper._percentile(t.distance, t.city::real[]) AS percentile,
-                inner_product(t.city, ones) / sampled AS mean, inner_product(t.city, t.city) / sampled AS square
+                @extschema:vector@.inner_product(t.city, ones) / sampled AS mean,
+                @extschema:vector@.inner_product(t.city, t.city) / sampled AS square
             FROM (
-                SELECT e.text, e.emb <#> place AS distance,
-                    coalesce(e.city_distances, callipper._city_distances(version, e.emb))::vector AS city
+                SELECT e.text, e.emb OPERATOR(@extschema:vector@.<#>) place AS distance,
+                    coalesce(e.city_distances, callipper._city_distances(version, e.emb))::@extschema:vector@.vector AS city
                 FROM callipper.text_embedding e WHERE e.version = _best_texts.version AND e.vocabulary
                 OFFSET 0
             ) t

@@ -38,15 +38,3 @@ CREATE OR REPLACE TRIGGER note_delete AFTER DELETE ON callipper.poi
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION callipper._note_poi_change();
 CREATE OR REPLACE TRIGGER note_truncate AFTER TRUNCATE ON callipper.poi
     FOR EACH STATEMENT EXECUTE FUNCTION callipper._note_poi_change();
-
--- Makes every session plan anew. loc_embed() of a constant is folded into a plan, and so are the extent of a model and the
--- usual distance of its POIs; a refresh changes them. Granting on the schema changes no right, but writes pg_namespace, at
--- which all cached plans are dropped. The caller holds a lock on callipper.model, so that no two do it at once.
-CREATE OR REPLACE FUNCTION callipper._forget_plans() RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA callipper TO %I', current_user);
-END
-$$;
-COMMENT ON FUNCTION callipper._forget_plans() IS
-    'make every session drop its cached plans, with what they have folded to constants';

@@ -1,8 +1,25 @@
--- The views that users meet. They follow the active model: activate() replaces them, and init does so again here. The lock
--- keeps an activation of this very moment from coming between the question and the answer.
+-- The views that users meet. They follow the active model: the planner folds _active_version() to a number, which leaves one
+-- partition, so that ORDER BY emb <-> ... walks its index. LEFT JOIN, though every cell_id has its cell, lets the planner skip
+-- the join when geom is not asked for. The column lists never change, so that the users' views on top stay valid.
+CREATE OR REPLACE VIEW callipper.cells AS
+SELECT e.cell_id, c.geom, e.emb
+FROM callipper.cell_embedding e LEFT JOIN callipper.cell c ON c.cell_id = e.cell_id
+WHERE e.version = callipper._active_version();
+COMMENT ON VIEW callipper.cells IS 'grid cells with their embedding by the active model (unit length, 128 dimensions)';
+
+CREATE OR REPLACE VIEW callipper.points AS
+SELECT e.point_id, p.name, p.category, e.text, e.geom, e.emb
+FROM callipper.point_embedding e
+LEFT JOIN callipper.poi p ON p.poi_id = e.point_id AND callipper._points_are_pois(callipper._active_version())
+WHERE e.version = callipper._active_version();
+COMMENT ON VIEW callipper.points IS 'training POIs with the embedding of their place by the active model';
+
+-- 010_model.sql has made _newest_version() and _newest_change() anew.
 DO $$
 BEGIN
     LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE;
-    PERFORM callipper._replace_views((SELECT version FROM callipper.model WHERE status = 'active'));
+    PERFORM callipper._set_newest(
+        (SELECT m.version FROM callipper.model m WHERE m.status = 'active'), (SELECT c.transaction_id FROM callipper.change c)
+    );
 END
 $$;

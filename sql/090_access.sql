@@ -31,7 +31,7 @@ BEGIN
         SELECT p.oid FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'callipper'::regnamespace AND p.proname NOT IN ('activate', 'drop_model') AND (
             left(p.proname, 1) <> '_'
-            OR p.proname IN ('_active_version', '_require_model', '_find_text', '_locate', '_rate_support')
+            OR p.proname IN ('_active_version', '_points_are_pois', '_find_text', '_locate', '_rate_support')
         )
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO callipper_reader', answering);

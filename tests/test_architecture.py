@@ -181,7 +181,7 @@ def test_the_command_line_starts_without_the_heavy_packages() -> None:
 
 SQL = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "sql").glob("*.sql"))}
 MIGRATIONS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "migrations" / "versions").glob("*.py")}
-HEADER = re.compile(r"CREATE (OR REPLACE )?FUNCTION (.*?)\sAS\s+\$", re.DOTALL)
+HEADER = re.compile(r"^CREATE (OR REPLACE )?FUNCTION (.*?)\sAS\s+\$", re.DOTALL | re.MULTILINE)
 
 
 def code(text: str) -> str:
@@ -193,15 +193,18 @@ def code(text: str) -> str:
 def test_a_migration_does_not_lean_on_sql_files(name: str) -> None:
     functions = set(re.findall(r"FUNCTION callipper\.(\w+)\s*\(", "".join(SQL.values())))
     assert functions
-    assert not {function for function in functions if re.search(rf"\b{function}\s*\(", MIGRATIONS[name])}
+    text = re.sub(
+        r"(?s)DROP FUNCTION IF EXISTS .*?\)\s*(;|\"\"\")", "", MIGRATIONS[name]
+    )  # what init makes anew it may drop
+    assert not {function for function in functions if re.search(rf"\b{function}\s*\(", text)}
 
 
 @pytest.mark.parametrize("name", sorted(SQL))
 def test_sql_files_hold_only_what_can_be_said_again(name: str) -> None:
     text = code(SQL[name])
-    assert not re.search(
-        r"\b(CREATE|ALTER|DROP)\s+(TABLE|TYPE|INDEX|SEQUENCE|DOMAIN)\b(?! IF EXISTS)", text, re.IGNORECASE
-    )
+    # A function may drop what a model version owns, whose name it is told.
+    text = re.sub(r"(ALTER|DROP) TABLE callipper\.%I", "", text)
+    assert not re.search(r"\b(CREATE|ALTER|DROP)\s+(TABLE|TYPE|INDEX|SEQUENCE|DOMAIN)\b", text, re.IGNORECASE)
     assert "BEGIN ATOMIC" not in text.upper()
     assert len(SQL[name].splitlines()) <= 250
 

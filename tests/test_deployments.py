@@ -74,7 +74,7 @@ ACTIONS = {"activate", "drop_model"}  # what changes the model is no question
 
 # What the role callipper_reader may do; nothing else that is in the schema.
 READABLE = {"cells", "points", "poi", "cell", "grid", "model", "text_encoder", "text_embedding"}
-CALLED_BY_QUESTIONS = {"_active_version", "_require_model", "_find_text", "_locate", "_rate_support"}
+CALLED_BY_QUESTIONS = {"_active_version", "_points_are_pois", "_find_text", "_locate", "_rate_support"}
 CALLED_BY_QUESTIONS |= {"_sql_digest", "_sql_version"}
 WEIGHTS = {
     *("text_weight", "text_token", "text_norm", "text_position", "text_vector"),
@@ -413,7 +413,7 @@ def test_a_reader_calls_what_questions_need_and_nothing_else(city: str, reader: 
     asked = set(re.findall(r"callipper\.(\w+)\(", " ".join(QUESTIONS.values())))
     assert {name for name, may in rights if may} == asked | CALLED_BY_QUESTIONS
     with psycopg.connect(reader, autocommit=True) as connection:
-        for call_of in ("activate(2)", "drop_model(2, true)", "_replace_views(2)", "_encode_text('park', 1)"):
+        for call_of in ("activate(2)", "drop_model(2, true)", "_announce_change()", "_encode_text('park', 1)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"SELECT callipper.{call_of}".encode())
 

@@ -13,7 +13,7 @@ from handmade import ORIGIN, SIZE_M, Model, unit_vectors, write_model
 from psycopg import sql
 
 from callipper_db import binary_copy, db, models, schema
-from callipper_db.errors import DatabaseFailed, ModelActive, UnknownModel
+from callipper_db.errors import ModelActive, UnknownModel
 from callipper_db.grid import BLOCK
 
 NEAREST = "SELECT cell_id FROM callipper.cells ORDER BY emb <-> text_embed('pub') LIMIT 5"
@@ -137,56 +137,6 @@ def test_a_function_of_the_users_asks_the_new_model(
     for model in (*two_models, two_models[0]):
         models.activate_model(database, model.version)
         assert column(other, "SELECT best_cell()") == best(model)[:1]
-
-
-def test_readers_in_a_repeatable_read_transaction_keep_their_model(
-    database: str, two_models: tuple[Model, Model], other: db.Connection
-) -> None:
-    """It has read the view, so the swap waits for its end; a swap that may not wait changes nothing."""
-    first, second = two_models
-    with other.transaction():
-        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        assert column(other, NEAREST) == best(first)
-        with pytest.raises(DatabaseFailed, match="lock timeout"), db.session(database) as connection:
-            connection.execute("SET lock_timeout = '50ms'")
-            connection.execute("SELECT callipper.activate(%s)", [second.version])
-        assert column(other, NEAREST) == best(first)
-    assert column(other, NEAREST) == best(first)
-
-
-def test_an_old_snapshot_does_not_mix_two_models(
-    database: str, two_models: tuple[Model, Model], other: db.Connection
-) -> None:
-    """The views of a REPEATABLE READ transaction are those of today, so the text must be embedded by their model."""
-    _, second = two_models
-    with other.transaction():
-        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        assert column(other, "SELECT count(*) FROM callipper.model") == [2]
-        models.activate_model(database, second.version)
-        assert column(other, NEAREST) == best(second)
-
-
-def waiting_for_a_lock(connection: db.Connection, pid: int) -> bool:
-    return bool(column(connection, "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", pid)[0])
-
-
-@pytest.mark.parametrize("published_at_once", [False, True])
-def test_a_query_that_waits_for_the_swap_sees_the_new_model_alone(
-    database: str, two_models: tuple[Model, Model], other: db.Connection, published_at_once: bool
-) -> None:
-    _, second = two_models
-    found: list[Any] = []
-    with db.session(database) as swapper, db.session(database, autocommit=True) as watcher:
-        if published_at_once:
-            second = write_model(swapper, seed=2, activate=False)
-        swapper.execute("SELECT callipper.activate(%s)", [second.version])
-        reader = threading.Thread(target=lambda: found.extend(column(other, NEAREST)))
-        reader.start()
-        while not waiting_for_a_lock(watcher, other.info.backend_pid):
-            assert reader.is_alive()
-        swapper.commit()
-        reader.join()
-    assert found == best(second)
 
 
 def test_an_init_that_waits_for_the_swap_keeps_it(
@@ -499,21 +449,3 @@ def test_vectors_of_other_dimensions_are_refused(connection: db.Connection) -> N
     write_model(connection)
     vector = str(unit_vectors(1, 0, 5)[0].tolist())
     assert "different vector dimensions" in str(refused(connection, "SELECT emb <-> %s::vector FROM cells", vector))
-
-
-@pytest.mark.parametrize("views", [("points", "cells"), ("cells", "points")])
-def test_a_reader_of_both_views_and_a_swap_do_not_deadlock(
-    database: str, two_models: tuple[Model, Model], other: db.Connection, views: tuple[str, str]
-) -> None:
-    """The swap waits for a reader that has read one view; the reader then reads the other, and ends."""
-    _, second = two_models
-    with db.session(database, autocommit=True) as swapper, db.session(database, autocommit=True) as watcher:
-        swap = threading.Thread(target=swapper.execute, args=("SELECT callipper.activate(%s)", [second.version]))
-        with other.transaction():
-            column(other, f"SELECT count(*) FROM callipper.{views[0]}")
-            swap.start()
-            while not waiting_for_a_lock(watcher, swapper.info.backend_pid):
-                assert swap.is_alive()
-            column(other, f"SELECT count(*) FROM callipper.{views[1]}")
-        swap.join()
-    assert column(other, NEAREST) == best(second)

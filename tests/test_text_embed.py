@@ -147,7 +147,7 @@ def test_one_constant_three_times(asking: db.Connection, counter: Counter) -> No
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan", "auto"])
 def test_a_parameter(asking: db.Connection, counter: Counter, mode: str) -> None:
     asking.execute(sql.SQL("SET plan_cache_mode = {}").format(sql.Identifier(mode)))
-    asking.execute("SET enable_indexscan = off")
+    asking.execute("SET enable_indexscan = off; SET max_parallel_workers_per_gather = 0")  # a worker would run it too
     asking.execute(sql.SQL("PREPARE ranked(text) AS " + RANKED.format("$1")))
     assert counter.runs(asking, *["EXECUTE ranked('old river')"] * 8) == 1
     assert counter.runs(asking, "EXECUTE ranked('old river')", "EXECUTE ranked('zoo')") == 2
@@ -310,6 +310,12 @@ def test_cursors_of_the_users_stay(asking: db.Connection) -> None:
     assert np.isfinite(vector(asking, "pub 1")).all()
 
 
+def name_of_cursor(connection: db.Connection, version: int, text: str) -> sql.Identifier:
+    """The name under which a transaction keeps what it has met."""
+    query = "SELECT format('callipper text v%%s %%s %%s', %s::int, hashtextextended(%s, 1), hashtextextended(%s, 2))"
+    return sql.Identifier(one(connection, query, version, text, text))
+
+
 def test_a_cursor_of_that_name_is_not_run(tower: Tower, asking: db.Connection) -> None:
     """text_embed has its owner's rights, and must not lend them to whoever guesses the name."""
     asking.execute("CREATE TEMPORARY TABLE ran (as_whom text)")
@@ -317,18 +323,59 @@ def test_a_cursor_of_that_name_is_not_run(tower: Tower, asking: db.Connection) -
         "CREATE FUNCTION pg_temp.run() RETURNS vector LANGUAGE plpgsql AS $$"
         " BEGIN INSERT INTO ran VALUES (current_user); RETURN array_fill(1, ARRAY[128])::vector; END $$"
     )
-    version = tower.models[0].version
-    name = one(
-        asking, "SELECT format('callipper text v%%s %%s %%s', %s::int, hashtextextended('zoo', 1), hashtextextended('zoo', 2))",
-        version,
-    )  # fmt: skip
+    name = name_of_cursor(asking, tower.models[0].version, "zoo")
     asking.execute("SELECT text_embed('zoo')")
-    assert one(asking, "SELECT count(*) FROM pg_cursors WHERE name = %s", name) == 1, "the name is the one in use"
-    asking.execute(sql.SQL("CLOSE {}").format(sql.Identifier(name)))
-    asking.execute(sql.SQL("DECLARE {} SCROLL CURSOR FOR SELECT pg_temp.run()").format(sql.Identifier(name)))
-    with pytest.raises(psycopg.errors.InvalidTextRepresentation), asking.transaction():
-        asking.execute("SELECT text_embed('zoo')")
+    (found,) = asking.execute("SELECT count(*) FROM pg_cursors WHERE name = %s", [name._obj[0]]).fetchone() or (0,)
+    assert found == 1, "the name is the one in use"
+    asking.execute(sql.SQL("CLOSE {}").format(name))
+    asking.execute(sql.SQL("DECLARE {} SCROLL CURSOR FOR SELECT pg_temp.run()").format(name))
+    np.testing.assert_allclose(vector(asking, "zoo"), tower.expected(["zoo"])[0], atol=AGREES)
     assert one(asking, "SELECT count(*) FROM ran") == 0
+
+
+FORGERIES = {
+    "a vector alone": "SELECT '{vector}'",
+    "somebody's signature": "SELECT '{vector}', 'cafe'",
+    "the signature of another text": "SELECT '{vector}', '{signature}'",
+    "no signature": "SELECT '{vector}', NULL",
+}
+
+
+@pytest.mark.parametrize("kept", ["", "WITH HOLD"])
+@pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_cursor_is_not_believed(tower: Tower, asking: db.Connection, forgery: str, kept: str) -> None:
+    """Whoever had the pooler's connection before may have left one, and so may a function in the same transaction."""
+    (expected,) = tower.expected(["zoo"])
+    forged = str([1.0] + [0.0] * 127)
+    asking.execute("SELECT text_embed('old river')")
+    signed = one(asking, "SELECT statement FROM pg_cursors WHERE name LIKE 'callipper text v%'")
+    statement = forgery.format(vector=forged, signature=signed.split("'")[3])
+    name = name_of_cursor(asking, tower.models[0].version, "zoo")
+    asking.execute(sql.SQL("DECLARE {} CURSOR {} FOR {}").format(name, sql.SQL(kept), sql.SQL(statement)))
+    if kept:
+        asking.commit()
+    try:
+        for _ in range(2):
+            np.testing.assert_allclose(vector(asking, "zoo"), expected, atol=AGREES)
+    finally:
+        asking.rollback()
+        asking.execute("CLOSE ALL")
+        asking.commit()
+
+
+def test_kept_cursors_of_others_leave_room(tower: Tower, asking: db.Connection, counter: Counter) -> None:
+    """They count neither among ours nor are they closed."""
+    for number in range(MOST_CURSORS):
+        name = sql.Identifier(f"callipper text v1 {number} 0")
+        asking.execute(sql.SQL("DECLARE {} CURSOR WITH HOLD FOR SELECT 1").format(name))
+    asking.commit()
+    try:
+        asking.execute("SELECT text_embed('zoo'), text_embed('old river')")
+        assert one(asking, OURS) == MOST_CURSORS + 2
+    finally:
+        asking.rollback()
+        asking.execute("CLOSE ALL")
+        asking.commit()
 
 
 def test_a_prepared_statement_across_an_activation(own_tower: Tower) -> None:
@@ -435,7 +482,46 @@ def test_nothing_but_spaces(asking: db.Connection, text: str) -> None:
     assert "such as 'park'" in (said.message_hint or "")
 
 
-@pytest.mark.parametrize("text", ["\x01\x02", "\u200b", "\ufeff\u200d", "\u0301", " " * 100_000, "\u200b" * 20_000])
+@pytest.mark.parametrize("text", [" " * 100_000, " " * 1_000_000 + "park"], ids=["spaces", "spaces and a word"])
+def test_only_the_beginning_is_read(asking: db.Connection, text: str) -> None:
+    said = refusal(asking, "SELECT text_embed(%s::text)", text)
+    assert (said.sqlstate, said.message_primary) == ("22023", "the text is empty")
+    assert "Only the first 10000 characters are read" in (said.message_hint or "")
+
+
+def test_a_long_text_is_cut_before_any_work(asking: db.Connection) -> None:
+    """What lies beyond the first 10,000 characters is not even looked at."""
+    beginning = "old river park " * 666 + "old river"
+    assert len(beginning) <= 10_000
+    whole = beginning.ljust(10_000) + "zoo " * 1_000_000
+    (first, again) = read_vectors(asking, "text_embed(text)", [beginning.ljust(10_000), whole])
+    np.testing.assert_array_equal(first, again)
+    assert one(asking, OURS) == 1, "it is the same text"
+
+
+def test_an_owner_sets_how_many_tokens_are_read(own_tower: Tower) -> None:
+    text = "old river park zoo fishing " * 20
+    with db.session(own_tower.dsn) as session:
+        whole = vector(session, text)
+        np.testing.assert_allclose(whole, own_tower.expected([text])[0], atol=AGREES)
+        for most in (3, 7):
+            session.execute("UPDATE callipper.text_encoder SET max_tokens = %s", [most])
+            session.execute("SELECT callipper.activate(%s)", [own_tower.models[0].version])
+            session.commit()
+            encoder = one(session, "SELECT max(text_encoder_id) FROM callipper.text_norm")
+            ids = one(session, "SELECT callipper._wordpiece(%s, %s)", text, encoder)
+            assert len(ids) == most
+            beginning = own_tower.encoder.transformer.tokenizer.decode(ids[1:-1])
+            np.testing.assert_allclose(vector(session, text), own_tower.expected([beginning])[0], atol=AGREES)
+        session.execute("UPDATE callipper.text_encoder SET max_tokens = 1000000")
+        session.commit()
+        np.testing.assert_array_equal(vector(session, text), whole), "never more than the encoder can"
+        with pytest.raises(psycopg.errors.CheckViolation):
+            session.execute("UPDATE callipper.text_encoder SET max_tokens = 2")
+        session.rollback()
+
+
+@pytest.mark.parametrize("text", ["\x01\x02", "\u200b", "\ufeff\u200d", "\u0301", "\u200b" * 20_000])
 def test_nothing_that_can_be_read(asking: db.Connection, text: str) -> None:
     said = refusal(asking, "SELECT text_embed(%s::text)", text)
     assert (said.sqlstate, said.message_primary) == ("22023", "the text holds nothing that can be read")
@@ -454,7 +540,6 @@ HOSTILE = {
     "dollars": "$$ park $body$ $1 $2",
     "format": "%s %L %I %% {0} {}",
     "patterns": ".*+?^$()[]{}|\\",
-    "a megabyte of spaces and a word": " " * 1_000_000 + "park",
     "special tokens": "[SEP] [CLS] [PAD] [MASK] [UNK]",
     "right to left": "\u202emirror\u202c",
     "marks": "e" + "\u0301" * 5000,

@@ -22,7 +22,7 @@ CREATE TABLE callipper.poi (
     category text,
     category_group text,
     description text,
-    geom geometry(Point, 4326) NOT NULL,
+    geom @extschema:postgis@.geometry(Point, 4326) NOT NULL,
     attributes jsonb NOT NULL DEFAULT '{}',
     CONSTRAINT poi_pkey PRIMARY KEY (poi_id),
     CONSTRAINT poi_source_source_id_key UNIQUE (source, source_id)
@@ -47,7 +47,7 @@ CREATE TABLE callipper.text_vector (
     text_encoder_id integer NOT NULL,
     text_hash bigint NOT NULL GENERATED ALWAYS AS (hashtextextended(text, 0::bigint)) STORED,
     text text NOT NULL,
-    vec vector NOT NULL,
+    vec @extschema:vector@.vector NOT NULL,
     CONSTRAINT text_vector_pkey PRIMARY KEY (text_encoder_id, text_hash),
     CONSTRAINT text_vector_text_encoder_id_fkey FOREIGN KEY (text_encoder_id)
         REFERENCES callipper.text_encoder (text_encoder_id)
@@ -71,7 +71,7 @@ CREATE TABLE callipper.cell (
     grid_id integer NOT NULL,
     i integer NOT NULL,
     j integer NOT NULL,
-    geom geometry(Polygon, 4326) NOT NULL,
+    geom @extschema:postgis@.geometry(Polygon, 4326) NOT NULL,
     CONSTRAINT cell_pkey PRIMARY KEY (cell_id),
     CONSTRAINT cell_grid_id_fkey FOREIGN KEY (grid_id) REFERENCES callipper.grid (grid_id) ON DELETE CASCADE,
     CONSTRAINT cell_grid_id_i_j_key UNIQUE (grid_id, i, j)
@@ -87,7 +87,7 @@ CREATE TABLE callipper.model (
     srid integer NOT NULL,
     origin_easting double precision NOT NULL,
     origin_northing double precision NOT NULL,
-    extent geometry(Polygon, 4326) NOT NULL,
+    extent @extschema:postgis@.geometry(Polygon, 4326) NOT NULL,
     grid_id integer,
     text_encoder_id integer NOT NULL,
     arch jsonb NOT NULL,
@@ -110,7 +110,7 @@ CREATE TABLE callipper.location_weight (
     version integer NOT NULL,
     layer text NOT NULL,
     neuron integer NOT NULL,
-    weight vector NOT NULL,
+    weight @extschema:vector@.vector NOT NULL,
     bias real NOT NULL,
     CONSTRAINT location_weight_pkey PRIMARY KEY (version, layer, neuron),
     CONSTRAINT location_weight_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version) ON DELETE CASCADE
@@ -120,7 +120,7 @@ COMMENT ON TABLE callipper.location_weight IS 'the location encoder, a row per n
 CREATE TABLE callipper.text_projection (
     version integer NOT NULL,
     neuron integer NOT NULL,
-    weight vector NOT NULL,
+    weight @extschema:vector@.vector NOT NULL,
     bias real NOT NULL,
     CONSTRAINT text_projection_pkey PRIMARY KEY (version, neuron),
     CONSTRAINT text_projection_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version) ON DELETE CASCADE
@@ -134,7 +134,7 @@ CREATE TABLE callipper.context_cell (
     i integer NOT NULL,
     j integer NOT NULL,
     n real NOT NULL,
-    code_sum vector NOT NULL,
+    code_sum @extschema:vector@.vector NOT NULL,
     CONSTRAINT context_cell_pkey PRIMARY KEY (version, level, i, j),
     CONSTRAINT context_cell_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version) ON DELETE CASCADE
 );
@@ -145,7 +145,7 @@ CREATE TABLE callipper.text_embedding (
     version integer NOT NULL,
     text_hash bigint NOT NULL GENERATED ALWAYS AS (hashtextextended(text, 0::bigint)) STORED,
     text text NOT NULL,
-    emb vector(128) NOT NULL,
+    emb @extschema:vector@.vector(128) NOT NULL,
     CONSTRAINT text_embedding_pkey PRIMARY KEY (text_hash, version),
     CONSTRAINT text_embedding_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version)
 ) PARTITION BY LIST (version);
@@ -155,7 +155,7 @@ COMMENT ON COLUMN callipper.text_embedding.text IS 'lower case, single spaces';
 CREATE TABLE callipper.cell_embedding (
     version integer NOT NULL,
     cell_id bigint NOT NULL,
-    emb vector(128) NOT NULL,
+    emb @extschema:vector@.vector(128) NOT NULL,
     CONSTRAINT cell_embedding_pkey PRIMARY KEY (cell_id, version),
     CONSTRAINT cell_embedding_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version),
     CONSTRAINT cell_embedding_cell_id_fkey FOREIGN KEY (cell_id) REFERENCES callipper.cell (cell_id)
@@ -166,8 +166,8 @@ CREATE TABLE callipper.point_embedding (
     version integer NOT NULL,
     point_id bigint NOT NULL,
     text text NOT NULL,
-    geom geometry(Point, 4326) NOT NULL,
-    emb vector(128) NOT NULL,
+    geom @extschema:postgis@.geometry(Point, 4326) NOT NULL,
+    emb @extschema:vector@.vector(128) NOT NULL,
     CONSTRAINT point_embedding_pkey PRIMARY KEY (point_id, version),
     CONSTRAINT point_embedding_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version)
 ) PARTITION BY LIST (version);

@@ -18,7 +18,7 @@ CREATE TABLE callipper.text_token (
     text_encoder_id integer NOT NULL,
     token_id integer NOT NULL,
     piece text NOT NULL,
-    embedding vector NOT NULL,
+    embedding @extschema:vector@.vector NOT NULL,
     CONSTRAINT text_token_pkey PRIMARY KEY (text_encoder_id, token_id),
     CONSTRAINT text_token_text_encoder_id_piece_key UNIQUE (text_encoder_id, piece),
     CONSTRAINT text_token_text_encoder_id_fkey FOREIGN KEY (text_encoder_id)
@@ -31,7 +31,7 @@ COMMENT ON COLUMN callipper.text_token.token_id IS 'row of the vocabulary, from 
 CREATE TABLE callipper.text_position (
     text_encoder_id integer NOT NULL,
     position integer NOT NULL,
-    embedding vector NOT NULL,
+    embedding @extschema:vector@.vector NOT NULL,
     CONSTRAINT text_position_pkey PRIMARY KEY (text_encoder_id, position),
     CONSTRAINT text_position_text_encoder_id_fkey FOREIGN KEY (text_encoder_id)
         REFERENCES callipper.text_encoder (text_encoder_id) ON DELETE CASCADE
@@ -45,7 +45,7 @@ CREATE TABLE callipper.text_weight (
     part text NOT NULL,
     neuron integer NOT NULL,
     bias real NOT NULL,
-    weight vector NOT NULL,
+    weight @extschema:vector@.vector NOT NULL,
     CONSTRAINT text_weight_pkey PRIMARY KEY (text_encoder_id, layer, part, neuron),
     CONSTRAINT text_weight_part_check CHECK (part IN ('query', 'key', 'value', 'attention', 'intermediate', 'output')),
     CONSTRAINT text_weight_text_encoder_id_fkey FOREIGN KEY (text_encoder_id)
@@ -57,8 +57,8 @@ CREATE TABLE callipper.text_norm (
     text_encoder_id integer NOT NULL,
     layer integer NOT NULL,
     part text NOT NULL,
-    gain vector NOT NULL,
-    bias vector NOT NULL,
+    gain @extschema:vector@.vector NOT NULL,
+    bias @extschema:vector@.vector NOT NULL,
     CONSTRAINT text_norm_pkey PRIMARY KEY (text_encoder_id, layer, part),
     CONSTRAINT text_norm_part_check CHECK (part IN ('embedding', 'attention', 'output')),
     CONSTRAINT text_norm_text_encoder_id_fkey FOREIGN KEY (text_encoder_id)
@@ -69,7 +69,7 @@ COMMENT ON TABLE callipper.text_norm IS 'the layer norms of a text encoder';
 CREATE TABLE callipper.cell_sample (
     version integer NOT NULL,
     number integer NOT NULL,
-    emb vector(128) NOT NULL,
+    emb @extschema:vector@.vector(128) NOT NULL,
     CONSTRAINT cell_sample_pkey PRIMARY KEY (version, number),
     CONSTRAINT cell_sample_version_fkey FOREIGN KEY (version) REFERENCES callipper.model (version) ON DELETE CASCADE
 );

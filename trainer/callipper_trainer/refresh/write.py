@@ -90,7 +90,7 @@ def write_plan(connection: Connection, plan: RefreshPlan) -> int:
     texts = _write_texts(connection, plan)
     _widen_extent(connection, plan)
     _analyse(connection, plan)
-    connection.execute("SELECT callipper._forget_plans()")
+    connection.execute("SELECT callipper._announce_change()")
     return texts
 
 
