@@ -57,9 +57,9 @@ def measure(rows: int, text_count: int, config: TrainConfig, ranks: Ranks = ALON
     vectors = synthetic.texts(text_count)
     metres, text_id = synthetic.places(rows, text_count, 0)
     arrays = (metres, text_id, vectors, synthetic.ORIGIN)
-    fit(*(values[:2000] for values in arrays[:2]), *arrays[2:], replace(config, epochs=1), ranks=ranks)  # warms up
+    fit(*(values[:2000] for values in arrays[:2]), *arrays[2:], replace(config, epochs=1), Run(ranks=ranks))  # warms up
     clock = Clock()
-    trained = fit(*arrays, config, reporter=clock, ranks=ranks)
+    trained = fit(*arrays, config, Run(reporter=clock, ranks=ranks))
     losses = np.array([figures["validation_loss"] for figures in trained.history])
     figures = {
         "device": _device(trained.model.logit_scale.device),

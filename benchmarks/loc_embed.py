@@ -17,6 +17,7 @@ from psycopg import sql
 from benchmarks.city import SRID, City, median_ratio
 from callipper_db import db
 from callipper_db.binary_copy import read_rows
+from callipper_db.progress import Silent
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.embed import embed_places
@@ -103,7 +104,7 @@ def _publish(city: City, encoder: str) -> Untrained:
             metrics={},
             provenance={},
         )
-        version, _ = publish(connection, trained, samples, config, publication, lambda name, total: lambda rows: None)
+        version, _ = publish(connection, trained, samples, config, publication, Silent())
     return Untrained(trained, version)
 
 

@@ -40,7 +40,7 @@ from callipper_trainer.evaluation.plot import draw
 from callipper_trainer.evaluation.protocol import MAIN, Score, evaluate_embeddings, evaluate_floors
 from callipper_trainer.evaluation.retrieval import hold_out, retrieval_auc
 from callipper_trainer.features import GridEncoding
-from callipper_trainer.fit import fit
+from callipper_trainer.fit import Run, fit
 from callipper_trainer.model import TrainedModel
 
 # Wang et al. 2025: category texts, coordinates alone, plain contrast. Of six epochs, validation keeps the fifth.
@@ -183,7 +183,7 @@ def train_plain(material: Material, config: TrainConfig) -> TrainedModel:
     pois, kept = material.pois, material.kept
     vectors = material.vectors(pois.texts, "categories")[pois.text_id[kept]]
     text_id = np.arange(len(kept), dtype=np.int32)
-    return fit(pois.metres[kept], text_id, vectors, pois.origin, config, reporter=material.reporter)
+    return fit(pois.metres[kept], text_id, vectors, pois.origin, config, Run(reporter=material.reporter))
 
 
 def train_recipe(material: Material, config: TrainConfig) -> TrainedModel:
@@ -203,7 +203,7 @@ def train_recipe(material: Material, config: TrainConfig) -> TrainedModel:
         np.concatenate([categories, names]),
         pois.origin,
         config,
-        reporter=material.reporter,
+        Run(reporter=material.reporter),
         name_id=row[pois.name_id[kept]],
     )
 

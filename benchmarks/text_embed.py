@@ -76,7 +76,7 @@ def _publish(city: City, encoder: TextEncoder) -> int:
             metrics={},
             provenance={},
         )
-        version, _ = publish(connection, trained, samples, config, publication, lambda name, total: lambda rows: None)
+        version, _ = publish(connection, trained, samples, config, publication, Silent())
     return version
 
 

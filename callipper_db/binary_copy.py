@@ -6,7 +6,7 @@ Rows whose fields have fixed lengths are one numpy structured array; texts vary,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from psycopg import sql
 
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
+from callipper_db.progress import Advance, silent
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -27,7 +28,7 @@ def write_rows(
     connection: Connection,
     table: sql.Composable,
     columns: dict[str, tuple[str, Array | Sequence[bytes]]],
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Advance = silent,
 ) -> int:
     """COPY arrays into a table; returns the number of rows.
 
@@ -111,7 +112,7 @@ def read_rows(
     query: sql.Composable,
     kinds: Sequence[str],
     dim: int = 0,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Advance = silent,
 ) -> list[Array]:
     """COPY a query's rows into one array per column, in native byte order.
 
@@ -128,7 +129,7 @@ def read_parts(
     kinds: Sequence[str],
     rows: int | None,
     dim: int = 0,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Advance = silent,
 ) -> Iterator[list[Array]]:
     """As read_rows, in parts of about so many rows as they arrive; None: all in one."""
     dtype = _row_type(kinds, dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
@@ -13,12 +13,13 @@ from callipper_db import db
 from callipper_db.db import Connection, version_tuple
 from callipper_db.errors import CallipperError
 from callipper_db.partitions import partition
+from callipper_db.progress import Advance, silent
 
 SAFE_PARALLEL_BUILD = (0, 8, 3)  # of pgvector; parallel HNSW builds before it overflow a buffer (CVE-2026-3172)
 WATCH_S = 0.5  # between two looks at an index that is being built
 
 
-def build_hnsw(connection: Connection, version: int, advance: Callable[[int], None] = lambda rows: None) -> None:
+def build_hnsw(connection: Connection, version: int, advance: Advance = silent) -> None:
     """An HNSW index over the cells of one version, for `ORDER BY emb <-> ... LIMIT k` without a filter.
 
     `advance` is told of cells as they enter the index, from another thread; of none where the server takes no second
@@ -34,7 +35,7 @@ def build_hnsw(connection: Connection, version: int, advance: Callable[[int], No
 
 
 @contextmanager
-def _watched(connection: Connection, advance: Callable[[int], None]) -> Iterator[None]:
+def _watched(connection: Connection, advance: Advance) -> Iterator[None]:
     """Tell how far the index is that the connection makes meanwhile: it is asked by a second one, since it is busy itself."""
     info, ended = connection.info, Event()
     dsn = make_conninfo(info.dsn, password=info.password or None)
@@ -47,7 +48,7 @@ def _watched(connection: Connection, advance: Callable[[int], None]) -> Iterator
         watcher.join()
 
 
-def _watch(dsn: str, backend: int, advance: Callable[[int], None], ended: Event) -> None:
+def _watch(dsn: str, backend: int, advance: Advance, ended: Event) -> None:
     """Progress is not worth an error: where it cannot be had, the index is built in silence."""
     done = 0
     with suppress(CallipperError), db.session(dsn, autocommit=True) as connection:

@@ -1,8 +1,11 @@
-"""How long work tells of itself; the command line decides what a person sees of it."""
+"""Progress of long work. A job gets a Reporter; what only moves rows gets its method `advance`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
+
+Advance = Callable[[int], None]  # called with the units of work that were done since the last call
 
 
 class Reporter(Protocol):
@@ -35,3 +38,7 @@ class Silent:
 
     def note(self, message: str) -> None:
         """Say nothing."""
+
+
+def silent(units: int) -> None:
+    """An Advance that says nothing."""

@@ -119,7 +119,7 @@ def outcome(trained: TrainedModel) -> dict[str, Any]:
 
 def job_fit(config: TrainConfig, **run: Any) -> dict[str, Any]:
     with joined("cpu") as ranks:
-        return outcome(fit(*city(600), config, ranks=ranks, **run))
+        return outcome(fit(*city(600), config, Run(ranks=ranks, **run)))
 
 
 def assert_like(found: list[dict[str, Any]], whole: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def job_interrupted(config: TrainConfig, checkpoint: Path) -> str:
     """Both stop after the first epoch."""
     with joined("cpu") as ranks:
         try:
-            fit(*city(600), config, ranks=ranks, checkpoint=checkpoint, reporter=StopAfter(1))
+            fit(*city(600), config, Run(ranks=ranks, checkpoint=checkpoint, reporter=StopAfter(1)))
         except Interrupted:
             return "interrupted"
     return "whole"
@@ -171,7 +171,7 @@ def job_resume(config: TrainConfig, checkpoint: Path) -> dict[str, Any]:
     # The other process's machine need not have the file.
     with joined("cpu") as ranks:
         where = checkpoint if ranks.is_leader else None
-        return outcome(fit(*city(600), config, ranks=ranks, checkpoint=where, resume=True))
+        return outcome(fit(*city(600), config, Run(ranks=ranks, checkpoint=where, resume=True)))
 
 
 def test_two_resume_to_the_same_result(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def job_lose(victim: int) -> str:
     with joined("cpu") as ranks:
         reporter = DyingAfter() if ranks.rank == victim else Silent()
         try:
-            fit(*city(600), replace(QUICK, epochs=10_000), ranks=ranks, reporter=reporter)
+            fit(*city(600), replace(QUICK, epochs=10_000), Run(ranks=ranks, reporter=reporter))
         except PeerLost as error:
             return str(error)
     return "nothing"
@@ -218,7 +218,7 @@ def test_the_other_is_told_of_a_loss(tmp_path: Path, victim: int) -> None:
 
 def test_too_few_places_for_so_many_processes() -> None:
     with pytest.raises(NotEnoughData, match=r"30 POIs are too few for 2 processes\. Start fewer"):
-        fit(*city(30), QUICK, ranks=Ranks(0, 2))
+        fit(*city(30), QUICK, Run(ranks=Ranks(0, 2)))
 
 
 # The command

@@ -13,7 +13,7 @@ from callipper_db.load import load
 from callipper_db.progress import Silent
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.source import Source
-from callipper_trainer.train import train
+from callipper_trainer.train import TrainOptions, train
 from tests.town import ENCODER
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +32,12 @@ def monaco(module_database: str, module_folder: Path) -> Iterator[db.Connection]
         module_database,
         Source(template="A place of {category}"),
         TrainConfig(epochs=8),
+        TrainOptions(
+            text_encoder=ENCODER,
+            checkpoint=module_folder / "checkpoint.pt",
+            grid_size_m=50.0,
+        ),
         Silent(),
-        text_encoder=ENCODER,
-        checkpoint=module_folder / "checkpoint.pt",
-        grid_size_m=50.0,
     )
     with db.session(module_database, autocommit=True) as connection:
         yield connection

@@ -29,7 +29,7 @@ from callipper_trainer.data.batches import batches, split
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, read_samples
 from callipper_trainer.embed import embed_places, embed_texts
-from callipper_trainer.fit import fit
+from callipper_trainer.fit import Run, fit
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.text_encoder import TextEncoder, encode_cached
 
@@ -99,9 +99,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, kind: str, l
     whole = fit(*city(), config)
     checkpoint = tmp_path / "deep" / "run.pt"
     with pytest.raises(Interrupted):
-        fit(*city(), config, checkpoint=checkpoint, fingerprint="f", reporter=StopAfter(last))
+        fit(*city(), config, Run(checkpoint=checkpoint, fingerprint="f", reporter=StopAfter(last)))
     torch.rand(5)
-    resumed = fit(*city(), config, checkpoint=checkpoint, fingerprint="f", resume=True)
+    resumed = fit(*city(), config, Run(checkpoint=checkpoint, fingerprint="f", resume=True))
     assert len(resumed.history) == 4
     assert_same(whole, resumed)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["run.pt"]
@@ -111,8 +111,8 @@ def test_a_run_that_is_interrupted_twice(tmp_path: Path) -> None:
     options: dict[str, Any] = {"checkpoint": tmp_path / "run.pt", "fingerprint": "f"}
     for last in (1, 3):
         with pytest.raises(Interrupted):
-            fit(*city(), QUICK, reporter=StopAfter(last), resume=last > 1, **options)
-    assert_same(fit(*city(), QUICK), fit(*city(), QUICK, resume=True, **options))
+            fit(*city(), QUICK, Run(reporter=StopAfter(last), resume=last > 1, **options))
+    assert_same(fit(*city(), QUICK), fit(*city(), QUICK, Run(resume=True, **options)))
 
 
 # Checkpoints that do not fit
@@ -123,12 +123,12 @@ def checkpoint(tmp_path: Path) -> Path:
     """A run that was interrupted after its first epoch."""
     path = tmp_path / "run.pt"
     with pytest.raises(Interrupted):
-        fit(*city(), QUICK, checkpoint=path, fingerprint="these", reporter=StopAfter(1))
+        fit(*city(), QUICK, Run(checkpoint=path, fingerprint="these", reporter=StopAfter(1)))
     return path
 
 
 def resume(checkpoint: Path | None, fingerprint: str = "these", config: TrainConfig = QUICK) -> TrainedModel:
-    return fit(*city(), config, checkpoint=checkpoint, fingerprint=fingerprint, resume=True)
+    return fit(*city(), config, Run(checkpoint=checkpoint, fingerprint=fingerprint, resume=True))
 
 
 def test_a_checkpoint_of_other_data_is_refused(checkpoint: Path) -> None:
@@ -179,12 +179,12 @@ class Evil:
 def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointUnwritable, match=r"cannot be written: .* point CALLIPPER_HOME at a folder of yours"):
-        fit(*city(), QUICK, checkpoint=tmp_path / "file" / "run.pt")
+        fit(*city(), QUICK, Run(checkpoint=tmp_path / "file" / "run.pt"))
 
 
 def test_starting_over_replaces_the_checkpoint(checkpoint: Path) -> None:
     checkpoint.write_bytes(b"damaged")
-    fit(*city(), QUICK, checkpoint=checkpoint, fingerprint="these")
+    fit(*city(), QUICK, Run(checkpoint=checkpoint, fingerprint="these"))
     assert len(resume(checkpoint).history) == 4
 
 
@@ -241,7 +241,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     assert not trained.model.training
     checkpoint = tmp_path / "run.pt"
     with pytest.raises(Interrupted):
-        fit(*city(), config, checkpoint=checkpoint, reporter=StopAfter(trained.best_epoch))
+        fit(*city(), config, Run(checkpoint=checkpoint, reporter=StopAfter(trained.best_epoch)))
     then = torch.load(checkpoint, weights_only=True)["model"]
     assert all(torch.equal(value, then[name]) for name, value in trained.model.state_dict().items())
 
@@ -270,7 +270,7 @@ def test_progress_adds_up_to_the_total() -> None:
             self.done += units
 
     counting = Counting()
-    fit(*city(500), QUICK, reporter=counting)
+    fit(*city(500), QUICK, Run(reporter=counting))
     assert counting.total == counting.done > 0
 
 

@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from callipper_db import db, schema
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
+from callipper_db.progress import Silent
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.data.samples import Samples
@@ -85,7 +86,7 @@ def _publish_untrained(connection: db.Connection, metres: Array, config: TrainCo
         metrics={},
         provenance={},
     )
-    version, _ = publish(connection, trained, samples, config, publication, lambda name, total: lambda rows: None)
+    version, _ = publish(connection, trained, samples, config, publication, Silent())
     return Published(trained, version)
 
 

@@ -36,7 +36,7 @@ from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, open_source, read_samples
 from callipper_trainer.fit import Run, fit, fit_stored
 from callipper_trainer.model import TrainedModel
-from callipper_trainer.train import TrainSummary, train
+from callipper_trainer.train import TrainOptions, TrainSummary, train
 
 CPU = torch.device("cpu")
 QUICK = TrainConfig(hidden=32, blocks=1, frequencies=8, epochs=4, device="cpu")
@@ -285,7 +285,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, last: int) -
 def test_a_checkpoint_from_memory_is_not_resumed_from_disk(tmp_path: Path) -> None:
     options: dict[str, Any] = {"checkpoint": tmp_path / "run.pt", "fingerprint": "f"}
     with pytest.raises(Interrupted):
-        fit(*city(), QUICK, reporter=StopAfter(1), **options)
+        fit(*city(), QUICK, Run(reporter=StopAfter(1), **options))
     with pytest.raises(CheckpointMismatch, match="belongs to other settings"):
         learn(tmp_path, QUICK, resume=True, **options)
 
@@ -359,14 +359,16 @@ def stream_town(dsn: str, folder: Path, config: TrainConfig = CONFIG, **options:
         dsn,
         Source(),
         config,
+        TrainOptions(
+            text_encoder=ENCODER,
+            checkpoint=folder / "checkpoint.pt",
+            grid_size_m=GRID_M,
+            index="none",
+            text_tower=False,
+            stream=True,
+            **options,
+        ),
         Silent(),
-        text_encoder=ENCODER,
-        checkpoint=folder / "checkpoint.pt",
-        grid_size_m=GRID_M,
-        index="none",
-        text_tower=False,
-        stream=True,
-        **options,
     )
 
 
@@ -423,11 +425,13 @@ def test_a_run_that_fails_leaves_no_rows(town: str, tmp_path: Path) -> None:
             town,
             Source(),
             replace(CONFIG, epochs=1),
+            TrainOptions(
+                text_encoder=ENCODER,
+                checkpoint=tmp_path / "checkpoint.pt",
+                stream=True,
+                text_tower=False,
+            ),
             Failing(),
-            text_encoder=ENCODER,
-            checkpoint=tmp_path / "checkpoint.pt",
-            stream=True,
-            text_tower=False,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert contents(town) == before

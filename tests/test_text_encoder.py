@@ -43,7 +43,7 @@ from callipper_db.text_encoders import TABLES
 from callipper_trainer.data.source import Source
 from callipper_trainer.install_text_encoder import PARTS, install, read_transformer
 from callipper_trainer.text_encoder import TextEncoder, find_encoder
-from callipper_trainer.train import train
+from callipper_trainer.train import TrainOptions, train
 
 AGREES = 2e-6
 ENCODED = "callipper._encode_tokens(callipper._wordpiece(text, {0}), {0})"
@@ -545,10 +545,12 @@ def test_training_installs_what_it_can(database: str, tiny: TextEncoder, tmp_pat
         database,
         Source(),
         replace(CONFIG, epochs=1),
+        TrainOptions(
+            text_encoder=str(tiny.folder),
+            checkpoint=tmp_path / "checkpoint.pt",
+            grid_size_m=1000.0,
+        ),
         Noting(),
-        text_encoder=str(tiny.folder),
-        checkpoint=tmp_path / "checkpoint.pt",
-        grid_size_m=1000.0,
     )
     with db.session(database) as connection:
         if known:

@@ -12,7 +12,7 @@ from callipper_db.arrays import Array
 from callipper_db.progress import Reporter, Silent
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.source import Source
-from callipper_trainer.train import TrainSummary, train
+from callipper_trainer.train import TrainOptions, TrainSummary, train
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 SRID = 32631  # UTM 31 N, which the town lies in
@@ -72,13 +72,15 @@ def train_town(
         dsn,
         source or Source(),
         config,
+        TrainOptions(
+            text_encoder=encoder,
+            checkpoint=folder / "checkpoint.pt",
+            resume=resume,
+            grid_size_m=grid_m,
+            index=index,
+            text_tower=text_tower,
+        ),
         reporter or Silent(),
-        text_encoder=encoder,
-        checkpoint=folder / "checkpoint.pt",
-        resume=resume,
-        grid_size_m=grid_m,
-        index=index,
-        text_tower=text_tower,
     )
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
 from callipper_db.arrays import Array
+from callipper_db.progress import Advance, silent
 from callipper_trainer.model import TrainedModel
 
 BATCH = 16_384
 
 
 @torch.inference_mode()
-def embed_places(trained: TrainedModel, metres: Array, advance: Callable[[int], None] = lambda rows: None) -> Array:
+def embed_places(trained: TrainedModel, metres: Array, advance: Advance = silent) -> Array:
     """(N, 2) easting and northing in the model's CRS -> (N, 128) float32, unit length."""
     device, features = trained.model.logit_scale.device, trained.model.location.context
     result = np.empty((len(metres), trained.model.location.output.out_features), np.float32)

@@ -49,38 +49,17 @@ def fit(
     text_vectors: Array,
     origin: Array,
     config: TrainConfig,
-    *,
-    reporter: Reporter | None = None,
-    checkpoint: Path | None = None,
-    fingerprint: str = "",
-    resume: bool = False,
-    ranks: Ranks = ALONE,
+    run: Run | None = None,
     name_id: Array | None = None,
 ) -> TrainedModel:
     """Train on N places with texts out of V, all of them on the device.
 
     metres: (N, 2) float64 in a projected CRS; text_id: (N,) into text_vectors: (V, T) float32 of the sentence encoder;
     origin: (2,) from which the encoder counts metres; name_id: (N,) into text_vectors too, -1 for a POI without a name.
-    With `checkpoint`, the state after each epoch is kept there, and `resume` goes on from it; `fingerprint` names the data,
-    and a checkpoint of other data is refused. With `ranks`, each process calls this with the same arguments and returns the
-    same model.
     Raises NotEnoughData, ConfigError for a device that is not there, CheckpointMissing, CheckpointMismatch,
     CheckpointDamaged, CheckpointUnwritable, PeerLost.
     """
-    run = Run(reporter or Silent(), checkpoint, fingerprint, resume, ranks)
-    return fit_resident(metres, text_id, text_vectors, origin, config, run, name_id)
-
-
-def fit_resident(
-    metres: Array,
-    text_id: Array,
-    text_vectors: Array,
-    origin: Array,
-    config: TrainConfig,
-    run: Run,
-    name_id: Array | None = None,
-) -> TrainedModel:
-    """fit() with its options in one."""
+    run = run or Run()
     _check_enough(len(metres), len(np.unique(text_id)), run.ranks)
     device, watch = choose_device(config.device), Stopwatch()
     with watch.timing("features"):

@@ -21,7 +21,7 @@ from callipper_db import binary_copy, db
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.errors import TextEncoderUnsupported
-from callipper_db.progress import Reporter
+from callipper_db.progress import Advance, Reporter, silent
 from callipper_db.tables import SCHEMA
 from callipper_trainer.text_encoder import TextEncoder, register_encoder
 
@@ -209,9 +209,7 @@ def _try_out(connection: Connection, encoder: TextEncoder, text_encoder_id: int)
         raise TextEncoderUnsupported(name=encoder.name, reason=f"its vectors come out different there, by {off:.1g}")
 
 
-def _write(
-    connection: Connection, transformer: Transformer, text_encoder_id: int, advance: Callable[[int], None]
-) -> None:
+def _write(connection: Connection, transformer: Transformer, text_encoder_id: int, advance: Advance) -> None:
     connection.execute(
         "UPDATE callipper.text_encoder SET arch = %s WHERE text_encoder_id = %s",
         [Jsonb(transformer.arch), text_encoder_id],
@@ -219,7 +217,7 @@ def _write(
 
     def write(table: str, count: int, **columns: tuple[str, Any]) -> None:
         key = {"text_encoder_id": ("int4", np.full(count, text_encoder_id))}
-        report = advance if table == "text_token" else lambda rows: None
+        report = advance if table == "text_token" else silent
         binary_copy.write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, report)
 
     with transformer.tensors() as tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.grid import BLOCK, Grid, ensure_grid
 from callipper_db.hnsw import build_hnsw
+from callipper_db.progress import Advance, Reporter
 from callipper_db.tables import SCHEMA
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.sample_file import StoredSamples
@@ -50,14 +50,14 @@ def publish(
     samples: Samples | StoredSamples,
     config: TrainConfig,
     publication: Publication,
-    stage: Callable[[str, int], Callable[[int], None]],
+    reporter: Reporter,
     watch: Stopwatch | None = None,
 ) -> tuple[int, int]:
     """Write a new version and make it the active one; returns (version, number of cells).
 
     One transaction: until it commits, readers see the version before, and whatever ends it early leaves nothing behind.
-    `stage(name, total)` is told of each part and returns what counts its progress; `watch` takes the seconds: grid, embed,
-    write, index, activate. Rows are embedded and written chunk by chunk, since they may be too many to hold.
+    `watch` takes the seconds: grid, embed, write, index, activate. Rows are embedded and written chunk by chunk, since they
+    may be too many to hold.
     """
     watch = watch or Stopwatch()
     with connection.transaction():
@@ -67,7 +67,7 @@ def publish(
         # drop_model takes this lock first too; were the grid's rows ours before it, the two could wait for each other.
         connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
         with watch.timing("grid"):
-            stage("cutting the grid", 0)
+            reporter.stage("cutting the grid")
             blocks = _block_centres(samples, publication.grid_size_m)
             grid = ensure_grid(connection, blocks, samples.srid, publication.grid_size_m, publication.grid_kind)
         with watch.timing("write"):
@@ -80,16 +80,18 @@ def publish(
                 publication.provenance,
             )
             version = write_model(connection, trained, config, row)
-        advance = stage("writing cells", len(grid.cell_id))
-        _write_cells(connection, version, trained, grid, config.seed, advance, watch)
+        reporter.stage("writing cells", len(grid.cell_id))
+        _write_cells(connection, version, trained, grid, config.seed, reporter.advance, watch)
         with watch.timing("write"):
             _write_texts(connection, version, trained, samples, publication)
-        _write_points(connection, version, trained, samples, stage("writing points", len(samples)), watch)
+        reporter.stage("writing points", len(samples))
+        _write_points(connection, version, trained, samples, reporter.advance, watch)
         if publication.index == "hnsw" or (publication.index == "auto" and len(grid.cell_id) >= HNSW_PAYS_FROM):
             with watch.timing("index"):
-                build_hnsw(connection, version, stage("building the HNSW index", len(grid.cell_id)))
+                reporter.stage("building the HNSW index", len(grid.cell_id))
+                build_hnsw(connection, version, reporter.advance)
         with watch.timing("activate"):
-            stage("activating", 0)
+            reporter.stage("activating")
             connection.execute("SELECT callipper.activate(%s)", [version])
     return version, len(grid.cell_id)
 
@@ -168,7 +170,7 @@ def _write_cells(
     trained: TrainedModel,
     grid: Grid,
     seed: int,
-    advance: Callable[[int], None],
+    advance: Advance,
     watch: Stopwatch,
 ) -> None:
     """The cells, and the sample of them."""
@@ -198,7 +200,7 @@ def _write_points(
     version: int,
     trained: TrainedModel,
     samples: Samples | StoredSamples,
-    advance: Callable[[int], None],
+    advance: Advance,
     watch: Stopwatch,
 ) -> None:
     name = partitions.create_partition(connection, "point_embedding", version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.errors import TextEncoderMissing
+from callipper_db.progress import Advance, silent
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -163,9 +164,7 @@ def register_encoder(connection: db.Connection, encoder: TextEncoder) -> int:
     return int(row[0])
 
 
-def encode_cached(
-    dsn: str, encoder: TextEncoder, texts: list[str], advance: Callable[[int], None] = lambda count: None
-) -> Array:
+def encode_cached(dsn: str, encoder: TextEncoder, texts: list[str], advance: Advance = silent) -> Array:
     """(V,) distinct texts -> (V, T) float32, from the table text_vector; what is missing there is encoded and added.
 
     Every few thousand texts are committed, so that an interrupted run has not worked in vain.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.data.source import POI_TABLE, OpenSource, Source, open_source
 from callipper_trainer.device import choose_device
 from callipper_trainer.distributed import ALONE, Ranks
-from callipper_trainer.fit import Run, fit_resident, fit_stored
+from callipper_trainer.fit import Run, fit, fit_stored
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model import TrainedModel
@@ -38,6 +38,21 @@ PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
 # From so many rows on they stay on disk: in memory a million take 5 GB (benchmarks/stream_memory.py), which, with a server
 # beside it, is what a machine of 8 GB has.
 STREAM_FROM = 1_000_000
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a run goes about it, and what it publishes. None of it changes the model."""
+
+    text_encoder: str  # a name on the Hugging Face hub, or a folder
+    checkpoint: Path  # where the state after each epoch is kept
+    resume: bool = False  # go on from the checkpoint
+    wait: bool = False  # for another run in the database to end, in place of an error
+    stream: bool | None = None  # keep the rows in a folder next to the checkpoint; None: from STREAM_FROM rows on
+    text_tower: bool = True  # install the text encoder, so that text_embed answers any text
+    grid_size_m: float = 100.0  # metres a cell side
+    grid_kind: str = "square"  # or hexagon
+    index: str = "auto"  # auto, hnsw or none
 
 
 @dataclass
@@ -80,81 +95,58 @@ def train(
     dsn: str,
     source: Source,
     config: TrainConfig,
+    options: TrainOptions,
     reporter: Reporter,
-    *,
-    text_encoder: str,
-    checkpoint: Path,
-    resume: bool = False,
-    wait: bool = False,
-    grid_size_m: float = 100.0,
-    grid_kind: str = "square",
-    index: str = "auto",
-    text_tower: bool = True,
-    stream: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> TrainSummary:
     """Train on a source in the database and make the result its active model.
 
-    `text_tower`: install the text encoder too, so that text_embed answers texts that nobody has met. `stream`: keep the rows
-    in a folder beside the checkpoint and not in memory; None: from STREAM_FROM rows on. `ranks`: the processes that take
-    part in the fit; this is the first, and the others call follow().
+    `ranks`: the processes that take part in the fit; this is the first, and the others call follow().
     Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch,
     RowsUnwritable, PeerLost.
     """
     device, watch = choose_device(config.device), Stopwatch()
     with ExitStack() as stack:
-        stack.enter_context(only_trainer(dsn, wait=wait, reporter=reporter))
+        stack.enter_context(only_trainer(dsn, wait=options.wait, reporter=reporter))
         with watch.timing("read"):
-            folder = checkpoint.with_suffix(".rows")
-            reading = _read(dsn, source, config.seed, stream, folder, reporter, stack)
-        opened, samples = reading.opened, reading.samples
+            reading = _read(dsn, source, config.seed, options, reporter, stack)
+        samples = reading.samples
         with watch.timing("encode"):
-            encoder = find_encoder(text_encoder, str(device))
+            encoder = find_encoder(options.text_encoder, str(device))
             text_vectors, word_vectors = _encode(dsn, encoder, samples.texts, reading.words, reporter)
-        if text_tower:
+        if options.text_tower:
             with watch.timing("install"):
                 _install(dsn, encoder, reporter)
-        content = samples.content_hash()
-        fingerprint = hashlib.sha256(f"{content} {encoder.revision}".encode()).hexdigest()
-        if checkpoint.exists() and not resume:
-            reporter.note(f"An unfinished run was found ({checkpoint}) and is started over; --resume goes on with it.")
-        trained = _fit(FitJob(samples, text_vectors, config, fingerprint, resume), reporter, checkpoint, ranks)
+        fingerprint = hashlib.sha256(f"{samples.content_hash()} {encoder.revision}".encode()).hexdigest()
+        if options.checkpoint.exists() and not options.resume:
+            said = f"An unfinished run was found ({options.checkpoint}) and is started over; --resume goes on with it."
+            reporter.note(said)
+        job = FitJob(samples, text_vectors, config, fingerprint, options.resume)
+        trained = _fit(job, reporter, options.checkpoint, ranks)
         watch.seconds |= trained.seconds
         validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
+        metrics = {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
+        run = {
+            "config": config.to_dict(),
+            "streamed": isinstance(samples, StoredSamples),
+            "processes": ranks.world_size,
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "seconds": watch.rounded(),
+        }
         with db.session(dsn) as connection:
             publication = Publication(
                 text_encoder_id=register_encoder(connection, encoder),
                 words=reading.words,
                 word_vectors=word_vectors,
                 text_vectors=text_vectors,
-                grid_size_m=grid_size_m,
-                grid_kind=grid_kind,
-                index=index,
-                metrics={
-                    "validation_loss": validation_loss,
-                    "best_epoch": trained.best_epoch,
-                    "history": trained.history,
-                },
-                provenance={
-                    "source": opened.name,
-                    "text": opened.text_sql,
-                    "name": opened.name_sql,
-                    "names": source.names,
-                    "identifier": source.identifier,
-                    "geometry": source.geometry,
-                    "rows": len(samples),
-                    "texts": len(samples.texts),
-                    "content_sha256": content,
-                    "snapshot": opened.taken_at,
-                    "config": config.to_dict(),
-                    "streamed": isinstance(samples, StoredSamples),
-                    "processes": ranks.world_size,
-                    "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-                    "seconds": watch.rounded(),
-                },
+                grid_size_m=options.grid_size_m,
+                grid_kind=options.grid_kind,
+                index=options.index,
+                metrics=metrics,
+                provenance=_where_from(source, reading) | run,
             )
-            version, cells = publish(connection, trained, samples, config, publication, _stages(reporter), watch)
-        checkpoint.unlink(missing_ok=True)
+            version, cells = publish(connection, trained, samples, config, publication, reporter, watch)
+        options.checkpoint.unlink(missing_ok=True)
     return TrainSummary(
         version=version,
         rows=len(samples),
@@ -167,6 +159,23 @@ def train(
         streamed=isinstance(samples, StoredSamples),
         seconds=watch.rounded(),
     )
+
+
+def _where_from(source: Source, reading: Reading) -> dict[str, Any]:
+    """What a refresh must know of the source, and what a reader of the model may ask about it."""
+    opened, samples = reading.opened, reading.samples
+    return {
+        "source": opened.name,
+        "text": opened.text_sql,
+        "name": opened.name_sql,
+        "names": source.names,
+        "identifier": source.identifier,
+        "geometry": source.geometry,
+        "rows": len(samples),
+        "texts": len(samples.texts),
+        "content_sha256": samples.content_hash(),
+        "snapshot": opened.taken_at,
+    }
 
 
 def follow(ranks: Ranks) -> None:
@@ -188,20 +197,20 @@ def _fit_part(job: FitJob, reporter: Reporter, checkpoint: Path | None, ranks: R
     run = Run(reporter, checkpoint, job.fingerprint, job.resume, ranks)
     if isinstance(samples, StoredSamples):
         return fit_stored(samples, vectors, config, run)
-    return fit_resident(samples.metres, samples.text_id, vectors, samples.origin, config, run, samples.name_id)
+    return fit(samples.metres, samples.text_id, vectors, samples.origin, config, run, samples.name_id)
 
 
-def _read(
-    dsn: str, source: Source, seed: int, stream: bool | None, folder: Path, reporter: Reporter, stack: ExitStack
-) -> Reading:
-    """Into memory, or into the folder, which `stack` removes."""
+def _read(dsn: str, source: Source, seed: int, options: TrainOptions, reporter: Reporter, stack: ExitStack) -> Reading:
+    """Into memory, or into a folder next to the checkpoint, which `stack` removes."""
     reporter.stage("reading POIs")
     with db.session(dsn, autocommit=True) as connection:
         with open_source(connection, source) as opened:
             samples: Samples | StoredSamples
-            if opened.usable >= STREAM_FROM if stream is None else stream:
+            if opened.usable >= STREAM_FROM if options.stream is None else options.stream:
                 parts = opened.parts(CHUNK, reporter.advance)
-                samples = stack.enter_context(stored_samples(folder, parts, opened.usable, seed))
+                samples = stack.enter_context(
+                    stored_samples(options.checkpoint.with_suffix(".rows"), parts, opened.usable, seed)
+                )
             else:
                 samples = opened.read(reporter.advance)
         words = place_words() + _categories(connection, opened.name)
@@ -239,11 +248,3 @@ def _categories(connection: db.Connection, source: str) -> list[str]:
         "SELECT category FROM callipper.poi UNION SELECT category_group FROM callipper.poi ORDER BY 1"
     ).fetchall()
     return [str(text) for (text,) in rows if text]
-
-
-def _stages(reporter: Reporter) -> Callable[[str, int], Callable[[int], None]]:
-    def stage(name: str, total: int) -> Callable[[int], None]:
-        reporter.stage(name, total or None)
-        return reporter.advance
-
-    return stage

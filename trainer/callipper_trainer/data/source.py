@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_parts, read_rows
 from callipper_db.db import Connection
 from callipper_db.errors import BadExtent, BadSource, NotEnoughData
+from callipper_db.progress import Advance, silent
 from callipper_trainer.config import POI_TEMPLATE
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.template import TRIMMED, template_expression
@@ -90,20 +91,18 @@ class OpenSource:
         """Rows with a place and a text."""
         return self.rows - self.without_geometry - self.without_text
 
-    def read(self, advance: Callable[[int], None] = lambda rows: None) -> Samples:
+    def read(self, advance: Advance = silent) -> Samples:
         """All of them. Raises BadSource, BadExtent."""
         samples = _stream(self.connection, self.srid, advance)
         _check_samples(samples, self.source)
         return samples
 
-    def parts(self, rows: int, advance: Callable[[int], None] = lambda rows: None) -> Iterator[Samples]:
+    def parts(self, rows: int, advance: Advance = silent) -> Iterator[Samples]:
         """The same rows in the same order, about so many at a time. Raises BadSource, BadExtent."""
         return _stream_parts(self.connection, self.srid, self.source, rows, advance)
 
 
-def read_samples(
-    connection: Connection, source: Source, advance: Callable[[int], None] = lambda rows: None
-) -> Snapshot:
+def read_samples(connection: Connection, source: Source, advance: Advance = silent) -> Snapshot:
     """Read the whole source in one REPEATABLE READ transaction.
 
     The connection must be outside a transaction. Raises BadSource, BadExtent, NotEnoughData.
@@ -202,7 +201,7 @@ def _to_lon_lat(connection: Connection) -> None:
     )
 
 
-def _stream(connection: Connection, srid: int, advance: Callable[[int], None]) -> Samples:
+def _stream(connection: Connection, srid: int, advance: Advance) -> Samples:
     texts = _texts(connection)
     try:
         columns = read_rows(connection, stream_query(srid), STREAM_KINDS, advance=advance)
@@ -223,9 +222,7 @@ def _stream(connection: Connection, srid: int, advance: Callable[[int], None]) -
     )
 
 
-def _stream_parts(
-    connection: Connection, srid: int, source: Source, rows: int, advance: Callable[[int], None]
-) -> Iterator[Samples]:
+def _stream_parts(connection: Connection, srid: int, source: Source, rows: int, advance: Advance) -> Iterator[Samples]:
     texts, last = _texts(connection), None
     query = sql.SQL("{} ORDER BY s.id").format(stream_query(srid))
     try:

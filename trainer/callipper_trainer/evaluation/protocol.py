@@ -13,6 +13,7 @@ import numpy as np
 
 from callipper_db.arrays import Array
 from callipper_db.errors import NotEnoughData
+from callipper_db.progress import Advance, silent
 from callipper_trainer.evaluation import scores
 from callipper_trainer.evaluation.neighbours import NEIGHBOURS, predict_neighbours
 from callipper_trainer.evaluation.probe import fit_probes
@@ -133,7 +134,7 @@ def evaluate_floors(
     split: str = "both",
     seeds: int = 5,
     features: dict[str, Array] | None = None,
-    advance: Callable[[int], None] = lambda lines: None,
+    advance: Advance = silent,
 ) -> list[Score]:
     """The lines that a model must beat: neighbours and a probe on the bare coordinates, then probes on other `features`.
 

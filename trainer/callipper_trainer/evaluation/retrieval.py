@@ -21,7 +21,7 @@ from callipper_trainer.data.template import TRIMMED
 from callipper_trainer.device import choose_device
 from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.evaluation.scores import auc
-from callipper_trainer.fit import fit
+from callipper_trainer.fit import Run, fit
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import LoadedModel, load_model
 from callipper_trainer.text_encoder import encode_cached, find_encoder
@@ -184,7 +184,7 @@ def fit_without(
         text_vectors[used],
         samples.origin,
         config,
-        reporter=reporter,
+        Run(reporter=reporter),
         name_id=np.where(name_id >= 0, np.searchsorted(used, name_id), -1),
     )
 

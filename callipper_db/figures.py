@@ -1,0 +1,6 @@
+"""The figures of an evaluation: how places are held out, and which figures are better when they are lower."""
+
+from __future__ import annotations
+
+SPLITS = ("random", "blocks")
+LOWER_IS_BETTER = frozenset({"kl", "l1", "rmse", "mae"})
