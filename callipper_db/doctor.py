@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from callipper_db import db, schema
 from callipper_db.errors import CallipperError
-from callipper_db.hnsw import SAFE_PARALLEL_BUILD
+from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES, SAFE_PARALLEL_BUILD
 
 EXTRAS = {
     "train": ("torch", "sentence_transformers", "safetensors"),
@@ -48,12 +48,12 @@ def _server(connection: db.Connection) -> list[Finding]:
     findings = [
         Finding(
             "PostgreSQL",
-            major >= schema.MINIMUM_POSTGRES,
-            f"{major}.{version % 10000}, {schema.MINIMUM_POSTGRES} or newer is needed",
+            major >= MINIMUM_POSTGRES,
+            f"{major}.{version % 10000}, {MINIMUM_POSTGRES} or newer is needed",
         )
     ]
     installed = db.extension_schemas(connection)
-    for name, minimum in schema.MINIMUM.items():
+    for name, minimum in MINIMUM.items():
         found = schema.extension_version(connection, name)
         needs = ".".join(map(str, minimum))
         if found is None:

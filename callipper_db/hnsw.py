@@ -14,8 +14,8 @@ from callipper_db.db import Connection, version_tuple
 from callipper_db.errors import CallipperError
 from callipper_db.partitions import partition
 from callipper_db.progress import Advance, silent
+from callipper_db.versions import SAFE_PARALLEL_BUILD
 
-SAFE_PARALLEL_BUILD = (0, 8, 3)  # of pgvector; parallel HNSW builds before it overflow a buffer (CVE-2026-3172)
 WATCH_S = 0.5  # between two looks at an index that is being built
 
 

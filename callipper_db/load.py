@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import IO, Any
 from callipper_db import db
 from callipper_db.errors import BadInput, NothingLeft, NotInitialised, TooManyRejects
 from callipper_db.outliers import find_outliers
+from callipper_db.points import TO_POINT, unknown_srid
+from callipper_db.progress import Reporter, Silent
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
 from callipper_db.read.bulk import bulk_csv, csv_of
 from callipper_db.read.place import OUT_OF_RANGE, LoadOptions, Place, Rules
 from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY
 
-__all__ = ["FileSummary", "LoadOptions", "LoadProgress", "LoadSummary", "load"]
+__all__ = ["FileSummary", "LoadOptions", "LoadSummary", "load"]
 
 REJECTS_HEADER = ["file", "row", "reason", "content"]
 CONTENT_LIMIT = 1000  # characters of a refused row that are shown
@@ -28,28 +30,6 @@ CREATE TEMPORARY TABLE poi_load (
     "row" bigint, source text COLLATE "C", source_id text COLLATE "C", name text, category text, category_group text,
     description text, x float8, y float8, shape text, attributes jsonb
 ) ON COMMIT DROP"""
-
-# A point on the surface of any geometry, in longitude and latitude; NULL for what PostGIS cannot read or place.
-TO_POINT = """
-CREATE FUNCTION pg_temp.callipper_point(x float8, y float8, shape text, srid int) RETURNS geometry
-LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    place geometry;
-BEGIN
-    IF shape IS NULL THEN
-        place := ST_SetSRID(ST_MakePoint(x, y), srid);
-    ELSIF shape LIKE '{%' THEN
-        place := ST_SetSRID(ST_GeomFromGeoJSON(shape), srid);
-    ELSE
-        place := shape::geometry;
-        place := CASE WHEN ST_SRID(place) = 0 THEN ST_SetSRID(place, srid) ELSE place END;
-    END IF;
-    place := CASE WHEN ST_GeometryType(place) = 'ST_Point' THEN place ELSE ST_PointOnSurface(place) END;
-    RETURN ST_Transform(place, 4326);
-EXCEPTION WHEN internal_error OR data_exception OR feature_not_supported THEN
-    RETURN NULL;
-END
-$$"""
 
 PLACE = """
 UPDATE poi_load AS l SET x = ST_X(p.place), y = ST_Y(p.place)
@@ -110,17 +90,6 @@ FROM poi_load AS l
 WHERE NOT EXISTS (SELECT FROM callipper.poi AS p WHERE p.source = l.source AND p.source_id = l.source_id)"""
 
 
-@dataclass(frozen=True)
-class LoadProgress:
-    """How far the file in hand is read; bytes are those on disk. Of a PBF file only the end is known."""
-
-    path: Path
-    bytes_done: int
-    bytes_total: int
-    rows: int
-    looked: int = 0  # bytes of a first look for the columns, before the rows are read
-
-
 @dataclass
 class FileSummary:
     """Where the rows of a file went: the counts below `rows` add up to it."""
@@ -162,7 +131,7 @@ def load(
     dsn: str,
     paths: Sequence[Path],
     options: LoadOptions | None = None,
-    progress: Callable[[LoadProgress], None] | None = None,
+    reporter: Reporter | None = None,
 ) -> LoadSummary:
     """Load files of POIs into callipper.poi, each in one transaction; a file that was loaded before changes nothing.
 
@@ -170,7 +139,7 @@ def load(
     column such as `dup` counts only through `options.where`, {"dup": "0"}.
     Raises BadInput, TooManyRejects, MissingExtra, NotInitialised; the files before the bad one stay loaded.
     """
-    options = options or LoadOptions()
+    options, reporter = options or LoadOptions(), reporter or Silent()
     paths = [Path(path) for path in paths]
     for path in paths:
         with open_reader(path, options):
@@ -184,7 +153,7 @@ def load(
             connection.execute(SEEN)
         for path in paths:
             with rejects.of_file(path), connection.transaction():
-                summary.files.append(_load_file(connection, path, options, rejects, progress))
+                summary.files.append(_load_file(connection, path, options, rejects, reporter))
         if options.replace_source:
             connection.execute("ANALYZE poi_seen")
             with connection.transaction():
@@ -269,15 +238,15 @@ def _load_file(
     path: Path,
     options: LoadOptions,
     rejects: Rejects,
-    progress: Callable[[LoadProgress], None] | None,
+    reporter: Reporter,
 ) -> FileSummary:
     summary = FileSummary(path)
     connection.execute(STAGING)
     with open_reader(path, options) as reader:
-        reader.look(Look(path, progress))
+        reader.look(Look(path, reporter))
         srid = options.srid or reader.srid() or 4326
         rules = Rules.of(path, reader, options, source_name(path), srid)
-        staged = _copy(connection, reader, rules, rejects, summary, progress)
+        staged = _copy(connection, reader, rules, rejects, summary, reporter)
         summary.notes += reader.notes
     if not summary.rows:
         raise BadInput(path=path, reason="it holds no rows")
@@ -301,18 +270,17 @@ def _load_file(
 
 
 class Look:
-    """Shows the first look through a file that has no header, as progress of the file."""
+    """Shows the first look through a file that has no header as a stage; of a file with a header there is none."""
 
-    def __init__(self, path: Path, progress: Callable[[LoadProgress], None] | None) -> None:
-        self._path = path
-        self._progress = progress
-        self._done = 0
+    def __init__(self, path: Path, reporter: Reporter) -> None:
+        self._path, self._reporter, self._begun = path, reporter, False
 
     def __call__(self, bytes_read: int) -> None:
         """Take the bytes read since the last call."""
-        self._done += bytes_read
-        if self._progress:
-            self._progress(LoadProgress(self._path, 0, self._path.stat().st_size, 0, looked=self._done))
+        if not self._begun:
+            self._reporter.stage(f"looking through {self._path.name}", self._path.stat().st_size)
+            self._begun = True
+        self._reporter.advance(bytes_read)
 
 
 def _look_at_categories(connection: db.Connection, summary: FileSummary, staged: int) -> None:
@@ -359,10 +327,11 @@ def _copy(
     rules: Rules,
     rejects: Rejects,
     summary: FileSummary,
-    progress: Callable[[LoadProgress], None] | None,
+    reporter: Reporter,
 ) -> int:
     """Send the good rows to the staging table; their number."""
-    staged, total = 0, summary.path.stat().st_size
+    staged, done, total = 0, 0, summary.path.stat().st_size
+    reporter.stage(f"reading {summary.path.name}", total)
     left_out: Counter[str] = Counter()
     with connection.cursor() as cursor, cursor.copy("COPY poi_load FROM STDIN (FORMAT csv)") as copy:
         for block in reader.blocks:
@@ -379,10 +348,9 @@ def _copy(
             copy.write(text)
             staged += kept
             summary.rows += size
-            if progress:
-                progress(LoadProgress(summary.path, reader.bytes_done(), total, summary.rows))
-    if progress:
-        progress(LoadProgress(summary.path, total, total, summary.rows))
+            reporter.advance(reader.bytes_done() - done)
+            done = reader.bytes_done()
+    reporter.advance(total - done)  # of a PBF file only the end is known
     summary.left_out, summary.filtered = dict(left_out.most_common()), left_out.total()
     return staged
 
@@ -402,8 +370,8 @@ def _csv(found: Iterable[Place | Refused | LeftOut], rejects: Rejects, left_out:
 
 def _place(connection: db.Connection, path: Path, srid: int, rejects: Rejects) -> int:
     """Turn shapes and projected coordinates into longitude and latitude; how many rows have no place on the globe."""
-    if not connection.execute("SELECT 1 FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone():
-        raise BadInput(path=path, reason=f"PostGIS knows no SRID {srid}; give another with --srid")
+    if (reason := unknown_srid(connection, srid)) is not None:
+        raise BadInput(path=path, reason=reason)
     if srid != 4326 or connection.execute("SELECT 1 FROM poi_load WHERE shape IS NOT NULL LIMIT 1").fetchone():
         connection.execute(TO_POINT)
         connection.execute(PLACE, {"srid": srid})

@@ -10,13 +10,20 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from callipper_db import db
-from callipper_db.errors import DatabaseFailed, ModelActive, UnknownModel
+from callipper_db.errors import DatabaseFailed, ModelActive, NoActiveModel, UnknownModel
+from callipper_db.figures import SPLITS
 
 COLUMNS = (
     """m.version, m.status, m.created_at, m.activated_at, m.srid, e.name AS text_encoder, m.metrics, m.provenance"""
 )
 
-SPLITS = ("random", "blocks")  # of an evaluation
+
+def active_version(connection: db.Connection) -> int:
+    """The version that answers. Raises NoActiveModel."""
+    row = connection.execute("SELECT callipper._active_version()").fetchone()
+    if row is None or not row[0]:  # 0 says that there is none
+        raise NoActiveModel
+    return int(row[0])
 
 
 def list_models(dsn: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from psycopg import sql
 from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
-from callipper_db.errors import NoActiveModel
+from callipper_db.models import active_version
 
 matplotlib.use("Agg")
 
@@ -59,9 +59,9 @@ def plot_similarity(dsn: str, text: str, path: Path) -> None:
 
 def _cells(connection: db.Connection, text: str) -> tuple[Array, Array]:
     """(C, corners, 2) degrees and (C,) cosine similarity."""
+    active_version(connection)
     row = connection.execute("SELECT ST_NPoints(geom) FROM callipper.cells LIMIT 1").fetchone()
-    if row is None:
-        raise NoActiveModel
+    assert row is not None, "a version has cells"
     corners = int(row[0])
     coordinates = sql.SQL(", ").join(
         sql.SQL("{axis}(ST_PointN(ring, {number}))").format(axis=sql.SQL(axis), number=sql.Literal(number))

@@ -31,9 +31,8 @@ from callipper_db.errors import (
     PostgresTooOld,
     SchemaNewer,
 )
+from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES
 
-MINIMUM_POSTGRES = 15
-MINIMUM = {"postgis": (3, 3), "vector": (0, 7)}
 PACKAGES = {"postgis": "postgresql-{}-postgis-3", "vector": "postgresql-{}-pgvector"}
 ALREADY = re.compile(r"already exists|does not exist, skipping")  # notices of a script that may run again
 INIT_LOCK = 0x0CA1_0001  # advisory lock: one init at a time in a database

@@ -10,7 +10,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from callipper_db import db
-from callipper_db.errors import BadArea, BadPlace, NoActiveModel, TextUnknown
+from callipper_db.errors import BadArea, BadPlace, TextUnknown
+from callipper_db.models import active_version
 
 CELLS = """
 SELECT a.cell_id, round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile,
@@ -73,8 +74,7 @@ def describe_place(dsn: str, place: str, k: int = 10) -> list[dict[str, Any]]:
 def _asking(dsn: str) -> Iterator[db.Connection]:
     """A session with an active model."""
     with db.session(dsn) as connection:
-        if connection.execute("SELECT callipper._active_version()").fetchone() == (0,):
-            raise NoActiveModel
+        active_version(connection)
         yield connection
 
 

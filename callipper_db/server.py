@@ -40,8 +40,8 @@ from callipper_db.errors import (
     ServerStartFailed,
     ServerVersionChanged,
 )
+from callipper_db.versions import MINIMUM_POSTGRES
 
-MINIMUM_MAJOR = 15
 PORT = 5432  # only a part of the socket's file name; in the DSN because a PGPORT in the environment would change it
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes; what a socket address has room for
@@ -127,7 +127,7 @@ class EmbeddedServer:
         beside = self._binaries() / "psql"
         found = beside if beside.exists() else shutil.which("psql")
         if found is None:
-            raise ServerBinariesMissing(minimum=MINIMUM_MAJOR)
+            raise ServerBinariesMissing(minimum=MINIMUM_POSTGRES)
         return Path(found)
 
     def dsn(self, database: str = "callipper") -> str:
@@ -457,13 +457,13 @@ class EmbeddedServer:
         versions = {folder: major for folder in self._binary_folders() if (major := _major(folder)) is not None}
         made_by = _read(self.link / "PG_VERSION")
         if made_by is None:
-            usable = [folder for folder, major in versions.items() if major >= MINIMUM_MAJOR]
+            usable = [folder for folder, major in versions.items() if major >= MINIMUM_POSTGRES]
         else:
             usable = [folder for folder, major in versions.items() if str(major) == made_by]
         if usable:
             return max(usable, key=lambda folder: (_has_extensions(folder), versions[folder]))
         if made_by is None or not versions:
-            raise ServerBinariesMissing(minimum=MINIMUM_MAJOR)
+            raise ServerBinariesMissing(minimum=MINIMUM_POSTGRES)
         available = ", ".join(str(major) for major in sorted(set(versions.values())))
         raise ServerVersionChanged(data_dir=self.data_dir, found=made_by, available=f"PostgreSQL {available}")
 

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES, SAFE_PARALLEL_BUILD
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"callipper_db": ROOT, "callipper_trainer": ROOT / "trainer"}
 # From bottom to top; a module may import from lower layers and, without a cycle, from its own.
 LAYERS = (
-    {"arrays", "errors", "tables", "progress", "place_words"},
+    {"arrays", "errors", "figures", "place_words", "progress", "tables", "versions"},
     {"config"},
     {"db"},
-    {"partitions", "outliers"},
+    {"partitions", "outliers", "points"},
     {
         "schema",
         "load",
@@ -37,8 +39,21 @@ LAYERS = (
     },
     {"cli", "web", "__main__"},
 )
-ALONE = {"arrays", "errors", "tables", "progress", "place_words"}  # import nothing of ours
+ALONE = {"arrays", "errors", "figures", "place_words", "progress", "tables", "versions"}  # import nothing of ours
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "base", "manager", "service", "repository", "common", "misc"}
+
+
+# The rooms of the training side, from the ground up: each uses only what is below it.
+FLOORS = (
+    {"checkpoint", "config", "device", "distributed", "lock", "stopwatch", "text_encoder", "weight_rows"},
+    {"context", "install_text_encoder", "remember"},
+    {"context_targets", "features"},
+    {"model"},
+    {"embed", "loss", "model_rows"},
+    {"data"},
+    {"fit", "publish"},
+    {"evaluation", "refresh", "train"},
+)
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -101,6 +116,21 @@ def test_arrows_point_down(name: str) -> None:
         elif part(target) != part(name):
             assert part(name) not in ALONE, f"{name} imports {target}, and should import nothing of ours"
             assert layer(target) <= layer(name), f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINING_SIDE if part(name)])
+def test_a_room_of_the_training_side_uses_only_what_is_below_it(name: str) -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    for target in imports(MODULES[name], set(MODULES)):
+        if target.startswith("callipper_trainer.") and part(target) != part(name):
+            assert floor[part(target)] < floor[part(name)], f"{name} imports {target}"
+
+
+def test_the_oldest_versions_are_those_that_the_set_up_installs() -> None:
+    script = (ROOT / "scripts" / "install-postgres.sh").read_text()
+    vector, safe = (".".join(map(str, version)) for version in (MINIMUM["vector"], SAFE_PARALLEL_BUILD))
+    assert f"min_postgres={MINIMUM_POSTGRES} suggested_vector={safe}\n" in script
+    assert f"PGVECTOR_MIN:-{vector}}}" in script
 
 
 def test_there_is_no_cycle() -> None:

@@ -32,7 +32,8 @@ from callipper_db.errors import (
     NotInitialised,
     TooManyRejects,
 )
-from callipper_db.load import COUNTS, FileSummary, LoadOptions, LoadProgress, load, source_name
+from callipper_db.load import COUNTS, FileSummary, LoadOptions, load, source_name
+from callipper_db.progress import Silent
 from callipper_db.read import Block, LeftOut, Reader, Record, Refused, open_reader
 from callipper_db.read.bulk import bulk_csv, csv_of
 from callipper_db.read.place import Place, Rules, find_columns
@@ -365,19 +366,32 @@ def test_where(database: str, folder: Path) -> None:
     assert rows(database, "name") == [("A",)]
 
 
+class Seen(Silent):
+    """Bytes of each file: how many there are, and how many are said to be done."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, int | None] = {}
+        self.done: dict[str, int] = {}
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.name, self.total[name], self.done[name] = name, total, 0
+
+    def advance(self, units: int, **figures: float) -> None:
+        assert units >= 0
+        self.done[self.name] += units
+
+
 def test_several_files(database: str, folder: Path) -> None:
-    seen: list[LoadProgress] = []
+    seen = Seen()
     paths = [write(folder / "a.csv", HEADER + CAFE + "x\n"), write(folder / "b.csv", HEADER + PUB + "y\n")]
-    summary = load(database, paths, LoadOptions(rejects=folder / "bad.csv"), seen.append)
+    summary = load(database, paths, LoadOptions(rejects=folder / "bad.csv"), seen)
     assert summary.total("inserted") == 2
     counts = summary.to_dict()
     assert (counts["rows"], counts["rejected"], [file["rows"] for file in counts["files"]]) == (4, 2, [2, 2])
     assert json.loads(json.dumps(counts)) == counts
     assert [row[2] for row in rejected(folder / "bad.csv")] == ["x", "y"]
-    for path in paths:
-        last = [progress for progress in seen if progress.path == path][-1]
-        assert last.bytes_done == last.bytes_total == path.stat().st_size
-        assert last.rows == 2
+    sizes = {f"reading {path.name}": path.stat().st_size for path in paths}
+    assert seen.total == seen.done == sizes
 
 
 def test_files_before_a_bad_one_stay(database: str, folder: Path) -> None:
@@ -685,18 +699,29 @@ def many_rows(n: int) -> str:
 
 
 def test_an_interruption_leaves_nothing(database: str, folder: Path) -> None:
-    def interrupt(progress: LoadProgress) -> None:
-        if progress.rows > 20_000:
-            raise KeyboardInterrupt
+    class Interrupting(Seen):
+        def advance(self, units: int, **figures: float) -> None:
+            super().advance(units)
+            if self.done[self.name] > 0.4 * (self.total[self.name] or 0):
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load(database, [write(folder / "a.csv", HEADER + "bad\n" + many_rows(50_000)[len(HEADER) :])], None, interrupt)
+        load(
+            database,
+            [write(folder / "a.csv", HEADER + "bad\n" + many_rows(50_000)[len(HEADER) :])],
+            None,
+            Interrupting(),
+        )
     assert rows(database) == []
     assert not list(folder.glob("*.rejects.csv"))
 
 
 def test_a_lost_connection_leaves_nothing(database: str, folder: Path) -> None:
-    def cut(progress: LoadProgress) -> None:
+    class Cutting(Silent):
+        def advance(self, units: int, **figures: float) -> None:
+            cut()
+
+    def cut() -> None:
         with db.session(database) as other:
             other.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -704,7 +729,7 @@ def test_a_lost_connection_leaves_nothing(database: str, folder: Path) -> None:
             )
 
     with pytest.raises(ConnectionLost):
-        load(database, [write(folder / "a.csv", many_rows(50_000))], None, cut)
+        load(database, [write(folder / "a.csv", many_rows(50_000))], None, Cutting())
     assert rows(database) == []
     assert not list(folder.glob("*.rejects.csv"))
     assert load_one(database, folder / "a.csv").inserted == 50_000

@@ -11,6 +11,7 @@ from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json, print_table
 from callipper_db.cli.options import training_side, with_dsn
 from callipper_db.errors import MissingExtra
+from callipper_db.figures import LOWER_IS_BETTER
 
 
 @click.command()
@@ -137,7 +138,7 @@ def print_scores(answer: dict[str, Any]) -> None:
 def figure_name(figure: str) -> str:
     """A figure as people write it; an arrow says which way is better."""
     names = {"macro_f1": "macro F1", "kl": "KL divergence", "l1": "L1", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
-    return f"{names.get(figure, figure)} {'↓' if figure in {'kl', 'l1', 'rmse', 'mae'} else '↑'}"
+    return f"{names.get(figure, figure)} {'↓' if figure in LOWER_IS_BETTER else '↑'}"
 
 
 def print_retrieval(answer: dict[str, Any]) -> None:

@@ -10,9 +10,8 @@ import click
 from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import Srid, with_dsn
-from callipper_db.load import FileSummary, LoadOptions, LoadProgress
+from callipper_db.load import FileSummary, LoadOptions
 from callipper_db.load import load as load_files
-from callipper_db.progress import Reporter
 
 
 @click.command()
@@ -70,7 +69,7 @@ def load(
         raise click.BadParameter("give COLUMN=VALUE, such as dup=0", param_hint="--where")
     schema.ensure_current(dsn)
     with make_reporter(as_json) as reporter:
-        summary = load_files(dsn, files, LoadOptions(where=conditions, rejects=rejects, **options), Bytes(reporter))
+        summary = load_files(dsn, files, LoadOptions(where=conditions, rejects=rejects, **options), reporter)
     if as_json:
         print_json(summary.to_dict())
         return
@@ -93,23 +92,3 @@ def print_file(file: FileSummary) -> None:
         click.echo(f"  The refused rows are in {file.rejects}.")
     for note in file.notes:
         click.echo(f"{file.path}: {note}", err=True)
-
-
-class Bytes:
-    """Shows the loader's progress: one bar a file, in bytes of the file."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-        self.path: Path | None = None
-        self.step = ""
-        self.done = 0
-
-    def __call__(self, progress: LoadProgress) -> None:
-        """Take what the loader tells."""
-        step = "looking through" if progress.looked else "reading"
-        if (progress.path, step) != (self.path, self.step):
-            self.path, self.step, self.done = progress.path, step, 0
-            self.reporter.stage(f"{step} {progress.path.name}", progress.bytes_total)
-        done = progress.looked or progress.bytes_done
-        self.reporter.advance(done - self.done)
-        self.done = done

@@ -153,7 +153,7 @@ def find_columns(path: Path, reader: Reader, options: LoadOptions, layout: Layou
         elif reader.columns or (part == "group" and fixed.category):
             found[part] = None
         else:
-            found[part] = _usual(reader, part)
+            found[part] = find_usual(reader, part)
     explicit_point = (options.lon_column and options.lat_column) or (fixed.lon and fixed.lat)
     if options.geometry_column or (reader.has_shape and not explicit_point):
         found["lon"] = found["lat"] = None
@@ -322,7 +322,7 @@ def raw_of(record: Record) -> str:
     return json.dumps(shown, ensure_ascii=False, default=str)
 
 
-def _usual(reader: Reader, part: str) -> str | None:
+def find_usual(reader: Reader, part: str) -> str | None:
     """The column with a usual name for this part; of a nested one the part that is its text."""
     by_lower = {name.lower().removeprefix("properties."): name for name in reversed(reader.names)}
     for usual in USUAL[part]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from psycopg import sql
 
 from callipper_db import db
-from callipper_db.binary_copy import read_rows
-from callipper_db.errors import NoActiveModel, TextEncoderMissing, TextUnknown
+from callipper_db.errors import TextEncoderMissing, TextUnknown, UnknownModel
+from callipper_db.models import active_version
 from callipper_trainer.text_encoder import encode_cached, find_encoder
+from callipper_trainer.weight_rows import WeightRows
 
 
 def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int:
@@ -16,15 +16,16 @@ def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int
     if not all(text.strip() for text in texts):
         raise TextUnknown(reason="the text is empty. Give a word or a phrase, such as 'park'.")
     with db.session(dsn) as connection:
+        version = active_version(connection)
         row = connection.execute(
-            "SELECT m.version, e.name, e.revision, e.dim FROM callipper.model m"
-            " JOIN callipper.text_encoder e USING (text_encoder_id) WHERE m.status = 'active'"
+            "SELECT e.name, e.revision, e.dim FROM callipper.model m"
+            " JOIN callipper.text_encoder e USING (text_encoder_id) WHERE m.version = %s",
+            [version],
         ).fetchone()
         if row is None:
-            raise NoActiveModel
-        version, name, revision, dim = row
-        query = sql.SQL("SELECT weight, bias FROM callipper.text_projection WHERE version = {} ORDER BY neuron")
-        weight, bias = read_rows(connection, query.format(sql.Literal(version)), ["vector", "float4"], dim)
+            raise UnknownModel(version=version)  # dropped in between
+        name, revision, dim = row
+        weight, bias = WeightRows(connection, version).read_projection(dim)
     encoder = find_encoder(text_encoder or name)
     if encoder.revision != revision:
         raise TextEncoderMissing(name=name, reason="its weights are not those that the active model was trained with")

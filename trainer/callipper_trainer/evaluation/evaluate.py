@@ -11,10 +11,11 @@ import torch
 
 from callipper_db import db, models
 from callipper_db.arrays import Array
+from callipper_db.figures import LOWER_IS_BETTER
 from callipper_db.progress import Reporter
 from callipper_trainer.embed import embed_places
 from callipper_trainer.evaluation.labels import Labels, LabelSource, read_labels
-from callipper_trainer.evaluation.protocol import LOWER_IS_BETTER, MAIN, Score, evaluate_embeddings, evaluate_floors
+from callipper_trainer.evaluation.protocol import MAIN, Score, evaluate_embeddings, evaluate_floors
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import load_model
 

@@ -16,9 +16,9 @@ from psycopg import sql
 from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.errors import BadExtent, BadLabels, BadSource, NotEnoughData
-from callipper_db.load import TO_POINT
+from callipper_db.points import TO_POINT, unknown_srid
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
-from callipper_db.read.place import USUAL, text_of
+from callipper_db.read.place import find_usual, text_of
 from callipper_db.read.record import BAD_BYTE
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import QUERY, Source, read_samples
@@ -122,9 +122,8 @@ def _stage_file(connection: db.Connection, source: LabelSource, path: Path) -> s
             for record in _records(reader):
                 copy.write_row(_row(record, place, columns))
         srid = source.srid or reader.srid() or 4326
-    known = connection.execute("SELECT 1 FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone()
-    if known is None:
-        raise BadLabels(source=source.labels, reason=f"PostGIS knows no SRID {srid}; give another with --srid")
+    if (reason := unknown_srid(connection, srid)) is not None:
+        raise BadLabels(source=source.labels, reason=reason)
     query = sql.SQL(
         "SELECT number, answer, pg_temp.callipper_point(x, y, shape, {}) AS geom FROM pg_temp.label_row"
         " WHERE answer IS NOT NULL"
@@ -187,11 +186,7 @@ def _place_columns(source: LabelSource, reader: Reader) -> tuple[str, ...]:
     """The columns that hold the place: none where the format has geometries, easting and northing, or one geometry."""
     if reader.has_shape:
         return ()
-    by_lower = {name.lower(): name for name in reversed(reader.names)}
-    lon, lat, geometry = (
-        next((by_lower[usual] for usual in USUAL[part] if usual in by_lower), None)
-        for part in ("lon", "lat", "geometry")
-    )
+    lon, lat, geometry = (find_usual(reader, part) for part in ("lon", "lat", "geometry"))
     if lon and lat:
         return lon, lat
     if geometry:

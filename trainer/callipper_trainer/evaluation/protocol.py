@@ -13,16 +13,16 @@ import numpy as np
 
 from callipper_db.arrays import Array
 from callipper_db.errors import NotEnoughData
+from callipper_db.figures import SPLITS
 from callipper_db.progress import Advance, silent
 from callipper_trainer.evaluation import scores
 from callipper_trainer.evaluation.neighbours import NEIGHBOURS, predict_neighbours
 from callipper_trainer.evaluation.probe import fit_probes
-from callipper_trainer.evaluation.splits import SPLITS, Split, make_splits
+from callipper_trainer.evaluation.splits import Split, make_splits
 
 MINIMUM_LABELS = 50
 MOST_CLASSES = 30  # whole numbers with more distinct values are taken for quantities
 TASKS = ("classification", "regression", "distribution")
-LOWER_IS_BETTER = frozenset({"kl", "l1", "rmse", "mae"})
 MAIN = {"classification": "macro_f1", "regression": "r2", "distribution": "kl"}  # the figure that counts
 
 

@@ -12,7 +12,6 @@ from callipper_db.errors import NotEnoughData
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1  # of the training part
 BLOCKS = 10  # a side
-SPLITS = ("random", "blocks")
 
 
 @dataclass(frozen=True)
