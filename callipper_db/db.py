@@ -110,6 +110,8 @@ def driver_errors() -> Iterator[None]:
     except psycopg.errors.DiskFull as error:
         raise DiskFull(reason=_one_line(error)) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        if "No space left on device" in str(error):  # of a server that went down with it
+            raise DiskFull(reason=_one_line(error)) from error
         if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
             raise ConnectionLost(reason=_one_line(error)) from error
         raise DatabaseFailed(reason=_with_hint(error)) from error

@@ -38,6 +38,11 @@ class ConnectionLost(ServerError):
     """The connection to the database was lost: {reason}. What was active before still is; run the same command again."""
 
 
+class DiskTooSmall(ServerError):
+    """{what} takes about {needed:.0f} MiB on the disk of the database ({path}), and {free:.0f} MiB are free. Nothing was
+    changed; free some space and run the same command again (train goes on with --resume)."""
+
+
 class PoolerFound(ServerError):
     """The DSN leads to a connection pooler that gives each transaction another of the server's connections (PgBouncer's
     pool_mode = transaction). This command needs a connection of its own: give --dsn with the server's own address, or of a
@@ -80,6 +85,11 @@ class ServerVersionChanged(ServerError):
 
 class ServerStartFailed(ServerError):
     """The embedded PostgreSQL did not start: {reason}. Its log is {log}."""
+
+
+class ServerDiskFull(ServerError):
+    """The embedded PostgreSQL cannot run, since the disk of {path} is full: {reason}. Free some space there and run the same
+    command again."""
 
 
 class ServerHomeUnusable(ServerError):
@@ -163,6 +173,11 @@ class TrainerBusy(TrainingError):
 class PeerLost(TrainingError):
     """Another process of this training run has ended or does not answer ({reason}). What was active before still is; run
     the same command again."""
+
+
+class BatchTooLarge(TrainingError):
+    """A step with a batch of {batch:,} POIs takes about {needed:.1f} GiB of memory, and {free:.1f} GiB are free ({device}).
+    Give --batch-size {fits} or less."""
 
 
 class CheckpointMissing(TrainingError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from callipper_db import db
+from callipper_db.disk import check_room
 from callipper_db.errors import BadInput, NothingLeft, NotInitialised, TooManyRejects
 from callipper_db.outliers import find_outliers
 from callipper_db.points import TO_POINT, unknown_srid
@@ -383,6 +384,8 @@ def _place(connection: db.Connection, path: Path, srid: int, rejects: Rejects) -
 
 
 def _upsert(connection: db.Connection, staged: int, summary: FileSummary) -> None:
+    row = connection.execute("SELECT pg_catalog.pg_relation_size('pg_temp.poi_load')").fetchone()
+    check_room(connection, 2 * (row[0] if row else 0), f"Loading {summary.path.name}")  # the rows and their indexes
     summary.duplicates = connection.execute(DROP_DUPLICATES).rowcount
     connection.execute("ANALYZE poi_load (source, source_id)")
     connection.execute(LOCK)

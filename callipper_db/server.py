@@ -31,11 +31,13 @@ from psycopg.conninfo import make_conninfo
 
 from callipper_db.config import Settings
 from callipper_db.db import session
+from callipper_db.disk import FULL
 from callipper_db.errors import (
     ConfigError,
     ConnectionFailed,
     ConnectionLost,
     ServerBinariesMissing,
+    ServerDiskFull,
     ServerHomeUnusable,
     ServerStartFailed,
     ServerVersionChanged,
@@ -45,6 +47,7 @@ from callipper_db.versions import MINIMUM_POSTGRES
 PORT = 5432  # only a part of the socket's file name; in the DSN because a PGPORT in the environment would change it
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes; what a socket address has room for
+CLUSTER_BYTES = 100 * 2**20  # what initdb writes and the first start adds to it
 LOG_LIMIT = 10 * 2**20  # bytes; a longer log is put aside at the next start
 SILENCE_S = 60.0  # a living server that has not answered for so long hangs
 NO_SOCKET_S = 2.0  # and one that has had no socket for so long has lost it
@@ -318,9 +321,13 @@ class EmbeddedServer:
 
     def _fill_cluster(self, folder: Path) -> None:
         initdb = self._binaries() / "initdb"
+        if (free := shutil.disk_usage(folder).free) < CLUSTER_BYTES:
+            reason = f"a new database takes {CLUSTER_BYTES / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ServerDiskFull(path=folder.parent, reason=reason)
         if os.geteuid() == 0:
             os.chown(folder, *self._account())
-        start = self._log_size()
+        start = self.log_size()
         options = ["--username=callipper", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8"]
         options += ["--data-checksums", "--no-instructions", *([] if self.durable else ["--no-sync"])]
         for locale in ("C.UTF-8", "C"):  # older systems lack the first
@@ -372,7 +379,7 @@ class EmbeddedServer:
         self._rotate_log()
         deadline = time.monotonic() + ORPHANS_S
         while True:
-            start = self._log_size()
+            start = self.log_size()
             pid = self._launch(binaries)
             if self._wait_for_answer(pid):
                 return
@@ -431,11 +438,12 @@ class EmbeddedServer:
     def _open_log(self) -> Any:
         return os.fdopen(os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb")
 
-    def _log_size(self) -> int:
+    def log_size(self) -> int:
+        """Bytes of the log."""
         return self.log_path.stat().st_size if self.log_path.exists() else 0
 
     def _rotate_log(self) -> None:
-        if self._log_size() > LOG_LIMIT:
+        if self.log_size() > LOG_LIMIT:
             self.log_path.replace(f"{self.log_path}.1")
 
     def _log_since(self, offset: int) -> list[str]:
@@ -443,10 +451,17 @@ class EmbeddedServer:
         if not self.log_path.exists():
             return []
         with self.log_path.open("rb") as log:
-            log.seek(max(offset, self._log_size() - 2**16))
+            log.seek(max(offset, self.log_size() - 2**16))
             return log.read().decode(errors="replace").splitlines()
 
-    def _failed(self, what: str, offset: int) -> ServerStartFailed:
+    def disk_full_since(self, offset: int) -> ServerDiskFull | None:
+        """The error that says so, where the log from a byte on tells of a full disk."""
+        lines = [line.strip() for line in self._log_since(offset) if FULL in line]
+        return ServerDiskFull(path=self.data_dir, reason=lines[-1].rstrip(".")) if lines else None
+
+    def _failed(self, what: str, offset: int) -> ServerStartFailed | ServerDiskFull:
+        if full := self.disk_full_since(offset):
+            return full
         said = " / ".join(line.strip() for line in self._log_since(offset)[-5:])
         return ServerStartFailed(reason=f"{what}: {said}" if said else what, log=self.log_path)
 

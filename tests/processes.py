@@ -47,6 +47,7 @@ class Command:
         progress = (
             "reading ",
             "encoding ",
+            "counting ",
             "training",
             "epoch ",
             "cutting ",

@@ -21,7 +21,7 @@ LAYERS = (
     {"arrays", "errors", "figures", "place_words", "progress", "tables", "versions"},
     {"config"},
     {"db"},
-    {"partitions", "outliers", "points"},
+    {"disk", "partitions", "outliers", "points"},
     {
         "schema",
         "load",

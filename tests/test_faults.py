@@ -20,6 +20,7 @@ from psycopg import sql
 from town import CONFIG, GRID_M, contents, fill_town, train_town
 
 from callipper_db import db, schema
+from callipper_db.cli.main import Terminated, unwound_by_signals
 from callipper_db.server import EmbeddedServer
 
 QUICK = replace(CONFIG, epochs=1)
@@ -46,11 +47,11 @@ def locked(dsn: str, relation: str) -> Iterator[Callable[[], None]]:
             connection.rollback()
 
 
-def wait_until_alone(dsn: str) -> None:
+def wait_until_alone(dsn: str, others: int = 0) -> None:
     """The server notices that a client is gone when it next speaks to it."""
-    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with psycopg.connect(dsn, autocommit=True) as connection:
-        wait_for(lambda: connection.execute(query).fetchone() is None)
+        wait_for(lambda: connection.execute(query).fetchone() == (others,))
 
 
 def succeeds(dsn: str, folder: Path) -> None:
@@ -107,6 +108,42 @@ def test_ctrl_c_during_publishing(module_town: str, tmp_path: Path) -> None:
     wait_until_alone(module_town)
     assert contents(module_town) == before
     succeeds(module_town, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("relation", ["text_vector", "cell"])
+def test_streamed_rows_go_with_the_run(module_town: str, tmp_path: Path, relation: str, number: signal.Signals) -> None:
+    before = contents(module_town)
+    with training(module_town, tmp_path, "--stream", "--epochs", "2") as run:
+        with locked(module_town, relation) as wait_until_held:
+            wait_until_held()
+            assert list(tmp_path.glob("checkpoints/*.rows/*"))
+            assert run.end(number) == (1 if number == signal.SIGINT else 128 + number)
+            # The query that waited is cancelled, and not only left alone.
+            wait_until_alone(module_town, others=1)
+        assert run.complaint.strip() == ("Aborted!" if number == signal.SIGINT else "Terminated.")
+    assert not list(tmp_path.glob("checkpoints/*.rows"))
+    assert contents(module_town) == before
+
+
+def test_sigterm_during_an_epoch(town: str, tmp_path: Path) -> None:
+    with training(town, tmp_path, "--stream", "--epochs", "40", "--json") as run:
+        run.hear('{"epoch": 2,')
+        assert run.end(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert [path.suffix for path in (tmp_path / "checkpoints").iterdir()] == [".pt"]  # for --resume
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with unwound_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(Terminated):
+                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one breaks nothing off
+        assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)) == (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("relation", ["text_vector", "cell_embedding"])

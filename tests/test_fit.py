@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import CONTEXT
 
 from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.errors import (
+    BatchTooLarge,
     CheckpointDamaged,
     CheckpointMismatch,
     CheckpointMissing,
@@ -25,11 +28,12 @@ from callipper_db.errors import (
 from callipper_db.load import load
 from callipper_db.progress import Silent
 from callipper_trainer.config import TrainConfig
-from callipper_trainer.data.batches import batches, split
+from callipper_trainer.data.batches import Resident, batches, split
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, read_samples
+from callipper_trainer.distributed import Ranks
 from callipper_trainer.embed import embed_places, embed_texts
-from callipper_trainer.fit import Run, fit
+from callipper_trainer.fit import Run, check_batch, fit, step_bytes, training_step
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.text_encoder import TextEncoder, encode_cached
 
@@ -42,6 +46,64 @@ TEXTS = 12
 
 class Interrupted(Exception):
     pass
+
+
+# Memory
+
+
+def peak_of_a_step(batch: int, config: TrainConfig) -> int:
+    """Bytes that one step takes at its highest; in a process of its own, whose memory nothing else uses meanwhile."""
+    metres, text_id, vectors, _ = city(count=9 * batch)
+    names = np.arange(len(metres)) % len(vectors)
+    data = Resident(metres, text_id, vectors, config, torch.device("cpu"), name_id=names)
+    model = data.maker.model()
+    data.standardise(model.location.context)
+    optimiser = torch.optim.AdamW(model.parameters())
+    training_step(model, next(data.batches(1, 64)), config, optimiser)
+    rows = next(data.batches(1, batch))
+    Path("/proc/self/clear_refs").write_text("5")  # the highest from now on
+    before = resident_kb("VmRSS")
+    training_step(model, rows, config, optimiser)
+    return 1024 * (resident_kb("VmHWM") - before)
+
+
+def resident_kb(name: str) -> int:
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux says what a process takes")
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_what_a_step_takes_is_foreseen(encoder: str) -> None:
+    config = TrainConfig.of(encoder, device="cpu")
+    with CONTEXT.Pool(1) as pool:
+        taken = pool.apply(peak_of_a_step, (4000, config))
+    assert 0.6 * step_bytes(4000, config) < taken < 1.1 * step_bytes(4000, config)
+
+
+def test_a_batch_that_memory_cannot_hold_is_refused() -> None:
+    config, cpu = TrainConfig(batch_size=2_000_000), torch.device("cpu")
+    with pytest.raises(BatchTooLarge) as caught:
+        check_batch(20_000_000, config, cpu)
+    found = re.fullmatch(
+        r"A step with a batch of 2,000,000 POIs takes about [\d.]+ GiB of memory, and [\d.]+ GiB are free \(cpu\)."
+        r" Give --batch-size (\d+) or less.",
+        str(caught.value),
+    )
+    assert found
+    check_batch(20_000_000, replace(config, batch_size=int(found[1])), cpu)
+    check_batch(8_000, config, cpu)  # which make batches of 900 at most
+    with pytest.raises(BatchTooLarge):
+        check_batch(20_000_000, replace(config, batch_size=int(found[1])), cpu, Ranks(0, 4))
+
+
+def test_it_is_refused_before_anything_is_read(run: Any, database: str) -> None:
+    query = "SELECT ST_SetSRID(ST_Point(n / 1e6, 50), 4326) AS geom, 'kind ' || n % 9 AS text, n AS id"
+    source = f"{query} FROM generate_series(1, 10000000) AS n"
+    result = run(
+        *("train", "--dsn", database, "--source", source, "--srid", "32631", "--batch-size", "2000000"), exit_code=1
+    )
+    assert "A step with a batch of 1,125,000 POIs takes about" in result.stderr
+    assert "encoding" not in result.stderr
 
 
 class StopAfter(Silent):

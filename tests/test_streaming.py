@@ -444,6 +444,16 @@ def test_many_rows_are_streamed_unasked(town: str, tmp_path: Path, monkeypatch: 
     assert train_town(town, tmp_path, quick).streamed
 
 
+def test_json_tells_of_each_stage(run: Callable[..., Result], town: str) -> None:
+    options = ("--epochs", "2", "--no-text-tower", "--grid-size", "150", "--json")
+    lines = [json.loads(line) for line in run("train", "--dsn", town, *options).stdout.splitlines()]
+    stages = [line.get("stage", line.get("epoch", "summary")) for line in lines]
+    publishing = ["cutting the grid", "writing cells", "writing points", "activating"]
+    before = ["reading POIs", "encoding texts", "counting POIs around places", "training"]
+    assert stages == [*before, 1, 2, *publishing, "summary"]
+    assert lines[1]["total"] > 300
+
+
 def test_the_command(run: Callable[..., Result], town: str) -> None:
     result = run("train", "--dsn", town, "--stream", "--epochs", "1", "--no-text-tower", "--grid-size", "150", "--json")
     summary = json.loads(result.stdout.splitlines()[-1])

@@ -121,7 +121,11 @@ class PlainReporter:
 
 
 class JsonReporter:
-    """One JSON line an epoch on stdout; notes go to stderr."""
+    """JSON lines on stdout: one a stage, one an epoch, and how far a stage is every ten seconds; notes go to stderr."""
+
+    def __init__(self) -> None:
+        self.name, self.total, self.units = "", 0, 0
+        self.spoken = time.monotonic()
 
     def __enter__(self) -> JsonReporter:
         return self
@@ -130,10 +134,15 @@ class JsonReporter:
         """Nothing to close."""
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """Say nothing."""
+        """Print the stage's name."""
+        self.name, self.total, self.units = name, total or 0, 0
+        self._say()
 
     def advance(self, units: int, **figures: float) -> None:
-        """Say nothing."""
+        """Print how far it is, now and then."""
+        self.units += units
+        if time.monotonic() - self.spoken >= PLAIN_LINE_EVERY_S:
+            self._say(done=self.units)
 
     def epoch(self, figures: dict[str, Any]) -> None:
         """Print the line."""
@@ -142,6 +151,10 @@ class JsonReporter:
     def note(self, message: str) -> None:
         """Print to stderr."""
         click.echo(message, err=True)
+
+    def _say(self, **figures: int) -> None:
+        self.spoken = time.monotonic()
+        click.echo(json.dumps({"stage": self.name, **figures} | ({"total": self.total} if self.total else {})))
 
 
 def make_reporter(as_json: bool) -> TerminalReporter | PlainReporter | JsonReporter:

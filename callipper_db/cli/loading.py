@@ -68,7 +68,7 @@ def load(
     if any("=" not in condition for condition in where):
         raise click.BadParameter("give COLUMN=VALUE, such as dup=0", param_hint="--where")
     schema.ensure_current(dsn)
-    with make_reporter(as_json) as reporter:
+    with make_reporter(False) as reporter:  # on stderr, so that the JSON document stays alone
         summary = load_files(dsn, files, LoadOptions(where=conditions, rejects=rejects, **options), reporter)
     if as_json:
         print_json(summary.to_dict())

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from callipper_db.cli import database, evaluation, loading, models, search, server, text_encoders, training
+from callipper_db.cli.options import explained
 from callipper_db.errors import CallipperError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP has come: the driver then cancels its query, as it does at Ctrl-C."""
+
+
+@contextmanager
+def unwound_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Terminated, so that what was begun is rolled back and files are removed.
+
+    Only where they would have ended the process: whoever has them ignored (nohup) goes on ignoring them.
+    """
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # Python takes signals in the main thread alone
+
+    def unwind(number: int, _: object) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)  # a second one must not break off what the first has begun
+        raise Terminated(number)
+
+    try:
+        for number in numbers:
+            signal.signal(number, unwind)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 class Group(click.Group):
-    """Turns our errors into sentences, and Ctrl-C into a quiet end."""
+    """Turns our errors into sentences, and signals that end the program into a quiet end."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with unwound_by_signals():
+                return super().invoke(ctx)
+        except Terminated as signalled:
+            click.echo("Terminated.", err=True)
+            sys.exit(128 + int(signalled.args[0]))
         except CallipperError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(str(explained(error, ctx))) from error
         except BrokenPipeError:
             sys.exit(141)  # the reader, `head` for one, has seen enough
         except OSError as error:  # a file that cannot be read or written, a full disk

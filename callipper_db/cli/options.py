@@ -12,8 +12,10 @@ import click
 from callipper_db import schema
 from callipper_db.config import Settings
 from callipper_db.db import without_secrets
-from callipper_db.errors import MissingExtra, NotInitialised
+from callipper_db.errors import CallipperError, ConnectionFailed, ConnectionLost, MissingExtra, NotInitialised
 from callipper_db.server import EmbeddedServer
+
+EMBEDDED = "callipper_db.embedded"  # key in the context of a command
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,9 +54,12 @@ def with_dsn(command: F) -> F:
 def resolve_dsn(dsn: str | None) -> str:
     """The DSN given, the environment's, or the embedded server's, which is started and brought up to date."""
     settings = Settings.from_environment()
-    if dsn or settings.dsn:
-        return dsn or settings.dsn or ""
     server = EmbeddedServer.from_settings(settings)
+    given = dsn or settings.dsn
+    if not given or given == server.dsn():
+        _remember(server)
+    if given:
+        return given
     if not server.status().running:
         click.echo("Starting the embedded PostgreSQL ...", err=True)
     server.start()
@@ -63,6 +68,20 @@ def resolve_dsn(dsn: str | None) -> str:
     except NotInitialised:
         schema.init(server.dsn())
     return server.dsn()
+
+
+def _remember(server: EmbeddedServer) -> None:
+    """For explained(): the server in use, and where its log ends now."""
+    if context := click.get_current_context(silent=True):
+        context.meta[EMBEDDED] = server, server.log_size()
+
+
+def explained(error: CallipperError, context: click.Context) -> CallipperError:
+    """The cause of an error where the embedded server's log knows it: a full disk ends the server, not only the command."""
+    if isinstance(error, (ConnectionLost, ConnectionFailed)) and EMBEDDED in context.meta:
+        server, log_size = context.meta[EMBEDDED]
+        return server.disk_full_since(log_size) or error
+    return error
 
 
 def database_digest(dsn: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import asdict
 from typing import Any
 
@@ -78,7 +79,7 @@ from callipper_db.config import Settings
 )
 @click.option("--resume", is_flag=True, help="Go on after the last whole epoch of an interrupted run.")
 @click.option("--wait", is_flag=True, help="Wait when another training run is at work in the database.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line an epoch and one at the end.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON line for each stage and epoch, and one at the end.")
 @dsn_option
 def train(
     dsn: str | None,
@@ -132,6 +133,8 @@ def train(
     )
     with joined(device) as ranks:
         if not ranks.is_leader:
+            # Nothing of its own is to be cleaned up, and amid a message to the others no handler would be called.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             trainer_train.follow(ranks)
             return
         dsn = resolve_dsn(dsn)

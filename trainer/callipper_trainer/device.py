@@ -1,9 +1,10 @@
-"""The device of a run, and the precision of its arithmetic."""
+"""The device of a run, its memory, and the precision of its arithmetic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -49,3 +50,26 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(name="--device", value=name, reason=str(error).splitlines()[0].rstrip(".")) from error
     return device
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a process can still have: a GPU's, else the machine's or, where that is less, the container's.
+
+    None where the system does not say (it does on Linux).
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    with suppress(OSError, KeyError):
+        found.append(1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"])
+    control = Path("/sys/fs/cgroup")
+    with suppress(OSError, KeyError, ValueError):  # "max": no limit
+        limit, used = (int((control / name).read_text()) for name in ("memory.max", "memory.current"))
+        # Files that were read count as used, and give way.
+        found.append(limit - used + _numbers(control / "memory.stat")["inactive_file"])
+    return min(found, default=None)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """First and second word of each line."""
+    return {words[0]: int(words[1]) for words in map(str.split, path.read_text().splitlines()) if len(words) > 1}

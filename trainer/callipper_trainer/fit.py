@@ -15,21 +15,24 @@ from torch import Tensor
 
 from callipper_db.arrays import Array
 from callipper_db.errors import (
+    BatchTooLarge,
     NotEnoughData,
 )
 from callipper_db.progress import Reporter, Silent
 from callipper_trainer.checkpoint import read_checkpoint, write_checkpoint
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.batch_file import Streaming
-from callipper_trainer.data.batches import Data, Resident
+from callipper_trainer.data.batches import Data, Resident, validation_rows
 from callipper_trainer.data.sample_file import StoredSamples
-from callipper_trainer.device import autocast, choose_device, tf32, uses_bf16
+from callipper_trainer.device import autocast, choose_device, free_bytes, tf32, uses_bf16
 from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.loss import Batch, objective, terms
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.stopwatch import Stopwatch
 
 MINIMUM_SAMPLES = 20
+# Measured on a CPU, of batches of 1,000 to 6,000; tests/test_fit.py holds it to what a step takes.
+PAIR_BYTES, PAIR_BYTES_WITH_NAMES, ROW_BYTES = 18, 26, 40_000
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def fit(
     run = run or Run()
     _check_enough(len(metres), len(np.unique(text_id)), run.ranks)
     device, watch = choose_device(config.device), Stopwatch()
+    check_batch(len(metres), config, device, run.ranks)
+    run.reporter.stage("counting POIs around places")
     with watch.timing("features"):
         data = Resident(metres - origin, text_id, text_vectors, config, device, run.ranks, name_id)
     return _train(data, origin, text_vectors.shape[1], config, device, run, watch)
@@ -71,6 +76,8 @@ def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, 
     """fit() on rows that stay on disk. text_vectors: (V, T) of stored.texts."""
     _check_enough(len(stored), int((stored.text_count > 0).sum()), run.ranks)
     device, watch = choose_device(config.device), Stopwatch()
+    check_batch(len(stored), config, device, run.ranks)
+    run.reporter.stage("counting POIs around places")
     with watch.timing("features"):
         data = Streaming(stored, text_vectors, config, device, run.ranks)
     return _train(data, stored.origin, text_vectors.shape[1], config, device, run, watch)
@@ -83,6 +90,28 @@ def _check_enough(count: int, texts: int, ranks: Ranks) -> None:
         raise NotEnoughData(reason="all POIs have the same text, and a contrast needs at least two.")
     if count < MINIMUM_SAMPLES * ranks.world_size:
         raise NotEnoughData(reason=f"{count} POIs are too few for {ranks.world_size} processes. Start fewer.")
+
+
+def check_batch(count: int, config: TrainConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
+    """Raise BatchTooLarge where a step with `count` POIs to train on would take more memory than is free.
+
+    On a CPU the system lets a process have what it asks for, and kills it when it uses that.
+    """
+    free = free_bytes(device)
+    batch = config.batch_for(count - validation_rows(count, config.validation_share))
+    here = ranks.world_size if device.type == "cpu" else 1  # processes that share the memory; each compares all pairs
+    needed = here * step_bytes(batch, config)
+    if free is None or needed <= free:
+        return
+    fits = batch
+    while fits > 2 and here * step_bytes(fits, config) > 0.8 * free:  # the rest for all else
+        fits = int(0.95 * fits)
+    raise BatchTooLarge(batch=batch, needed=needed / 2**30, free=free / 2**30, device=device, fits=fits)
+
+
+def step_bytes(batch: int, config: TrainConfig) -> int:
+    """About what a step takes beside the rows and the model: all pairs of a batch, and each of its rows through the network."""
+    return (PAIR_BYTES_WITH_NAMES if config.name_weight else PAIR_BYTES) * batch**2 + ROW_BYTES * batch
 
 
 def _train(

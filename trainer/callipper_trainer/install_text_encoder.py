@@ -6,8 +6,9 @@ The functions in sql/ evaluate it from there, so that a text that nobody has met
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from callipper_db import binary_copy, db
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
+from callipper_db.disk import check_room
 from callipper_db.errors import TextEncoderUnsupported
 from callipper_db.progress import Advance, Reporter, silent
 from callipper_db.tables import SCHEMA
@@ -183,6 +185,7 @@ def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
         text_encoder_id = register_encoder(connection, encoder)
         if is_installed(connection, text_encoder_id):
             return False
+        check_room(connection, _rows_bytes(transformer), f"The text encoder {encoder.name}")
         reporter.stage("installing the text encoder", len(transformer.pieces))
         _write(connection, transformer, text_encoder_id, reporter.advance)
         _try_out(connection, encoder, text_encoder_id)
@@ -190,6 +193,14 @@ def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
         # Besides statistics, this writes the visibility of each row once and for all: else the first readers would.
         connection.execute("VACUUM ANALYZE callipper.text_token, callipper.text_position, callipper.text_weight")
     return True
+
+
+def _rows_bytes(transformer: Transformer) -> int:
+    """What the encoder's rows take: its weights in float32, a twentieth more for their headers, and the indexes."""
+    parts: list[list[int]] = []
+    with suppress(SafetensorError), safe_open(transformer.weights, "pt") as file:  # damaged: it is refused below
+        parts = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    return round(1.1 * 4 * sum(math.prod(shape) for shape in parts))
 
 
 def _try_out(connection: Connection, encoder: TextEncoder, text_encoder_id: int) -> None:

@@ -40,8 +40,10 @@ def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[Callab
             with db.driver_errors():
                 connection.execute("SELECT")
 
-        yield check
-        connection.close()  # ends the transaction; where the connection was lost, what was done holds all the same
+        try:
+            yield check
+        finally:
+            connection.close()  # ends the transaction; where the connection was lost, what was done holds all the same
 
 
 def _take(connection: db.Connection, *, wait: bool, reporter: Reporter) -> None:

@@ -11,6 +11,7 @@ from psycopg import sql
 from callipper_db import binary_copy, partitions
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
+from callipper_db.disk import check_room
 from callipper_db.grid import BLOCK, Grid, ensure_grid
 from callipper_db.hnsw import build_hnsw
 from callipper_db.progress import Advance, Reporter
@@ -26,6 +27,7 @@ from callipper_trainer.stopwatch import Stopwatch
 # At 80,000 cells the index takes 12 s to build and saves 29 ms a question (benchmarks/index_pays.py), so it pays after some
 # 400 questions. Extrapolated, not measured: from here on a scan takes about 0.2 s, which a person notices.
 HNSW_PAYS_FROM = 500_000
+EMBEDDING_BYTES, HNSW_BYTES = 700, 1000  # of a row with its place, its text and its key; and in an HNSW index
 SAMPLE = 1000  # cells; a percentile estimated from them is off by less than 3 of 100, mostly
 
 
@@ -70,6 +72,7 @@ def publish(
             reporter.stage("cutting the grid")
             blocks = _block_centres(samples, publication.grid_size_m)
             grid = ensure_grid(connection, blocks, samples.srid, publication.grid_size_m, publication.grid_kind)
+        check_space(connection, len(grid.cell_id), samples, publication.index)
         with watch.timing("write"):
             row = ModelRow(
                 samples.srid,
@@ -94,6 +97,13 @@ def publish(
             reporter.stage("activating")
             connection.execute("SELECT callipper.activate(%s)", [version])
     return version, len(grid.cell_id)
+
+
+def check_space(connection: Connection, cells: int, samples: Samples | StoredSamples, index: str = "none") -> None:
+    """Raise DiskTooSmall where a version with that many cells does not fit on the server's disk."""
+    indexed = cells if index == "hnsw" or (index == "auto" and cells >= HNSW_PAYS_FROM) else 0
+    rows_bytes = EMBEDDING_BYTES * (cells + len(samples) + len(samples.texts)) + HNSW_BYTES * indexed
+    check_room(connection, rows_bytes, "The new model version", fresh=True)
 
 
 def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:

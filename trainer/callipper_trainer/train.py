@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,11 @@ from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.data.source import POI_TABLE, OpenSource, Source, open_source
 from callipper_trainer.device import choose_device
 from callipper_trainer.distributed import ALONE, Ranks
-from callipper_trainer.fit import Run, fit, fit_stored
+from callipper_trainer.fit import Run, check_batch, fit, fit_stored
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model import TrainedModel
-from callipper_trainer.publish import Publication, publish
+from callipper_trainer.publish import Publication, check_space, publish
 from callipper_trainer.stopwatch import Stopwatch
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder, place_words, register_encoder
 
@@ -103,13 +105,14 @@ def train(
 
     `ranks`: the processes that take part in the fit; this is the first, and the others call follow().
     Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch,
-    RowsUnwritable, PeerLost.
+    BatchTooLarge, RowsUnwritable, PeerLost.
     """
     device, watch = choose_device(config.device), Stopwatch()
     with ExitStack() as stack:
         stack.enter_context(only_trainer(dsn, wait=options.wait, reporter=reporter))
         with watch.timing("read"):
-            reading = _read(dsn, source, config.seed, options, reporter, stack)
+            check = partial(check_batch, config=config, device=device, ranks=ranks)
+            reading = _read(dsn, source, config.seed, options, reporter, stack, check)
         samples = reading.samples
         with watch.timing("encode"):
             encoder = find_encoder(options.text_encoder, str(device))
@@ -118,6 +121,8 @@ def train(
             with watch.timing("install"):
                 _install(dsn, encoder, reporter)
         fingerprint = hashlib.sha256(f"{samples.content_hash()} {encoder.revision}".encode()).hexdigest()
+        with db.session(dsn) as connection:
+            check_space(connection, 0, samples)  # before the fit; once more when it is known how many cells there are
         if options.checkpoint.exists() and not options.resume:
             said = f"An unfinished run was found ({options.checkpoint}) and is started over; --resume goes on with it."
             reporter.note(said)
@@ -200,11 +205,20 @@ def _fit_part(job: FitJob, reporter: Reporter, checkpoint: Path | None, ranks: R
     return fit(samples.metres, samples.text_id, vectors, samples.origin, config, run, samples.name_id)
 
 
-def _read(dsn: str, source: Source, seed: int, options: TrainOptions, reporter: Reporter, stack: ExitStack) -> Reading:
-    """Into memory, or into a folder next to the checkpoint, which `stack` removes."""
+def _read(
+    dsn: str,
+    source: Source,
+    seed: int,
+    options: TrainOptions,
+    reporter: Reporter,
+    stack: ExitStack,
+    check: Callable[[int], None],
+) -> Reading:
+    """Into memory, or into a folder next to the checkpoint, which `stack` removes. `check` gets the number of rows first."""
     reporter.stage("reading POIs")
     with db.session(dsn, autocommit=True) as connection:
         with open_source(connection, source) as opened:
+            check(opened.usable)
             samples: Samples | StoredSamples
             if opened.usable >= STREAM_FROM if options.stream is None else options.stream:
                 parts = opened.parts(CHUNK, reporter.advance)

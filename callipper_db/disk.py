@@ -1,0 +1,53 @@
+"""Room on the disk of a server on this machine. Of another machine's disk nothing is seen, and nothing refused."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from callipper_db.db import Connection
+from callipper_db.errors import DiskTooSmall
+
+FULL = "No space left on device"  # as the system says it, in the server's log too
+RESERVE_BYTES = 64 * 2**20  # four segments of the write-ahead log: without room for the next one the whole server stops
+
+
+def check_room(connection: Connection, rows_bytes: int, what: str, *, fresh: bool = False) -> None:
+    """Raise DiskTooSmall where rows of that many bytes do not fit, in the table and in the write-ahead log.
+
+    fresh: they go into a table of the same transaction, whose rows the log leaves out where wal_level is minimal.
+    """
+    found = _free(connection)
+    if found is None:
+        return
+    path, free = found
+    logged = not fresh or connection.execute("SHOW wal_level").fetchone() != ("minimal",)
+    needed = rows_bytes * (2 if logged else 1) + RESERVE_BYTES
+    if needed > free:
+        raise DiskTooSmall(what=what, needed=needed / 2**20, free=free / 2**20, path=path)
+
+
+def _free(connection: Connection) -> tuple[Path, int] | None:
+    """The fuller one of the folders of the data and of the write-ahead log, and the bytes that are free there."""
+    folder = _data_directory(connection)
+    found = []
+    for path in [folder, folder / "pg_wal"] if folder else []:
+        with suppress(OSError):  # of another user
+            found.append((path, shutil.disk_usage(path).free))
+    return min(found, key=lambda pair: pair[1], default=None)
+
+
+def _data_directory(connection: Connection) -> Path | None:
+    """None where the server is on another machine, or this role may not know."""
+    socket = connection.info.host
+    if not socket.startswith("/"):
+        return None
+    # Who may not see a setting finds no row of it.
+    row = connection.execute("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'data_directory'").fetchone()
+    if row is not None:
+        return Path(row[0])
+    with suppress(OSError):
+        if (Path(socket) / "PG_VERSION").exists():  # the embedded server has its socket among the data
+            return Path(socket)
+    return None
