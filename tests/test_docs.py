@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_architecture import DATABASE_SIDE, FLOORS, MODULES, imports, part
 
 from callipper_db import db
 from callipper_db.load import load
@@ -53,6 +54,30 @@ def test_the_page_has_statements() -> None:
 
 
 def test_doc_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_contributing_names_files_and_targets_that_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z]+)", page)) <= targets
+    named = set(re.findall(r"\b((?:callipper_db|trainer|sql|docs|tests|migrations|benchmarks)/[\w./-]*)", page))
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name.rstrip(".")).exists()] == []
+
+
+def test_the_architecture_page_has_the_floors_of_the_test() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    database, training = (
+        [set(re.findall(r"`(\w+)`", line)) for line in re.findall(r"^\| \d \| (.*) \|$", table, re.MULTILINE)][::-1]
+        for table in page.split("The torch side:")
+    )
+    assert tuple(training) == FLOORS
+    floor = {name: number for number, names in enumerate(database) for name in names}
+    assert set(floor) == {part(name) for name in DATABASE_SIDE} - {"__main__"}
+    for name in DATABASE_SIDE:
+        for target in imports(MODULES[name], set(MODULES)):
+            if target.startswith("callipper_db.") and part(target) != part(name) != "__main__":
+                assert floor[part(target)] < floor[part(name)], f"{name} imports {target}"
