@@ -318,7 +318,7 @@ def test_what_is_left_out_is_counted(shared_town: str, tmp_path: Path) -> None:
 def test_rows_that_cannot_be_read_are_counted(shared_town: str, tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     good = csv_text({"kind": column("kind"), "lon": LONLAT[:, 0].tolist(), "lat": LONLAT[:, 1].tolist()})
-    path.write_bytes(good.encode() + b"pub,5.12\n\xff\xfe,5.12,52.09\n")
+    path.write_bytes(good.encode() + b"pub,5.12\n\x81\xfe,5.12,52.09\n")
     labels = read(shared_town, path)
     assert (len(labels), labels.notes) == (COUNT, ["2 rows of the file cannot be read and were left out."])
 

@@ -32,8 +32,13 @@ class Srid(click.ParamType):  # type: ignore[type-arg]
 
     name = "srid"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def __init__(self, auto: bool = False) -> None:
+        self.auto = auto  # the word auto is taken for None
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """The number."""
+        if self.auto and value == "auto":
+            return None
         number = str(value).lower().removeprefix("epsg:")
         if not number.isdecimal() or int(number) == 0:
             self.fail(f"{value} is no EPSG number. Longitude and latitude are 4326, Web Mercator is 3857", param, ctx)

@@ -10,7 +10,7 @@ import click
 
 from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json
-from callipper_db.cli.options import database_digest, dsn_option, resolve_dsn, training_side, with_dsn
+from callipper_db.cli.options import Srid, database_digest, dsn_option, resolve_dsn, training_side, with_dsn
 from callipper_db.config import Settings
 
 
@@ -30,9 +30,19 @@ from callipper_db.config import Settings
     show_default=True,
     help="The most frequent names to learn, so many.",
 )
-@click.option("--id", "identifier", help="Unique integer column of the source.")
-@click.option("--geometry", help="Geometry column of the source (default: the first).")
-@click.option("--srid", default="auto", show_default=True, help="Projected CRS in metres, or auto: the UTM zone.")
+@click.option(
+    "--id", "identifier", help="Unique column of the source, or several with commas (default: its primary key)."
+)
+@click.option("--geometry", help="Geometry or geography column of the source (default: the first).")
+@click.option(
+    "--srid",
+    type=Srid(auto=True),
+    default="auto",
+    show_default=True,
+    help="Projected CRS in metres, or auto: the UTM zone, for larger areas an equal-area CRS.",
+)
+@click.option("--force-srid", is_flag=True, help="Take the CRS even where its metres are wrong.")
+@click.option("--keep-outliers", is_flag=True, help="Take also rows whose place is most likely wrong.")
 @click.option(
     "--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres a cell side."
 )
@@ -90,7 +100,9 @@ def train(
     names: int,
     identifier: str | None,
     geometry: str | None,
-    srid: str,
+    srid: int | None,
+    force_srid: bool,
+    keep_outliers: bool,
     grid_size: float,
     grid: str,
     encoder: str,
@@ -124,8 +136,6 @@ def train(
     from callipper_trainer.data.source import Source
     from callipper_trainer.distributed import joined
 
-    if srid != "auto" and not srid.isdecimal():
-        raise click.BadParameter("give an EPSG number such as 27700, or auto", param_hint="--srid")
     if text and template:
         raise click.UsageError("--text and --template exclude each other.")
     config = TrainConfig.of(
@@ -149,9 +159,11 @@ def train(
                     template,
                     identifier,
                     geometry,
-                    srid=None if srid == "auto" else int(srid),
+                    srid=srid,
                     name=name,
                     names=names if config.name_weight else 0,
+                    keep_outliers=keep_outliers,
+                    force_srid=force_srid,
                 ),
                 config,
                 trainer_train.TrainOptions(

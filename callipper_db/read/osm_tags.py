@@ -43,7 +43,7 @@ def find(reader: Reader, street_furniture: bool, categories: bool = True) -> Lay
 
     Two of the telling keys are enough, or one where no other column holds a category; so is a column of tags.
     """
-    tags = _Tags(reader)
+    tags = TagColumns(reader)
     categories = categories and tags.found(reader.provider == "osm")
     if not categories and not has_marks(reader):
         return None
@@ -106,16 +106,16 @@ def element_id(identity: Any, element: Any, way: Any = None) -> str | None:
     return f"{kind}/{text}" if kind else text
 
 
-class _Tags:
+class TagColumns:
     """The columns that hold tags, and what a row's tags make it."""
 
     def __init__(self, reader: Reader) -> None:
         second = {second for second, _ in osm.load_table().refined.values()}
-        keys = [*osm.keys(), *sorted(second)]
+        self.keys = [*osm.keys(), *sorted(second)]
         lower = {name.lower(): name for name in reversed(reader.names)}
         self.columns = {
             key: next(lower[prefix + key] for prefix in PREFIXES if prefix + key in lower)
-            for key in keys
+            for key in self.keys
             if any(prefix + key in lower for prefix in PREFIXES)
         }
         self.nested = [lower[name] for name in TAG_COLUMNS if name in lower]

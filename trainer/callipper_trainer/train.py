@@ -172,6 +172,7 @@ def _where_from(source: Source, reading: Reading) -> dict[str, Any]:
     return {
         "source": opened.name,
         "text": opened.text_sql,
+        "keep_outliers": source.keep_outliers,
         "name": opened.name_sql,
         "names": source.names,
         "identifier": source.identifier,
@@ -228,11 +229,8 @@ def _read(
             else:
                 samples = opened.read(reporter.advance)
         words = place_words() + _categories(connection, opened.name)
-    if opened.without_geometry or opened.without_text:
-        reporter.note(
-            f"{opened.without_geometry:,} rows without a usable geometry and {opened.without_text:,} without a text"
-            " were left out."
-        )
+    for note in opened.notes:
+        reporter.note(note)
     return Reading(opened, samples, words)
 
 

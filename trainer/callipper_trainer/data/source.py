@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -16,15 +16,23 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_parts, read_rows
 from callipper_db.db import Connection
 from callipper_db.errors import BadExtent, BadSource, NotEnoughData
+from callipper_db.outliers import Outliers, find_outliers
 from callipper_db.progress import Advance, silent
+from callipper_db.read import SOURCE_SUFFIXES
 from callipper_trainer.config import POI_TEMPLATE
+from callipper_trainer.data.crs import METRE_IN, Crs, check_crs, choose_crs
+from callipper_trainer.data.osm_source import KIND_TABLE, OsmColumns, fill_kinds
 from callipper_trainer.data.samples import Samples
-from callipper_trainer.data.template import TRIMMED, template_expression
+from callipper_trainer.data.template import TRIMMED, template_expression, words_expression
 
 POI_TABLE = "callipper.poi"
 ID_COLUMNS = ("id", "poi_id", "gid", "fid", "ogc_fid", "osm_id")
+INTEGERS = {"int2", "int4", "int8"}
+NUMBERS = INTEGERS | {"float4", "float8", "numeric"}
+LON_LAT = (("lon", "lat"), ("lng", "lat"), ("long", "lat"), ("longitude", "latitude"), ("x", "y"))
+# The first 64 bits of the MD5 of a key, as sql/055_point_id.sql has it.
+POINT_ID = "('x' || left(md5({}), 16))::bit(64)::bigint"
 TEXT_COLUMNS = ("text", "description")
-UTM_REACH_DEGREES = 12.0  # from the central meridian; further out UTM's metres are off by more than 1 %
 STREAM_KINDS = ("int8", "float8", "float8", "float8", "float8", "int4", "int4")  # of stream_query
 QUERY = re.compile(r"(?is)(\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|table|values)\b")
 
@@ -33,6 +41,7 @@ QUERY = re.compile(r"(?is)(\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|table|values
 PREPARE = """
 CREATE TEMPORARY TABLE sample (id bigint, text text, name text, geom geometry) ON COMMIT DROP;
 CREATE TEMPORARY TABLE distinct_text (text text, text_id int4) ON COMMIT DROP;
+CREATE TEMPORARY TABLE osm_kind (key text PRIMARY KEY, category text) ON COMMIT DROP;
 CREATE OR REPLACE FUNCTION pg_temp.lon_lat(place geometry) RETURNS geometry LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN ST_Transform(place, 4326);
@@ -40,8 +49,15 @@ EXCEPTION WHEN internal_error THEN
     RETURN NULL;  -- coordinates that are none of that CRS
 END
 $$;
-SET TRANSACTION READ ONLY
+-- Several categories in one order, as callipper-db load has them: 'restaurant;bar' is 'bar and restaurant'.
+CREATE OR REPLACE FUNCTION pg_temp.words(parts text[]) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN cardinality(w) > 1 THEN array_to_string(w[:cardinality(w) - 1], ', ') || ' and ' || w[cardinality(w)]
+        ELSE w[1] END
+    FROM (SELECT array_agg(DISTINCT btrim(p) COLLATE "C" ORDER BY btrim(p) COLLATE "C") FILTER (WHERE btrim(p) <> '')
+        FROM unnest(parts) AS u(p)) AS a(w)
+$$;
 """
+READ_ONLY = "SET TRANSACTION READ ONLY"
 
 
 @dataclass(frozen=True)
@@ -51,11 +67,13 @@ class Source:
     relation: str = POI_TABLE  # a table or view, or a query, which may not write
     text: str | None = None  # SQL expression over the relation's columns
     template: str | None = None  # or a template: '[{name}, ]A place of {category}'
-    identifier: str | None = None  # column or SQL expression that yields a bigint
-    geometry: str | None = None  # column; None: the first geometry
-    srid: int | None = None  # projected CRS in metres; None: the UTM zone
+    identifier: str | None = None  # column or SQL expression, of any type; several, separated by commas, are one key
+    geometry: str | None = None  # column; None: the first geometry or geography, else columns of longitude and latitude
+    srid: int | None = None  # projected CRS in metres; None: chosen for the POIs
     name: str | None = None  # SQL expression; None: the column `name`, unless `text` or `template` says what to read
     names: int = 25_000  # so many different names at most, the most frequent ones
+    keep_outliers: bool = False  # take also rows whose place is most likely wrong, see callipper_db.outliers
+    force_srid: bool = False  # take `srid` even where its metres are wrong
 
 
 @dataclass(frozen=True)
@@ -84,12 +102,31 @@ class OpenSource:
     without_text: int
     text_sql: str
     name_sql: str
-    srid: int
+    crs: Crs
+    outliers: Outliers
+
+    @property
+    def srid(self) -> int:
+        """Of the samples' metres."""
+        return self.crs.srid
 
     @property
     def usable(self) -> int:
         """Rows with a place and a text."""
-        return self.rows - self.without_geometry - self.without_text
+        return self.rows - self.without_geometry - self.without_text - len(self.outliers.rows)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, and what the CRS means for distances."""
+        notes = [self.crs.note] if self.crs.note else []
+        if self.without_geometry or self.without_text:
+            notes.append(
+                f"{self.without_geometry:,} rows without a usable geometry and {self.without_text:,} without a text"
+                " were left out."
+            )
+        if self.outliers:
+            notes.append(f"Left out: {self.outliers} --keep-outliers takes them.")
+        return notes
 
     def read(self, advance: Advance = silent) -> Samples:
         """All of them. Raises BadSource, BadExtent."""
@@ -130,23 +167,29 @@ def open_source(connection: Connection, source: Source) -> Iterator[OpenSource]:
 def _open(connection: Connection, source: Source) -> OpenSource:
     taken_at = str(_scalar(connection, "SELECT now()"))
     connection.execute(PREPARE)
+    connection.execute(METRE_IN)
+    connection.execute(READ_ONLY)
     is_query = QUERY.match(source.relation) is not None
     name = source.relation.strip().rstrip(";") if is_query else _table_name(connection, source.relation)
     # The line break ends a comment that the query may end with.
     relation = sql.SQL(f"({name}\n)" if is_query else name)
     columns = _columns(connection, source, relation)
-    text_sql, name_sql = _text_expression(source, columns), _name_expression(source, columns)
-    geometry = _geometry_column(source, columns)
+    text_sql = _text_expression(connection, source, columns)
+    name_sql = _name_expression(connection, source, columns)
+    geometry = _geometry_expression(source, columns)
+    if KIND_TABLE in text_sql:
+        _fill_kinds(connection, source, relation, columns)
+    key = _key_expression(connection, source, name, relation, columns, geometry, text_sql)
     # Read once, into a table of the session's own: a query is not run twice, and a volatile one cannot differ.
     query = sql.SQL(
         "INSERT INTO pg_temp.sample"
         " SELECT id, text, name, CASE WHEN ST_GeometryType(geom) = 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
-        " FROM (SELECT ({id})::bigint AS id, {text} AS text, {name} AS name, s.{geom} AS geom FROM {relation} AS s) AS raw"
+        " FROM (SELECT {id} AS id, {text} AS text, {name} AS name, {geom} AS geom FROM {relation} AS s) AS raw"
     ).format(
-        id=_identifier_expression(source, name, columns, geometry, text_sql),
+        id=key,
         text=sql.SQL(TRIMMED.format(text_sql)),
         name=sql.SQL(TRIMMED.format(name_sql)),
-        geom=sql.Identifier(geometry),
+        geom=geometry,
         relation=relation,
     )
     try:
@@ -167,7 +210,9 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     if without_id:
         raise BadSource(source=source.relation, reason=f"{without_id} rows have no id. Name a unique column with --id.")
     connection.execute("DELETE FROM pg_temp.sample WHERE geom IS NULL OR text IS NULL")
-    srid = _check_srid(connection, source.srid) if source.srid is not None else _choose_utm(connection)
+    outliers = Outliers([]) if source.keep_outliers else _leave_out(connection)
+    chosen = source.srid
+    crs = choose_crs(connection) if chosen is None else check_crs(connection, chosen, source.force_srid)
     connection.execute(
         'INSERT INTO pg_temp.distinct_text SELECT text, row_number() OVER (ORDER BY text COLLATE "C") - 1'
         " FROM (SELECT text FROM pg_temp.sample UNION (SELECT name FROM pg_temp.sample WHERE name IS NOT NULL GROUP BY name"
@@ -176,8 +221,23 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     )
     connection.execute("ANALYZE pg_temp.distinct_text")
     return OpenSource(
-        connection, source, name, taken_at, rows, without_geometry, without_text, text_sql, name_sql, srid
+        connection, source, name, taken_at, rows, without_geometry, without_text, text_sql, name_sql, crs, outliers
     )
+
+
+def _leave_out(connection: Connection) -> Outliers:
+    """Delete the rows whose place is most likely wrong."""
+    found = find_outliers(connection, "SELECT id AS name, ST_X(geom) AS x, ST_Y(geom) AS y FROM pg_temp.sample")
+    ids = [name for name, _, _, _ in found.rows]
+    connection.execute("DELETE FROM pg_temp.sample WHERE id = ANY(%s)", [ids])
+    return found
+
+
+def _fill_kinds(connection: Connection, source: Source, relation: sql.Composable, columns: dict[str, str]) -> None:
+    try:
+        fill_kinds(connection, relation, OsmColumns(connection, columns))
+    except psycopg.Error as error:
+        raise _bad_source(source, error) from error
 
 
 def _to_lon_lat(connection: Connection) -> None:
@@ -289,6 +349,10 @@ def _table_name(connection: Connection, relation: str) -> str:
             continue  # no name at all
         if row:
             return str(row[0])
+    path = Path(relation)
+    if path.suffix.lower() in SOURCE_SUFFIXES or path.is_file():
+        reason = f"that is a file. Load it first: callipper-db load {relation}; then train without --source"
+        raise BadSource(source=relation, reason=reason)
     raise BadSource(source=relation, reason="there is no such table or view, and a query begins with SELECT or WITH")
 
 
@@ -298,52 +362,97 @@ def _columns(connection: Connection, source: Source, relation: sql.Composable) -
         cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(relation), binary=True)
     except psycopg.Error as error:
         raise _bad_source(source, error) from error
-    names: dict[int, str] = dict(
-        connection.execute(
-            "SELECT oid::int8, typname::text FROM pg_catalog.pg_type WHERE oid = ANY(%s)",
-            [[column.type_code for column in cursor.description or []]],
-        ).fetchall()
-    )
+    names = _type_names(connection, [column.type_code for column in cursor.description or []])
     return {column.name: names.get(column.type_code, "unknown") for column in cursor.description or []}
 
 
-def _geometry_column(source: Source, columns: dict[str, str]) -> str:
-    if source.geometry:
-        return source.geometry
-    found = [name for name, kind in columns.items() if kind == "geometry"]
-    if not found:
+def _type_names(connection: Connection, codes: list[int]) -> dict[int, str]:
+    query = "SELECT oid::int8, typname::text FROM pg_catalog.pg_type WHERE oid = ANY(%s)"
+    return dict(connection.execute(query, [codes]).fetchall())
+
+
+def _geometry_expression(source: Source, columns: dict[str, str]) -> sql.Composable:
+    placed = [name for name, kind in columns.items() if kind in {"geometry", "geography"}]
+    if found := [source.geometry] if source.geometry else placed:
+        column = sql.Identifier("s", found[0])
+        return sql.SQL("{}::geometry").format(column) if columns.get(found[0]) == "geography" else column
+    lower = {name.lower(): name for name, kind in columns.items() if kind in NUMBERS}
+    pairs = [(lower[x], lower[y]) for x, y in LON_LAT if x in lower and y in lower]
+    if not pairs:
         raise BadSource(
             source=source.relation,
             reason=f"no column of type geometry among {', '.join(columns)}. Use a query that makes one, such as"
             " SELECT *, ST_SetSRID(ST_Point(lon, lat), 4326) AS geom FROM ...",
         )
-    return found[0]
-
-
-def _identifier_expression(
-    source: Source, name: str, columns: dict[str, str], geometry: str, text_sql: str
-) -> sql.Composable:
-    if source.identifier:
-        return sql.SQL(source.identifier)
-    found = [column for column in ID_COLUMNS if columns.get(column) in {"int2", "int4", "int8"}]
-    if found:
-        return sql.Identifier("s", "poi_id" if name == POI_TABLE else found[0])
-    # By content, so that the same rows have the same numbers in the next run, whatever order the server reads them in.
-    return sql.SQL('row_number() OVER (ORDER BY s.{}, ({})::text COLLATE "C")').format(
-        sql.Identifier(geometry),
-        sql.SQL(text_sql),
+    return sql.SQL("ST_SetSRID(ST_MakePoint({}, {}), 4326)").format(
+        *(sql.SQL("{}::float8").format(sql.Identifier("s", column)) for column in pairs[0])
     )
 
 
-def _text_expression(source: Source, columns: dict[str, str]) -> str:
+def _key_expression(
+    connection: Connection,
+    source: Source,
+    name: str,
+    relation: sql.Composable,
+    columns: dict[str, str],
+    geometry: sql.Composable,
+    text_sql: str,
+) -> sql.Composable:
+    """A bigint that is a row's key, or is made of it: callipper.point_id(key) has the same.
+
+    By --id, the primary key, or a column that is usually one; else rows are numbered by their content, so that the same rows
+    have the same numbers in the next run, whatever order the server reads them in.
+    """
+    if name == POI_TABLE and not source.identifier:
+        return sql.Identifier("s", "poi_id")
+    usual = [column for column in ID_COLUMNS if column in columns]
+    whole = [column for column in usual if columns[column] in INTEGERS]
+    primary = _primary_key(connection, name)
+    if source.identifier:
+        expression: sql.Composable = sql.SQL(source.identifier)
+    elif found := primary or whole[:1] or usual[:1]:
+        expression = sql.SQL(", ").join(sql.Identifier("s", column) for column in found)
+    else:
+        return sql.SQL('row_number() OVER (ORDER BY {}, ({})::text COLLATE "C")').format(geometry, sql.SQL(text_sql))
+    probe = sql.SQL("SELECT ({}) FROM {} AS s LIMIT 0").format(expression, relation)
+    try:
+        cursor = connection.execute(probe, binary=True)
+    except psycopg.Error as error:
+        raise _bad_source(source, error) from error
+    kind = _type_names(connection, [column.type_code for column in cursor.description or []])
+    if set(kind.values()) <= INTEGERS:
+        return sql.SQL("({})::bigint").format(expression)
+    return sql.SQL(POINT_ID).format(sql.SQL("({})::text").format(expression))
+
+
+def _primary_key(connection: Connection, name: str) -> list[str]:
+    """The columns of a table's primary key, in their order; none of a query."""
+    if QUERY.match(name):
+        return []
+    rows = connection.execute(
+        "SELECT a.attname::text FROM pg_catalog.pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(number, place)"
+        " JOIN pg_catalog.pg_attribute a ON a.attnum = k.number"
+        " WHERE i.indisprimary AND i.indrelid = to_regclass(%s) AND a.attrelid = i.indrelid ORDER BY k.place",
+        [name],
+    ).fetchall()
+    return [str(column) for (column,) in rows]
+
+
+def _text_expression(connection: Connection, source: Source, columns: dict[str, str]) -> str:
     """The SQL expression that makes a row's text. Raises BadSource when there is nothing to make it of."""
     if source.text:
         return source.text
     if source.template:
         return template_expression(source.template, columns, source.relation)
     if "category" in columns:
-        expression = template_expression(POI_TEMPLATE, columns, source.relation)
+        # What callipper-db load has written is in order already.
+        made = {} if source.relation == POI_TABLE else {"category": words_expression("category", columns["category"])}
+        expression = template_expression(POI_TEMPLATE, columns, source.relation, made)
         return f"coalesce({TRIMMED.format('s.description')}, {expression})" if "description" in columns else expression
+    osm_columns = OsmColumns(connection, columns)
+    if osm_columns.found:
+        made = {"category": osm_columns.category, "name": osm_columns.value("name")}
+        return template_expression(POI_TEMPLATE, {**columns, "category": "text", "name": "text"}, source.relation, made)
     found = [name for name in TEXT_COLUMNS if name in columns]
     if not found:
         raise BadSource(
@@ -353,42 +462,16 @@ def _text_expression(source: Source, columns: dict[str, str]) -> str:
     return f"s.{found[0]}"
 
 
-def _name_expression(source: Source, columns: dict[str, str]) -> str:
+def _name_expression(connection: Connection, source: Source, columns: dict[str, str]) -> str:
     """The SQL expression that makes a row's name, NULL for none."""
     if source.name:
         return source.name
-    return "s.name" if "name" in columns and not (source.text or source.template) else "NULL"
-
-
-def _choose_utm(connection: Connection) -> int:
-    """The UTM zone of the middle of the POIs. Raises BadExtent where they reach too far out of it."""
-    row = connection.execute(
-        # A circular mean, so that a country on both sides of the 180th meridian is no trouble.
-        "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
-    ).fetchone()
-    assert row is not None
-    zone = min(60, math.floor((float(row[0]) + 180) / 6) + 1)
-    central = zone * 6 - 183
-    reach = connection.execute(
-        "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample", {"c": central}
-    ).fetchone()
-    assert reach is not None
-    if reach[0] > UTM_REACH_DEGREES:
-        raise BadExtent(
-            reason=f"the POIs reach {reach[0]:.0f} degrees from the middle of UTM zone {zone}, too far for one metric"
-            " CRS. Name a projected CRS with --srid, or take a part of them with --source 'SELECT ... WHERE ...'."
-        )
-    return (32600 if row[1] >= 0 else 32700) + zone
-
-
-def _check_srid(connection: Connection, srid: int) -> int:
-    """The SRID, if PostGIS knows it as projected in metres. Raises BadExtent."""
-    row = connection.execute("SELECT proj4text, srtext FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone()
-    if row is None:
-        raise BadExtent(reason=f"PostGIS does not know EPSG:{srid}. Leave --srid away to use the UTM zone.")
-    if not str(row[1]).startswith("PROJCS") or "+units=m" not in str(row[0]).split():
-        raise BadExtent(reason=f"EPSG:{srid} is not projected in metres. Leave --srid away to use the UTM zone.")
-    return srid
+    if source.text or source.template:
+        return "NULL"
+    if "name" in columns:
+        return "s.name"
+    osm_columns = OsmColumns(connection, columns)
+    return osm_columns.value("name") if "category" not in columns and osm_columns.found else "NULL"
 
 
 def _scalar(connection: Connection, query: str) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from psycopg import sql
 
@@ -14,10 +15,25 @@ TEMPLATE_TOKEN = re.compile(
 TRIMMED = r"nullif(btrim(({})::text, E' \t\n\r\f\x0b'), '')"
 
 
-def template_expression(template: str, columns: dict[str, str], relation: str) -> str:
+def words_expression(column: str, kind: str) -> str:
+    """The SQL expression of a column that may hold several categories: an array, or a list between semicolons.
+
+    It calls pg_temp.words, which data/source.py makes. An HTML entity's semicolon parts nothing.
+    """
+    quoted = sql.Identifier("s", column).as_string()
+    if kind.startswith("_"):  # PostgreSQL's names of array types
+        return f"pg_temp.words({quoted}::text[])"
+    text = f"{quoted}::text"
+    several = f"pg_temp.words(string_to_array({text}, ';'))"
+    return f"CASE WHEN strpos({text}, ';') > 0 AND {text} !~ '&#?\\w+;' THEN {several} ELSE {text} END"
+
+
+def template_expression(
+    template: str, columns: dict[str, str], relation: str, made: Mapping[str, str] | None = None
+) -> str:
     """'[{name}, ]A place of {category}' as SQL; what stands in brackets goes where a column in it is NULL or empty.
 
-    A bracket or brace of the text's own is written twice.
+    A bracket or brace of the text's own is written twice. `made` are columns that are SQL expressions.
     """
     pieces: list[str] = []
     optional: list[str] | None = None  # what stands in the brackets that are open
@@ -33,7 +49,7 @@ def template_expression(template: str, columns: dict[str, str], relation: str) -
             pieces += [f"coalesce({' || '.join(optional)}, '')"] if optional else []
             optional = None
         else:
-            (pieces if optional is None else optional).append(_piece(token, columns, relation))
+            (pieces if optional is None else optional).append(_piece(token, columns, relation, made or {}))
     if optional is not None:
         raise BadSource(source=relation, reason="the template's [ is not closed")
     if not pieces:
@@ -41,10 +57,14 @@ def template_expression(template: str, columns: dict[str, str], relation: str) -
     return " || ".join(pieces)
 
 
-def _piece(token: re.Match[str], columns: dict[str, str], relation: str) -> str:
+def _piece(token: re.Match[str], columns: dict[str, str], relation: str, made: Mapping[str, str]) -> str:
     name = token["column"]
     if name is None:
         return sql.Literal(token["literal"] or token[0][0]).as_string()
+    if name in made:
+        return TRIMMED.format(made[name])
     if name not in columns:
         raise BadSource(source=relation, reason=f"the template names {{{name}}}; the columns are {', '.join(columns)}")
+    if columns[name].startswith("_"):
+        return TRIMMED.format(words_expression(name, columns[name]))
     return TRIMMED.format(sql.Identifier("s", name).as_string())

@@ -82,7 +82,8 @@ def read_labels(connection: db.Connection, source: LabelSource, model: LoadedMod
         relation, refused = _stage_file(connection, source, source.path), _count_refused(connection)
         text, identifier = "s.answer", "s.number"
     try:
-        snapshot = read_samples(connection, Source(relation, text, None, identifier, None, model.srid))
+        asked = Source(relation, text, identifier=identifier, srid=model.srid, keep_outliers=True, force_srid=True)
+        snapshot = read_samples(connection, asked)
     except (BadSource, BadExtent, NotEnoughData) as error:
         raise BadLabels(source=source.labels, reason=_reason(error, model.srid)) from error
     notes = [f"{refused:,} rows of the file cannot be read and were left out."] if refused else []

@@ -240,6 +240,8 @@ def _read_pairs(
         srid=model.srid,
         name=kept.get("name"),
         names=kept.get("names", Source.names),
+        keep_outliers=kept.get("keep_outliers", True),
+        force_srid=True,
     )
     samples = read_samples(connection, source).samples
     texts = list(samples.texts)

@@ -154,6 +154,8 @@ def source_of(loaded: LoadedModel) -> Source:
         identifier=provenance.get("identifier"),
         geometry=provenance.get("geometry"),
         srid=loaded.srid,
+        keep_outliers=provenance.get("keep_outliers", True),  # older versions were trained with them
+        force_srid=True,
     )
 
 

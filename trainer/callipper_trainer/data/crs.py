@@ -1,0 +1,214 @@
+"""Which projected CRS a model's metres are in: chosen for the POIs, or checked against them."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from callipper_db.db import Connection
+from callipper_db.errors import BadExtent
+
+REACH_DEGREES = (
+    12.0  # from the central meridian of a transverse Mercator; further out its metres are off by more than 1 %
+)
+
+
+class Region(NamedTuple):
+    """A part of the globe in degrees."""
+
+    name: str
+    west: float
+    south: float
+    east: float
+    north: float
+
+
+# For what one UTM zone does not hold: CRS of true areas, the smallest region first. PostGIS brings all of them.
+EQUAL_AREA = {
+    3035: Region("Europe", -35, 24, 45, 85),
+    5070: Region("the United States", -130, 20, -60, 55),
+    102001: Region("Canada", -145, 40, -50, 85),
+    3577: Region("Australia", 95, -45, 170, -8),
+    102008: Region("North America", -175, 5, -10, 85),
+    102033: Region("South America", -95, -60, -30, 15),
+    102022: Region("Africa", -30, -40, 60, 40),
+    102028: Region("the south of Asia", 55, -15, 160, 45),
+    102025: Region("the north of Asia", 25, 10, 180, 85),
+    6931: Region("the north of the globe", -180, 0, 180, 90),
+    6932: Region("the south of the globe", -180, -90, 180, 0),
+    6933: Region("the world", -180, -90, 180, 90),
+}
+# Across the 180th meridian, where those have their seam. Its areas are not true, its metres on the equator are.
+PACIFIC = (3832, Region("the Pacific", 90, -60, 300, 60))
+# National CRS that are no transverse Mercator, and the British one, whose metres are true far beyond its area of use.
+AREA_OF_USE = {
+    27700: Region("Great Britain", -9.0, 49.7, 2.1, 61.1),
+    2154: Region("France", -9.9, 41.1, 10.4, 51.6),
+    28992: Region("the Netherlands", 3.2, 50.7, 7.3, 53.8),
+    31370: Region("Belgium", 2.5, 49.5, 6.5, 51.6),
+    2056: Region("Switzerland", 5.9, 45.8, 10.5, 47.9),
+    3035: Region("Europe", -36, 24, 45, 85),
+    5070: Region("the United States", -125, 24, -66, 50),
+}
+USABLE = 0.05  # share by which metres may be off before a CRS of the user's choice is refused
+SHARE = 0.95  # of the POIs, whose metres count
+MUCH_ALIKE = 1.5
+HELD = 0.99  # of the POIs that a region must have
+LOOKED_AT = 500  # POIs that the distortion is measured at
+
+TRANSVERSE_MERCATOR = re.compile(r"\+proj=(?:utm .*?\+zone=(\d+)|tmerc .*?\+lon_0=(-?[\d.]+))")
+
+# To be created before the session turns read-only: how many metres of the CRS a metre eastward and a metre northward are at
+# a place; NULL where the CRS has no such place.
+METRE_IN = """
+CREATE OR REPLACE FUNCTION pg_temp.metre_in(place geometry, srid int) RETURNS float8[] LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    lat float8 := greatest(least(ST_Y(place), 89.9), -89.9);
+    here geometry := ST_SetSRID(ST_MakePoint(ST_X(place), lat), 4326);
+    east geometry := ST_SetSRID(ST_MakePoint(ST_X(place) - sign(ST_X(place)) * 0.001 / cosd(lat), lat), 4326);
+    north geometry := ST_SetSRID(ST_MakePoint(ST_X(place), lat - sign(lat) * 0.001), 4326);
+    origin geometry;
+    scale float8[];
+BEGIN
+    IF ST_X(place) = 0 OR lat = 0 THEN
+        RETURN pg_temp.metre_in(ST_Translate(here, 1e-6, 1e-6), srid);
+    END IF;
+    origin := ST_Transform(here, srid);
+    scale := ARRAY[
+        ST_Distance(origin, ST_Transform(east, srid)) / ST_DistanceSpheroid(here, east),
+        ST_Distance(origin, ST_Transform(north, srid)) / ST_DistanceSpheroid(here, north)];
+    RETURN CASE WHEN scale[1] < 'Infinity' AND scale[2] < 'Infinity'
+        AND ST_DistanceSphere(ST_Transform(origin, 4326), here) < 1000 THEN scale END;
+EXCEPTION WHEN internal_error OR numeric_value_out_of_range THEN
+    RETURN NULL;
+END
+$$"""
+
+DISTORTION = """
+SELECT percentile_disc(%(share)s) WITHIN GROUP (ORDER BY off) FROM (
+    SELECT coalesce(greatest(abs(scale[1] - 1), abs(scale[2] - 1)), 'Infinity') AS off
+    FROM (SELECT geom FROM pg_temp.sample ORDER BY hashfloat8(ST_X(geom) + ST_Y(geom)), id LIMIT %(rows)s) AS s,
+        LATERAL (SELECT pg_temp.metre_in(s.geom, %(srid)s) AS scale OFFSET 0) AS m
+) AS measured"""
+
+
+@dataclass(frozen=True)
+class Crs:
+    """A CRS in metres."""
+
+    srid: int
+    off: float  # share by which its metres are wrong at nearly all POIs, at most
+    region: str | None = None  # what it is made for; None: a UTM zone, or the user's choice
+
+    @property
+    def note(self) -> str | None:
+        """What the user should know about it."""
+        if self.off <= USABLE:
+            return None
+        made_for = f", which has true areas for {self.region}," if self.region else ""
+        return (
+            f"In EPSG:{self.srid}{made_for} distances are wrong by up to {self.off:.0%} where these POIs are: cells and"
+            " surroundings are stretched by that much. A model of a smaller region has truer ones."
+        )
+
+
+def choose_crs(connection: Connection) -> Crs:
+    """The UTM zone of the middle of the POIs; where they reach too far out of it, the equal-area CRS with the truest metres."""
+    utm, reach = _utm_zone(connection)
+    if reach <= REACH_DEGREES:
+        return Crs(utm, 0.0)
+    known = {srid for (srid,) in connection.execute("SELECT srid FROM spatial_ref_sys WHERE srtext <> ''")}
+    candidates = [PACIFIC] if _crosses_180(connection) else [*EQUAL_AREA.items()]
+    found = [
+        Crs(srid, _distortion(connection, srid), region.name)
+        for srid, region in candidates
+        if srid in known and _holds(connection, region)
+    ]
+    truest = min((crs.off for crs in found), default=math.inf)
+    if math.isinf(truest):
+        raise BadExtent(
+            reason=f"the POIs reach {reach:.0f} degrees from the middle of one UTM zone, and no equal-area CRS of this PostGIS"
+            " has all of them. Name a projected CRS with --srid, or take a part of them with --source 'SELECT ... WHERE ...'."
+        )
+    return next(crs for crs in found if crs.off <= MUCH_ALIKE * truest)  # the one of the smallest region
+
+
+def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
+    """The user's CRS, if it is one in metres that are true where the POIs are. Raises BadExtent, with a better one."""
+    row = connection.execute("SELECT proj4text, srtext FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone()
+    if row is None or not row[1]:
+        raise BadExtent(reason=f"PostGIS does not know EPSG:{srid}. Leave --srid away to use the UTM zone.")
+    if not str(row[1]).startswith("PROJCS") or "+units=m" not in str(row[0]).split():
+        raise BadExtent(reason=f"EPSG:{srid} is not projected in metres. Leave --srid away to use the UTM zone.")
+    if force:
+        return Crs(srid, 0.0)
+    crs = Crs(srid, _distortion(connection, srid))
+    covers = _is_in_use(connection, srid, str(row[0]))
+    if crs.off <= USABLE and covers:
+        return crs
+    better = choose_crs(connection)
+    if better.off * 2 <= crs.off:
+        wrong = f"has metres that are wrong by {crs.off:.0%} here"
+        what = wrong if USABLE < crs.off < math.inf else "is not made for where these POIs are"
+        raise BadExtent(
+            reason=f"EPSG:{srid} {what}. Leave --srid away for EPSG:{better.srid}, or keep it with --force-srid."
+        )
+    return crs
+
+
+def _is_in_use(connection: Connection, srid: int, proj4text: str) -> bool:
+    """Is a CRS made for where the POIs are, as far as can be known?"""
+    if srid in AREA_OF_USE:
+        return _holds(connection, AREA_OF_USE[srid])
+    meridian = TRANSVERSE_MERCATOR.search(proj4text)
+    if meridian is None:
+        return True
+    zone, lon_0 = meridian.groups()
+    return _reach(connection, int(zone) * 6 - 183 if zone else float(lon_0)) <= REACH_DEGREES
+
+
+def _holds(connection: Connection, region: Region) -> bool:
+    """Are nearly all POIs in it?"""
+    row = connection.execute(
+        "SELECT avg((ST_Y(geom) BETWEEN %(south)s AND %(north)s AND (ST_X(geom) BETWEEN %(west)s AND %(east)s"
+        " OR ST_X(geom) + 360 BETWEEN %(west)s AND %(east)s))::int) FROM pg_temp.sample",
+        region._asdict(),
+    ).fetchone()
+    return row is not None and float(row[0]) >= HELD
+
+
+def _crosses_180(connection: Connection) -> bool:
+    """Do the POIs lie on both sides of the 180th meridian, and together, rather than around the globe?"""
+    row = connection.execute(
+        "SELECT max(ST_X(geom)) - min(ST_X(geom)), max(x) - min(x) FROM pg_temp.sample,"
+        " LATERAL (SELECT CASE WHEN ST_X(geom) < 0 THEN ST_X(geom) + 360 ELSE ST_X(geom) END AS x) AS shifted"
+    ).fetchone()
+    return row is not None and float(row[0]) > 180 > float(row[1])
+
+
+def _reach(connection: Connection, meridian: float) -> float:
+    """Degrees that the POIs reach from a meridian."""
+    row = connection.execute(
+        "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample", {"c": meridian}
+    ).fetchone()
+    assert row is not None
+    return float(row[0])
+
+
+def _utm_zone(connection: Connection) -> tuple[int, float]:
+    """The zone of the middle of the POIs, and how many degrees they reach from its meridian."""
+    row = connection.execute(
+        # A circular mean, so that a country on both sides of the 180th meridian is no trouble.
+        "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
+    ).fetchone()
+    assert row is not None
+    zone = min(60, math.floor((float(row[0]) + 180) / 6) + 1)
+    return (32600 if row[1] >= 0 else 32700) + zone, _reach(connection, zone * 6 - 183)
+
+
+def _distortion(connection: Connection, srid: int) -> float:
+    row = connection.execute(DISTORTION, {"share": SHARE, "rows": LOOKED_AT, "srid": srid}).fetchone()
+    assert row is not None
+    return float(row[0])
