@@ -238,3 +238,12 @@ def test_the_verdict_is_on_the_test_half_against_the_best_baseline() -> None:
     bars = judge({"london": {"rows": rows}, "berlin": {"rows": rows}})
     assert [held for bar, held in bars.items() if "1.3 times" in bar] == [False]
     assert sum(bars.values()) == len(bars) - 1
+
+
+@pytest.mark.parametrize(
+    "word", ["fire station", "fuel station", "stationery", "supermarket", "car park", "post office", "food bank"]
+)
+def test_words_that_only_contain_an_apt_one_are_not_apt(word: str) -> None:
+    for name in ("King's Cross", "Victoria Coach Station", "Camden Market", "Hyde Park, the centre", "Canary Wharf"):
+        place = next(place for place in read_places() if place.name == name)
+        assert place.apt_words([word]) == []
