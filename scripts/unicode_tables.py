@@ -1,7 +1,7 @@
 """Write sql/014_unicode.sql: what the BERT tokenizer does to each code point, asked of the `tokenizers` library itself.
 
 The library mixes the tables of three Unicode versions, so no server's own tables give its answers. Run it again when a new
-release of `tokenizers` makes tests/test_wordpiece.py fail:  .venv/bin/python scripts/unicode_tables.py
+release of `tokenizers` makes tests/sql/test_wordpiece.py fail:  .venv/bin/python scripts/unicode_tables.py
 """
 
 from __future__ import annotations

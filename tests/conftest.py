@@ -157,9 +157,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 @pytest.fixture(scope="session")
 def encoder() -> TextEncoder:
     """The sentence encoder, which the tests load once."""
-    from town import ENCODER
-
     from callipper_trainer.text_encoder import find_encoder
+    from town import ENCODER
 
     return find_encoder(ENCODER)
 

@@ -17,14 +17,13 @@ from typing import Any
 
 import psycopg
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from deployments import binaries, succeed
-from tiny_encoder import write_encoder
-from town import fill_town, train_town
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from callipper_db import schema
 from callipper_trainer.config import TrainConfig
+from deployments import binaries, succeed
+from tiny_encoder import write_encoder
+from town import fill_town, train_town
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SETTINGS = {"hidden": 16, "blocks": 1, "epochs": 2, "frequencies": 4, "device": "cpu"}

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_architecture import DATABASE_SIDE, FLOORS, MODULES, imports, part
 
 from callipper_db import db
 from callipper_db.load import load
@@ -15,7 +14,8 @@ from callipper_db.progress import Silent
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.source import Source
 from callipper_trainer.train import TrainOptions, train
-from tests.town import ENCODER
+from test_architecture import DATABASE_SIDE, FLOORS, MODULES, imports, part
+from town import ENCODER
 
 ROOT = Path(__file__).parent.parent
 

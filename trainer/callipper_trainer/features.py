@@ -2,7 +2,7 @@
 
 The class has all of the kind: the numbers in torch, its entry in model.arch, and its rows in the database, out and back.
 docs/feature-kinds.md says how to add one. A model that is stored must stay readable: a change of what a kind's numbers mean is
-a new kind, and the old one stays (tests/test_upgrade.py).
+a new kind, and the old one stays (tests/database/test_upgrade.py).
 
 Shapes: B places a batch, F frequencies, C numbers of the context.
 """

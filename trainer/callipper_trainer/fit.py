@@ -31,7 +31,7 @@ from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.stopwatch import Stopwatch
 
 MINIMUM_SAMPLES = 20
-# Measured on a CPU, of batches of 1,000 to 6,000; tests/test_fit.py holds it to what a step takes.
+# Measured on a CPU, of batches of 1,000 to 6,000; tests/trainer/test_fit.py holds it to what a step takes.
 PAIR_BYTES, PAIR_BYTES_WITH_NAMES, ROW_BYTES = 18, 26, 40_000
 
 

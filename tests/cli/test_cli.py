@@ -1,0 +1,376 @@
+"""The command line: its help, its answers, and errors that are one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from callipper_db import db, schema
+from callipper_db.cli.main import main
+from handmade import ORIGIN, Model, write_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def leaves(
+    command: click.Command = main, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from leaves(child, (*path, name))
+    else:
+        yield path, command
+
+
+COMMANDS = dict(leaves())
+each_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+
+
+@pytest.fixture
+def model(database: str) -> Model:
+    with db.session(database) as connection:
+        return write_model(connection, ORIGIN[None] + 5)
+
+
+def failure(result: Result) -> str:
+    """The one sentence of an error."""
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert "Traceback" not in line and "{" not in line and "psycopg" not in line
+    return line.removeprefix("Error: ")
+
+
+# Help
+
+
+@each_command
+def test_every_command_says_what_it_does_with_an_example(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, [*path, "--help"])
+    assert result.exit_code == 0
+    assert re.search(r"^ *Examples?:$", result.output, re.MULTILINE)
+    assert f"callipper-db {' '.join(path)}" in result.output
+    for parameter in COMMANDS[path].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help and parameter.help.endswith(("." if parameter.help[0].isupper() else "", ")")), (
+                parameter.name
+            )
+
+
+def examples() -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    for path, command in COMMANDS.items():
+        for line in (command.help or "").replace("\\\n", " ").splitlines():
+            words = shlex.split(line.strip().split(" > ")[0], comments=False) if "callipper-db " in line else []
+            if words[:1] == ["callipper-db"]:
+                yield path, words[1:]
+
+
+@pytest.mark.parametrize(("path", "words"), list(examples()))
+def test_examples_are_of_the_command_and_parse(path: tuple[str, ...], words: list[str]) -> None:
+    assert tuple(words[: len(path)]) == path
+    COMMANDS[path].make_context(path[-1], words[len(path) :])
+
+
+def test_the_first_screen_names_every_command() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    for name, command in main.commands.items():
+        assert re.search(rf"^  {name} +\S", result.output, re.MULTILINE)
+        assert (command.help or "").strip()
+
+
+@each_command
+def test_the_readme_names_every_command(path: tuple[str, ...]) -> None:
+    """In a line of its own, or with its siblings: `callipper-db models list`, `show`, `drop`."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert any({"callipper-db", *path} <= set(re.findall(r"[\w-]+", line)) for line in lines)
+
+
+def test_the_version_is_printed() -> None:
+    assert re.search(r"version \d+\.\d+\.\d+", CliRunner().invoke(main, ["--version"]).output)
+
+
+# Answers
+
+
+def test_init_says_what_it_did(run: Any, empty_database: str) -> None:
+    printed = run("init", "--dsn", empty_database, "--sql").stdout
+    assert "CREATE TABLE callipper.poi" in printed and "SET search_path = " in printed
+    assert "ALTER DATABASE" not in run("init", "--dsn", empty_database, "--sql", "--no-search-path").stdout
+    with db.session(empty_database) as connection:
+        assert schema.revision(connection) is None
+    result = run("init", "--dsn", empty_database, "--no-search-path")
+    assert result.stdout == f"The schema callipper is at revision {schema.head()}.\n"
+    result = run("init", "--dsn", empty_database)
+    assert "callipper was appended to the database's search_path" in result.stdout
+    assert run("init", "--dsn", empty_database).stdout == f"The schema callipper is at revision {schema.head()}.\n"
+
+
+def test_the_environment_names_the_database(run: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLIPPER_DSN", database)
+    assert run("dsn").stdout == database + "\n"
+    assert run("models", "list").stdout == "There is no model yet. Train one with: callipper-db train\n"
+
+
+def test_query(run: Any, database: str, model: Model) -> None:
+    lines = run("query", "pub", "--dsn", database, "-k", "3").stdout.splitlines()
+    assert lines[0].split()[:4] == ["cell", "similarity", "percentile", "latitude,"]
+    assert [int(line.split()[1]) for line in lines[1:]] == model.ranking("pub")[:3].tolist()
+    assert "place 1" in lines[1]
+    found = json.loads(run("query", "PUB ", "--dsn", database, "-k", "3", "--json").stdout)
+    assert [cell["cell_id"] for cell in found] == model.ranking("pub")[:3].tolist()
+    assert set(found[0]) == {"cell_id", "similarity", "percentile", "lon", "lat", "places"}
+    within = json.loads(run("query", "pub", "--dsn", database, "--within", "-10,-10,0,0", "--json").stdout)
+    assert within == []
+
+
+def test_models(run: Any, database: str, model: Model) -> None:
+    with db.session(database) as connection:
+        second = write_model(connection, seed=1, activate=False)
+    lines = run("models", "list", "--dsn", database).stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [[str(second.version), "ready"], [str(model.version), "active"]]
+    listed = json.loads(run("models", "list", "--dsn", database, "--json").stdout)
+    assert [entry["version"] for entry in listed] == [second.version, model.version]
+    shown = json.loads(run("models", "show", "--dsn", database).stdout)
+    assert (shown["version"], shown["cells"]) == (model.version, len(model.cells))
+    result = run("models", "activate", str(second.version), "--dsn", database)
+    assert result.stdout == f"Model version {second.version} is active.\n"
+    run("models", "drop", str(model.version), "--dsn", database)
+    run("models", "drop", str(second.version), "--dsn", database, "--force")
+    assert json.loads(run("models", "list", "--dsn", database, "--json").stdout) == []
+
+
+def test_load(run: Any, database: str, tmp_path: Path) -> None:
+    file = tmp_path / "pois.csv"
+    file.write_text("id,name,category,lon,lat\n1,The Crown,pub,2.35,48.85\n2,Nowhere,pub,200,48.85\n")
+    rejects = tmp_path / "rejects.csv"
+    result = run("load", str(file), "--dsn", database, "--rejects", str(rejects))
+    assert "2 rows, 1 inserted" in result.stdout and "refused 1" in result.stdout
+    summary = json.loads(run("load", str(file), "--dsn", database, "--json", "--rejects", str(rejects)).stdout)
+    assert summary["files"][0]["unchanged"] == 1
+
+
+def test_plot(run: Any, database: str, model: Model, tmp_path: Path) -> None:
+    picture = tmp_path / "pub.png"
+    assert run("plot", "pub", "-o", str(picture), "--dsn", database).stdout == f"Wrote {picture}.\n"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_server_status_of_one_that_was_never_started(run: Any, tmp_path: Path) -> None:
+    found = json.loads(run("server", "status", "--json", exit_code=3).stdout)
+    assert (found["state"], found["pid"]) == ("stopped", None)
+    assert "stopped" in run("server", "status", exit_code=3).stdout
+    assert run("server", "stop").stdout == "Stopped.\n"
+    assert not (tmp_path / "home").exists()
+
+
+# doctor
+
+
+def test_doctor_on_a_database_that_is_ready(run: Any, database: str, model: Model) -> None:
+    lines = run("doctor", "--dsn", database).stdout.splitlines()
+    assert all(line[:2] in {"ok", "--"} for line in lines)
+    assert f"ok  active model: version {model.version}" in lines
+    findings = {found["what"]: found for found in json.loads(run("doctor", "--dsn", database, "--json").stdout)}
+    assert all(findings[name]["ok"] for name in ("PostgreSQL", "postgis", "vector", "schema callipper", "active model"))
+    assert all(not found["needed"] for name, found in findings.items() if name.startswith("extra "))
+
+
+def test_doctor_without_a_model(run: Any, database: str) -> None:
+    assert "--  active model: none yet; run: callipper-db load" in run("doctor", "--dsn", database).stdout
+
+
+def test_doctor_warns_of_a_schema_that_is_open_to_all(run: Any, database: str) -> None:
+    assert "rights on the extensions' schema" not in run("doctor", "--dsn", database).stdout
+    with db.session(database) as connection:
+        connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    said = run("doctor", "--dsn", database).stdout
+    assert "--  rights on the extensions' schema: PUBLIC may create functions in schema public" in said
+
+
+def test_doctor_on_an_empty_database(run: Any, empty_database: str) -> None:
+    output = run("doctor", "--dsn", empty_database, exit_code=1).stdout
+    assert "NO  schema callipper: not there; run: callipper-db init" in output
+    assert "available, not yet created: callipper-db init" in output
+
+
+def test_doctor_on_an_older_schema(run: Any, database: str) -> None:
+    with db.session(database) as connection:
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql AS 'SELECT ''old'''"
+        )
+    output = run("doctor", "--dsn", database, exit_code=1).stdout
+    assert "NO  schema callipper: revision" in output and "run: callipper-db init" in output
+
+
+def test_doctor_without_a_server(run: Any) -> None:
+    result = run("doctor", "--dsn", "postgresql://me:secret@127.0.0.1:1/city", "--json", exit_code=1)
+    finding = json.loads(result.stdout)[0]
+    assert (finding["what"], finding["ok"]) == ("connection", False)
+    assert "secret" not in result.output
+
+
+# Errors
+
+ASKS_THE_DATABASE: list[list[str]] = [
+    ["init"],
+    ["init", "--sql"],
+    ["query", "pub"],
+    ["similar", "-0.1,51"],
+    ["describe", "-0.1,51"],
+    ["plot", "pub"],
+    ["load", "pois.csv"],
+    ["train"],
+    ["remember", "pub"],
+    ["models", "list"],
+    ["models", "show"],
+    ["models", "activate", "1"],
+    ["models", "drop", "1"],
+]
+
+
+@pytest.mark.parametrize("arguments", ASKS_THE_DATABASE, ids=" ".join)
+def test_a_server_that_is_not_there(run: Any, arguments: list[str]) -> None:
+    message = failure(run(*arguments, "--dsn", "postgresql://me:secret@127.0.0.1:1/city", exit_code=1))
+    assert message.startswith("Cannot connect to user=me dbname=city host=127.0.0.1 port=1: ")
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("dsn", ["nonsense", "postgresql://me@localhost:port/city", "host=", "\N{SNOWMAN}"])
+def test_a_dsn_that_does_not_parse(run: Any, dsn: str) -> None:
+    message = failure(run("models", "list", "--dsn", dsn or " ", exit_code=1))
+    assert message.startswith("Cannot connect to ")
+    assert "Check the DSN" in message
+
+
+@pytest.mark.parametrize("arguments", [row for row in ASKS_THE_DATABASE if row[0] != "init"], ids=" ".join)
+def test_a_database_without_the_schema(run: Any, empty_database: str, arguments: list[str]) -> None:
+    message = failure(run(*arguments, "--dsn", empty_database, exit_code=1))
+    assert message == "This database has no callipper schema yet, or an older one. Run: callipper-db init"
+
+
+@pytest.mark.parametrize("arguments", [row for row in ASKS_THE_DATABASE if row[0] in {"query", "init"}], ids=" ".join)
+def test_a_schema_from_the_future(run: Any, database: str, arguments: list[str]) -> None:
+    with db.session(database) as connection:
+        connection.execute("UPDATE callipper.alembic_version SET version_num = '9999'")
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql AS 'SELECT ''new'''"
+        )
+    message = failure(run(*arguments, "--dsn", database, exit_code=1))
+    assert message.startswith(
+        "The schema in this database is newer than this program knows: it is at revision 9999, and"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["query", "pub"],
+        ["query", "pub", "--within", "1,2,3,4"],
+        ["similar", "-0.1,51"],
+        ["describe", "-0.1,51"],
+        ["plot", "pub"],
+    ],
+    ids=" ".join,
+)
+def test_no_active_model(run: Any, database: str, arguments: list[str]) -> None:
+    message = failure(run(*arguments, "--dsn", database, exit_code=1))
+    assert message == "No model is active in this database. Train one with: callipper-db train"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["models", "show", "99"], "There is no model version 99. See: callipper-db models list"),
+        (["models", "activate", "99"], "There is no model version 99. See: callipper-db models list"),
+        (["models", "drop", "99999999999"], "There is no model version 99999999999. See: callipper-db models list"),
+        (
+            ["models", "drop", "1"],
+            "Model version 1 is the active one and is not dropped. Activate another first, or add --force.",
+        ),
+        (
+            ["query", "zoo"],
+            'model version 1 has not met the text "zoo", and its text encoder handmade is not in the database. Install it with:'
+            " callipper-db text-encoder install handmade. Or add the text with: callipper-db remember 'zoo'",
+        ),
+        (["query", "it's {0}"], "model version 1 has not met the text \"it's"),
+        (["query", ""], "the text is empty"),
+        (["query", "\udcff"], "The text is not valid UTF-8."),
+        (["query", "a\0b"], "The database refused: "),
+        (["query", "pub", "--within", "here"], "--within 'here' is neither a bounding box"),
+        (["similar", "200,3"], "'200,3' cannot be asked about as a place"),
+        (["similar", "3,49", "--within", "here"], "--within 'here' is neither a bounding box"),
+        (
+            ["describe", "here"],
+            "'here' cannot be asked about as a place, which is 'LON,LAT' in degrees or a WKT geometry: ",
+        ),
+        (["plot", "zoo"], "model version 1 has not met the text"),
+        (["plot", "pub", "-o", "no/such/folder/pub.png"], "no/such/folder/pub.png: No such file or directory"),
+        (["load", "no-such-file.csv"], "no-such-file.csv"),
+    ],
+    ids=lambda value: " ".join(value).encode("ascii", "backslashreplace").decode() if isinstance(value, list) else "",
+)
+def test_errors_are_one_sentence(run: Any, database: str, model: Model, arguments: list[str], expected: str) -> None:
+    result = run(*arguments, "--dsn", database, exit_code=1)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ") and expected in line
+    assert result.stdout == ""
+
+
+def test_a_setting_that_is_not_usable(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLIPPER_PG_BIN", "/no/such/folder")
+    message = failure(run("models", "list", exit_code=1))
+    assert message == "Setting CALLIPPER_PG_BIN='/no/such/folder' is not usable: it holds no initdb."
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["query", "pub", "-k", "0"],
+        ["similar", "3,49", "--min-distance", "-1"],
+        ["describe"],
+        ["query"],
+        ["models", "activate", "x"],
+        ["train", "--srid", "WGS84"],
+        ["train", "--text", "a", "--template", "b"],
+        ["train", "--epochs", "0"],
+        ["load"],
+        ["load", "a.csv", "--where", "x"],
+        ["no-such-command"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_is_explained(run: Any, database: str, arguments: list[str]) -> None:
+    dsn = ["--dsn", database] if arguments[0] != "no-such-command" else []
+    result = run(*arguments, *dsn, exit_code=2)
+    assert "Error: " in result.stderr and result.stderr.startswith("Usage: ")
+
+
+def test_as_a_program(database: str, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "CALLIPPER_DSN": database, "CALLIPPER_HOME": str(tmp_path)}
+
+    def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "callipper_db", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+            check=False,
+        )
+
+    done = program("query", "pub")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: No model is active in this database. Train one with: callipper-db train\n"
+    done = program("models", "list", "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

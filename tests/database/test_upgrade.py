@@ -1,0 +1,227 @@
+"""Databases that earlier programs have made: init brings them up to date, and their models go on working.
+
+Each folder of tests/fixtures is the state of one such program, frozen by tests/freeze.py. What is new must not make one of
+them unreadable: a change of what a feature or a layer means gets a name of its own in model.arch.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+import torch
+from psycopg.types.json import Jsonb
+
+from callipper_db import db, models, schema
+from callipper_db.arrays import Array
+from callipper_db.errors import SchemaNewer
+from callipper_db.progress import Silent
+from callipper_trainer.embed import embed_places
+from callipper_trainer.evaluation.evaluate import assess
+from callipper_trainer.evaluation.labels import LabelSource
+from callipper_trainer.model_rows import load_model
+from callipper_trainer.refresh.refresh import RefreshSummary, refresh
+from deployments import binaries, succeed
+from freeze import FIXTURES, answers
+from untrained import MIDDLE, embed, places, publish_untrained
+
+VERSIONS = {1: "coordinate", 2: "contextual"}  # the second is active
+TOLERANCE = 1e-5  # as between torch and SQL
+
+
+@pytest.fixture(params=sorted(path.name for path in FIXTURES.iterdir()))
+def fixture(request: pytest.FixtureRequest) -> Path:
+    return FIXTURES / str(request.param)
+
+
+@pytest.fixture
+def old(fixture: Path, empty_database: str, open_folder: Path) -> str:
+    """The DSN of a database as it was."""
+    with db.session(empty_database) as connection:
+        connection.execute("CREATE EXTENSION postgis")
+        connection.execute("CREATE EXTENSION vector")
+    dump = open_folder / "database.sql"
+    dump.write_bytes(gzip.decompress((fixture / "database.sql.gz").read_bytes()))
+    succeed(binaries(empty_database) / "psql", *("-Xq", "-v", "ON_ERROR_STOP=1", "-d", empty_database, "-f", dump))
+    return empty_database
+
+
+@pytest.fixture
+def upgraded(old: str) -> str:
+    schema.init(old)
+    return old
+
+
+def renew(dsn: str, fixture: Path) -> RefreshSummary:
+    return refresh(dsn, Silent(), text_encoder=str(fixture / "encoder"), compare=True)
+
+
+def vectors_of(connection: db.Connection, version: int) -> tuple[Array, Array]:
+    """(N, 2) centres of the cells in the model's CRS and (N, 128) what is stored for them."""
+    rows = connection.execute(
+        "SELECT ST_X(p), ST_Y(p), e.emb::real[] FROM callipper.cell_embedding e JOIN callipper.cell c USING (cell_id),"
+        " callipper.model m, ST_Transform(ST_Centroid(c.geom), m.srid) AS p"
+        " WHERE e.version = %(version)s AND m.version = %(version)s ORDER BY cell_id",
+        {"version": version},
+    ).fetchall()
+    return np.array([row[:2] for row in rows]), np.array([row[2] for row in rows], np.float32)
+
+
+def test_an_upgraded_database_answers_as_before(fixture: Path, upgraded: str) -> None:
+    expected = json.loads((fixture / "answers.json").read_text())
+    with psycopg.connect(upgraded) as connection:
+        found = answers(connection)
+    assert found.keys() == expected.keys()
+    for name, vectors in expected.items():
+        np.testing.assert_allclose(found[name], vectors, atol=TOLERANCE, err_msg=name)
+    with db.session(upgraded) as connection:
+        assert schema.is_current(connection)
+        assert connection.execute("SELECT count(*) FROM search('park', 5)").fetchone() == (5,)
+        assert connection.execute(
+            "SELECT count(*) FROM describe(ST_SetSRID(ST_Point(5.12, 52.09), 4326), 5)"
+        ).fetchone()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_model_is_embedded_in_torch_as_it_was(upgraded: str, version: int) -> None:
+    with db.session(upgraded, autocommit=True) as connection:
+        model = load_model(connection, version)
+        centres, stored = vectors_of(connection, version)
+    assert (model.trained.pyramid is not None) == (VERSIONS[version] == "contextual")
+    np.testing.assert_allclose(embed_places(model.trained, centres), stored, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_model_is_refreshed(fixture: Path, upgraded: str, version: int) -> None:
+    models.activate_model(upgraded, version)
+    assert not renew(upgraded, fixture).anything  # the lattices are counted as they were
+    with db.session(upgraded) as connection:
+        connection.execute(
+            "INSERT INTO callipper.poi (source, source_id, name, category, category_group, geom)"
+            " VALUES ('new', '1', 'The Fresh River', 'pub', 'food', ST_SetSRID(ST_Point(5.121, 52.091), 4326))"
+        )
+    summary = renew(upgraded, fixture)
+    assert summary.added == 1 and (summary.lattice_cells > 0) == (VERSIONS[version] == "contextual")
+    with db.session(upgraded) as connection:
+        centres, stored = vectors_of(connection, version)
+        rows = connection.execute(
+            "SELECT loc_embed(ST_SetSRID(ST_Point(x, y), srid))::real[] FROM callipper.model,"
+            " unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS p(x, y, n) WHERE version = %s ORDER BY n",
+            [*centres.T.tolist(), version],
+        ).fetchall()
+    np.testing.assert_allclose(np.array([row[0] for row in rows]), stored, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_model_is_evaluated_and_dropped(upgraded: str, version: int) -> None:
+    labels = "SELECT ST_SetSRID(ST_Point(5.1 + n * 4e-4, 52.09 + sin(n) / 200), 4326) AS geom, n / 3.0 AS east"
+    labels += " FROM generate_series(1, 100) AS n"
+    result = assess(upgraded, LabelSource(labels, ["east"]), version, Silent(), split="random", seeds=1)
+    assert result.version == version
+    assert "evaluation" in models.show_model(upgraded, version)["metrics"]
+    models.drop_model(upgraded, version, force=True)
+    assert [model["version"] for model in models.list_models(upgraded)] == [*(set(VERSIONS) - {version})]
+
+
+def test_sizes_of_the_lattices_are_read_from_the_model(database: str) -> None:
+    """Those of a program that chose all of them otherwise: fewer levels, a shorter code, another prior."""
+    published = publish_untrained(database, places(), "contextual", "small")
+    whole = published.trained.pyramid
+    assert whole is not None
+    code = replace(whole.text_code, weight=whole.text_code.weight[:8], bias=whole.text_code.bias[:8])
+    codes_only = replace(whole, text_code=code, prior=2.0, kinds_from_m=400.0)
+    sizes_m = [50.0, 200.0, 400.0, 1600.0]
+    width = sum(codes_only.sums(size_m) + 1 for size_m in sizes_m)
+    with db.session(database) as connection:
+        # What is stored of the lattices, cut down by SQL alone.
+        connection.execute(
+            "DELETE FROM callipper.context_cell WHERE version = %s AND 12.5 * 2 ^ level <> ALL (%s)",
+            [published.version, sizes_m],
+        )
+        connection.execute("DELETE FROM callipper.location_weight WHERE layer = 'text_code' AND neuron >= 8")
+        connection.execute(
+            "UPDATE callipper.context_cell SET level = array_position(%(sizes)s, 12.5 * 2 ^ level) - 1, code_sum ="
+            " CASE WHEN 12.5 * 2 ^ level >= 400 THEN subvector(code_sum, 1, 8) || subvector(code_sum, 33, %(kinds)s)"
+            " ELSE subvector(code_sum, 1, 8) END",
+            {"sizes": sizes_m, "kinds": len(whole.kind_code.weight)},
+        )
+        arch = {"kind": "context", "sizes_m": sizes_m, "code": 8, "prior": 2.0, "kinds_from_m": 400.0}
+        arch |= {"kinds": len(whole.kind_code.weight)}
+        grid = 4 * published.trained.model.location.encoding.divisors.numel()
+        hidden = published.trained.model.location.input.out_features
+        connection.execute(
+            "UPDATE callipper.model SET arch = jsonb_set(arch, '{features,1}', %s), standardisation = %s",
+            [Jsonb(arch), Jsonb({"mean": [0.0] * width, "scale": [1.0] * width})],
+        )
+        for layer, kept in (("input", grid + width), ("output", hidden + grid + width)):
+            connection.execute(
+                "UPDATE callipper.location_weight SET weight = subvector(weight, 1, %s) WHERE layer = %s", [kept, layer]
+            )
+    with db.session(database, autocommit=True) as connection:
+        model = load_model(connection)
+        asked = np.vstack([places(7, 20), [MIDDLE + 1e5]])
+        assert model.trained.pyramid is not None
+        assert [level.size_m for level in model.trained.pyramid.levels] == sizes_m
+        with torch.inference_mode():
+            expected = embed_places(model.trained, asked)
+        np.testing.assert_allclose(embed(connection, asked), expected, atol=TOLERANCE)
+
+
+# A program older than the database
+
+
+@pytest.fixture
+def newer(database: str) -> str:
+    """The DSN of a database of the same revision whose functions a later program has made."""
+    with db.session(database) as connection:
+        for name, value in (("_sql_version", "99.1.0"), ("_sql_digest", "another")):
+            connection.execute(
+                f"CREATE OR REPLACE FUNCTION callipper.{name}() RETURNS text LANGUAGE sql AS $$ SELECT '{value}' $$".encode()
+            )
+    return database
+
+
+@pytest.mark.parametrize("command", [["init"], ["init", "--sql"], ["models", "list"], ["query", "park"]], ids=" ".join)
+def test_an_older_program_is_told_so(run: Any, newer: str, command: list[str]) -> None:
+    result = run(*command, "--dsn", newer, exit_code=1)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        "Error: The schema in this database is newer than this program knows: it is of callipper-db 99.1.0."
+    )
+    assert "pip install --upgrade callipper-db" in line
+    with db.session(newer) as connection:
+        assert connection.execute("SELECT callipper._sql_version()").fetchone() == ("99.1.0",)
+
+
+def test_doctor_tells_an_older_program(run: Any, newer: str) -> None:
+    result = run("doctor", "--dsn", newer, exit_code=1)
+    assert "NO  schema callipper: newer than this program: it is of callipper-db 99.1.0" in result.stdout
+
+
+def test_functions_of_another_state_of_the_same_version(database: str) -> None:
+    """Between releases the version does not say which of two is newer; then what cannot be replaced says it."""
+    with db.session(database) as connection:
+        (query,) = connection.execute("SELECT rtrim(pg_get_viewdef('callipper.points'), ';')").fetchone() or ("",)
+        connection.execute(
+            f"CREATE OR REPLACE VIEW callipper.points AS SELECT q.*, 1 AS later FROM ({query}) q".encode()
+        )
+    with pytest.raises(SchemaNewer, match="which this program cannot replace: cannot drop columns from view"):
+        schema.init(database)
+
+
+def test_a_database_from_before_versions_were_written_down(run: Any, database: str) -> None:
+    with db.session(database) as connection:
+        connection.execute("DROP FUNCTION callipper._sql_version()")
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql AS $$ SELECT 'old' $$"
+        )
+    result = run("models", "list", "--dsn", database, exit_code=1)
+    assert result.stderr.endswith("or an older one. Run: callipper-db init\n")
+    run("init", "--dsn", database)
+    run("models", "list", "--dsn", database)

@@ -1,0 +1,121 @@
+"""A published model without training, and what loc_embed says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from psycopg import sql
+
+from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_rows
+from callipper_db.progress import Silent
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.context import build_pyramid
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.features import make_features
+from callipper_trainer.model import CaLLiPer, TrainedModel
+from callipper_trainer.publish import Publication, publish
+
+SRID = 32631  # UTM 31 N
+
+
+MIDDLE = np.array([645_000.0, 5_773_000.0])
+
+
+POIS = 400
+
+
+TEXT_DIM = 48
+
+
+SIZES: dict[str, dict[str, Any]] = {"small": {"hidden": 24, "blocks": 1, "frequencies": 5}, "default": {}}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model with random weights, as torch has it and as the database has it."""
+
+    trained: TrainedModel
+    version: int
+
+
+def places(seed: int = 0, count: int = POIS) -> Array:
+    """(count, 2) metres: three quarters of POIs, densest in their middles, and one that stands alone."""
+    random = np.random.default_rng(seed)
+    quarters = MIDDLE + np.array([[0, 0], [2500, 500], [-1500, 3000]])
+    metres = quarters[random.integers(0, 3, count)] + random.normal(0, 400, (count, 2))
+    metres[-1] = MIDDLE + np.array([6000, -6000])
+    return metres
+
+
+def publish_untrained(dsn: str, metres: Array, encoder: str, size: str) -> Published:
+    """A model of POIs at (N, 2) metres through the product's own path, but for the training. It becomes the active one."""
+    config = TrainConfig(encoder=encoder, device="cpu", **SIZES[size])
+    with db.session(dsn) as connection:
+        return _publish_untrained(connection, metres, config)
+
+
+def _publish_untrained(connection: db.Connection, metres: Array, config: TrainConfig) -> Published:
+    samples = samples_at(connection, metres)
+    vectors = np.random.default_rng(1).normal(size=(len(samples.texts), TEXT_DIM)).astype(np.float32)
+    pyramid, context = None, None
+    if config.encoder == "contextual":
+        pyramid = build_pyramid(samples.metres - samples.origin, samples.text_id, vectors, config)
+        context = torch.from_numpy(pyramid.features(samples.metres - samples.origin))
+    torch.manual_seed(config.seed)
+    model = CaLLiPer(config, TEXT_DIM, make_features(config, pyramid)).eval()
+    if context is not None and model.location.context is not None:
+        model.location.context.fit_standardisation(context)
+    trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
+    nothing = np.empty((0, TEXT_DIM), np.float32)
+    publication = Publication(
+        text_encoder_id=register(connection),
+        words=[],
+        word_vectors=nothing,
+        text_vectors=vectors,
+        grid_size_m=250.0,
+        grid_kind="square",
+        index="none",
+        metrics={},
+        provenance={},
+    )
+    version, _ = publish(connection, trained, samples, config, publication, Silent())
+    return Published(trained, version)
+
+
+def register(connection: db.Connection) -> int:
+    row = connection.execute(
+        "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('none', 'r1', %s)"
+        " ON CONFLICT (name, revision) DO UPDATE SET dim = excluded.dim RETURNING text_encoder_id",
+        [TEXT_DIM],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def samples_at(connection: db.Connection, metres: Array) -> Samples:
+    rows = connection.execute(
+        "SELECT ST_X(g), ST_Y(g) FROM unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS p(x, y, n),"
+        " ST_Transform(ST_SetSRID(ST_Point(x, y), %s), 4326) AS g ORDER BY n",
+        [*metres.T.tolist(), SRID],
+    ).fetchall()
+    texts = [f"kind {number}" for number in range(7)]
+    text_id = np.random.default_rng(2).integers(0, len(texts), len(metres)).astype(np.int32)
+    return Samples(
+        np.arange(1, len(metres) + 1), np.array(rows), metres, text_id, texts, SRID, np.full(len(metres), -1)
+    )
+
+
+def embed(connection: db.Connection, metres: Array, version: int | None = None) -> Array:
+    """(N, 2) metres -> (N, 128) by loc_embed, the version named or not."""
+    named = sql.SQL("") if version is None else sql.SQL(", {}").format(sql.Literal(version))
+    query = sql.SQL(
+        "SELECT loc_embed(ST_SetSRID(ST_Point(x, y), {srid}){named}) FROM unnest({x}::float8[], {y}::float8[])"
+        " WITH ORDINALITY AS p(x, y, n) ORDER BY n"
+    ).format(srid=SRID, named=named, x=sql.Literal(metres[:, 0].tolist()), y=sql.Literal(metres[:, 1].tolist()))
+    (found,) = read_rows(connection, query, ["vector"], dim=128)
+    return found
