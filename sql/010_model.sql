@@ -71,10 +71,12 @@ DECLARE
 BEGIN
     SELECT c.transaction_id, (SELECT m.version FROM callipper.model m WHERE m.status = 'active') INTO change, active
         FROM callipper.change c;
-    IF change = callipper._newest_change() AND active = callipper._newest_version() THEN
-        -- The constant lets this statement be planned once, for the one partition.
+    IF change = callipper._newest_change() THEN
+        -- The constant lets this statement be planned once, for the one partition. Afterwards it may stand for a newer version.
         PERFORM FROM callipper.cell_embedding e WHERE e.version = callipper._newest_version() LIMIT 0;
-        RETURN active;
+        IF active = callipper._newest_version() THEN
+            RETURN active;
+        END IF;
     END IF;
     IF callipper._newest_change() = pg_current_xact_id_if_assigned()::text::bigint THEN
         -- This transaction's own change, within a function or a DO block that began before it.

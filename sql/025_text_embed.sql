@@ -71,6 +71,7 @@ DECLARE
     met refcursor;
     statement text;
     is_taken boolean;
+    answered_by integer;
     answer @extschema:vector@.vector;
 BEGIN
     content := left(content, longest_read);
@@ -80,15 +81,11 @@ BEGIN
             HINT = concat_ws(' ', 'Give a word or a phrase, such as ''park''.',
                              CASE WHEN is_cut THEN format('Only the first %s characters are read.', longest_read) END);
     END IF;
-    IF version = callipper._newest_version() THEN
-        -- The constant lets this statement be planned once, for the one partition.
-        SELECT t.emb INTO answer FROM callipper.text_embedding t WHERE t.version = callipper._newest_version()
-            AND t.text_hash = hashtextextended(key, 0) AND t.text = key;
-    ELSE
-        EXECUTE format('SELECT t.emb FROM callipper.text_embedding t WHERE t.version = %s'
-                       ' AND t.text_hash = hashtextextended($1, 0) AND t.text = $1', version) INTO answer USING key;
-    END IF;
-    IF answer IS NOT NULL THEN
+    -- The constant lets this statement be planned once, for the one partition. It may stand for another version than the one
+    -- that is asked, which is looked up below.
+    SELECT t.version, t.emb INTO answered_by, answer FROM callipper.text_embedding t
+        WHERE t.version = callipper._newest_version() AND t.text_hash = hashtextextended(key, 0) AND t.text = key;
+    IF answered_by = version THEN
         RETURN answer;
     END IF;
     met := format('callipper text v%s %s %s', version, hashtextextended(content, 1), hashtextextended(content, 2));
@@ -96,6 +93,11 @@ BEGIN
     is_taken := FOUND;
     IF split_part(statement, '''', 4) = callipper._sign(content, version, split_part(statement, '''', 2)) THEN
         RETURN split_part(statement, '''', 2);
+    END IF;
+    EXECUTE format('SELECT t.emb FROM callipper.text_embedding t WHERE t.version = %s'
+                   ' AND t.text_hash = hashtextextended($1, 0) AND t.text = $1', version) INTO answer USING key;
+    IF answer IS NOT NULL THEN
+        RETURN answer;
     END IF;
     answer := callipper._encode_text(content, version);
     IF is_taken THEN

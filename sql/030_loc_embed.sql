@@ -138,6 +138,15 @@ $$;
 COMMENT ON FUNCTION callipper._embed_place(@extschema:postgis@.geometry, callipper._location_encoder) IS
     'embedding of a place by a location encoder';
 
+-- What a plan has kept may be of another version than the one that is asked.
+CREATE OR REPLACE FUNCTION callipper._encoder_of(version integer, kept callipper._location_encoder)
+RETURNS callipper._location_encoder
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN (kept).version = $1 THEN kept END
+$$;
+COMMENT ON FUNCTION callipper._encoder_of(integer, callipper._location_encoder) IS
+    'a location encoder if it is that of the version, else NULL';
+
 -- The embedding of a place by a model version, as the owner, since readers have no right on the weights. The plan of its one
 -- expression keeps the encoder of the version that was activated last: a constant there, until the next activation makes all
 -- plans anew. A plan made for each call would read the encoder each time; plan_cache_mode forbids it, here and in all that is
@@ -148,7 +157,7 @@ LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 30000
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     RETURN callipper._embed_place(place, coalesce(
-        CASE version WHEN callipper._newest_version() THEN callipper._location_encoder(callipper._newest_version()) END,
+        callipper._encoder_of(version, callipper._location_encoder(callipper._newest_version())),
         callipper._read_location_encoder(version, false)
     ));
 END

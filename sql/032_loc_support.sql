@@ -42,12 +42,17 @@ $$;
 COMMENT ON FUNCTION callipper._measure_usual_reach(integer) IS
     'reach that nine of ten training POIs of a model version keep within';
 
--- IMMUTABLE so that a plan keeps the answer, as with _location_encoder().
-CREATE OR REPLACE FUNCTION callipper._usual_reach(version integer) RETURNS float8
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-    SELECT callipper._measure_usual_reach(version)
+-- IMMUTABLE so that a plan keeps the answer, as with _location_encoder(). It says which version it is of.
+CREATE OR REPLACE FUNCTION callipper._newest_reach() RETURNS float8[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    version constant integer := callipper._newest_version();
+BEGIN
+    RETURN ARRAY[version, callipper._measure_usual_reach(version)];
+END
 $$;
-COMMENT ON FUNCTION callipper._usual_reach(integer) IS 'usual reach of a model version''s POIs, for a plan to keep';
+COMMENT ON FUNCTION callipper._newest_reach() IS
+    'version that was activated last and usual reach of its POIs, for a plan to keep';
 
 -- The density of POIs is the number of neighbours by the area that they reach over, so a ratio of densities is one of squares.
 CREATE OR REPLACE FUNCTION callipper._rate_support(place @extschema:postgis@.geometry, version integer) RETURNS float8
@@ -56,11 +61,13 @@ SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan A
 DECLARE
     here @extschema:postgis@.geometry := @extschema:postgis@.ST_Transform(callipper._as_point(place, 4326), 4326);
     smallest CONSTANT float8 := 1e-5;  -- a metre; what shares one spot is infinitely dense otherwise
-    usual float8;
+    kept constant float8[] := callipper._newest_reach();
+    usual float8 := kept[2];
 BEGIN
     PERFORM callipper._require_model(version);
-    usual := CASE version WHEN callipper._newest_version() THEN callipper._usual_reach(callipper._newest_version())
-             ELSE callipper._measure_usual_reach(version) END;
+    IF kept[1] <> version THEN
+        usual := callipper._measure_usual_reach(version);
+    END IF;
     RETURN least(1, (greatest(usual, smallest) / greatest(callipper._reach(here, version, 8), smallest)) ^ 2);
 END
 $$;

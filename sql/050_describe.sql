@@ -21,7 +21,7 @@ COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, integer, in
     ' of up to 1,000 of them; among equals, the one by which it stands out farther, in standard deviations, is first.'
     ' similarity is the cosine, from -1 to 1. The place is any geometry that loc_embed() takes.';
 
--- The k best of a version's vocabulary.
+-- The k best of a version's vocabulary. The partition is named, so that no other version's texts are locked.
 CREATE OR REPLACE FUNCTION callipper._best_texts(version integer, place @extschema:vector@.vector, k integer)
 RETURNS TABLE (text text, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
@@ -32,31 +32,32 @@ DECLARE
 BEGIN
     IF callipper._require_k(k) IS NULL OR place IS NULL THEN
         RETURN;
-    ELSIF sampled = 0 OR NOT EXISTS (
-        SELECT FROM callipper.text_embedding t WHERE t.version = _best_texts.version AND t.vocabulary
-    ) THEN
+    END IF;
+    IF sampled > 0 THEN
+        ones := array_fill(1, ARRAY[sampled]);
+        RETURN QUERY EXECUTE format('
+            SELECT rated.text, -rated.distance, rated.percentile
+            FROM (
+                SELECT t.text, t.distance, callipper._percentile(t.distance, t.city::real[]) AS percentile,
+                    @extschema:vector@.inner_product(t.city, $2) / $3 AS mean,
+                    @extschema:vector@.inner_product(t.city, t.city) / $3 AS square
+                FROM (
+                    SELECT e.text, e.emb OPERATOR(@extschema:vector@.<#>) $1 AS distance,
+                        coalesce(e.city_distances, callipper._city_distances(e.version, e.emb))::@extschema:vector@.vector AS city
+                    FROM callipper.%I e WHERE e.vocabulary
+                    OFFSET 0
+                ) t
+            ) rated
+            ORDER BY rated.percentile DESC,
+                CASE WHEN rated.square - rated.mean ^ 2 > 1e-7  -- less is but rounding
+                    THEN (rated.mean - rated.distance) / sqrt(rated.square - rated.mean ^ 2) END DESC NULLS LAST,
+                rated.text
+            LIMIT $4', 'text_embedding_v' || version) USING place, ones, sampled, k;
+    END IF;
+    IF sampled = 0 OR NOT FOUND THEN
         RAISE EXCEPTION 'model version % was published without words for places', version
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Train a new version with: callipper-db train';
     END IF;
-    ones := array_fill(1, ARRAY[sampled]);
-    RETURN QUERY
-        SELECT rated.text, -rated.distance, rated.percentile
-        FROM (
-            SELECT t.text, t.distance, callipper._percentile(t.distance, t.city::real[]) AS percentile,
-                @extschema:vector@.inner_product(t.city, ones) / sampled AS mean,
-                @extschema:vector@.inner_product(t.city, t.city) / sampled AS square
-            FROM (
-                SELECT e.text, e.emb OPERATOR(@extschema:vector@.<#>) place AS distance,
-                    coalesce(e.city_distances, callipper._city_distances(version, e.emb))::@extschema:vector@.vector AS city
-                FROM callipper.text_embedding e WHERE e.version = _best_texts.version AND e.vocabulary
-                OFFSET 0
-            ) t
-        ) rated
-        ORDER BY rated.percentile DESC,
-            CASE WHEN rated.square - rated.mean ^ 2 > 1e-7  -- less is but rounding
-                THEN (rated.mean - rated.distance) / sqrt(rated.square - rated.mean ^ 2) END DESC NULLS LAST,
-            rated.text
-        LIMIT k;
 END
 $$;
 COMMENT ON FUNCTION callipper._best_texts(integer, @extschema:vector@.vector, integer) IS

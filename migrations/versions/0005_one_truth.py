@@ -43,6 +43,7 @@ DROP FUNCTION IF EXISTS callipper._replace_views(integer);
 DROP FUNCTION IF EXISTS callipper._lock_views();
 DROP FUNCTION IF EXISTS callipper._forget_plans();
 DROP FUNCTION IF EXISTS callipper._answering_version();
+DROP FUNCTION IF EXISTS callipper._usual_reach(integer);
 DROP FUNCTION IF EXISTS callipper._rate_support(@extschema:postgis@.geometry);
 DROP FUNCTION IF EXISTS callipper.search(text, integer, @extschema:postgis@.geometry);
 DROP FUNCTION IF EXISTS callipper.search_points(text, integer, @extschema:postgis@.geometry);

@@ -1,0 +1,56 @@
+"""Versions that answer alike in a space of their own: mixing two of them gives wrong similarities at once."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from callipper_db import partitions
+from callipper_db.db import Connection
+from callipper_db.tables import DIMENSIONS
+
+MODEL = "srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch, standardisation, metrics, provenance"
+COPIED = {
+    "location_weight": "layer, {neuron}, weight, bias",
+    "text_projection": "{neuron}, weight, bias",
+    "context_cell": "level, i, j, n, code_sum",
+    "cell_sample": "number, {emb}",
+    "text_embedding": "text, {emb}, vocabulary, city_distances",
+    "cell_embedding": "cell_id, {emb}",
+    "point_embedding": "point_id, text, geom, {emb}, trained",
+}
+PARTITIONED = {"text_embedding", "cell_embedding", "point_embedding"}
+
+
+def clone_model(connection: Connection, version: int, shift: int) -> int:
+    """A copy of a version with the dimensions of its embeddings shifted in a circle; it is not activated. Returns its number.
+
+    All similarities stay as they are, but those of a vector of one version to a vector of another mean nothing.
+    """
+    row = connection.execute(
+        f"INSERT INTO callipper.model (status, {MODEL}) SELECT 'ready', {MODEL} FROM callipper.model WHERE version = %s"
+        " RETURNING version",
+        [version],
+    ).fetchone()
+    assert row is not None
+    new = int(row[0])
+    emb = f"subvector(emb, {shift + 1}, {DIMENSIONS - shift}) || subvector(emb, 1, {shift})"
+    neuron = f"(neuron + {DIMENSIONS - shift}) % {DIMENSIONS}"
+    for table, columns in COPIED.items():
+        target = sql.Identifier("callipper", table)
+        if table in PARTITIONED:
+            target = partitions.create_partition(connection, table, new)
+        # Of the location encoder's layers the last one gives the embedding.
+        shifted = f"CASE layer WHEN 'output' THEN {neuron} ELSE neuron END" if table == "location_weight" else neuron
+        connection.execute(
+            sql.SQL("INSERT INTO {} (version, {}) SELECT {}, {} FROM callipper.{} WHERE version = {}").format(
+                target,
+                sql.SQL(columns.format(emb="emb", neuron="neuron")),
+                sql.Literal(new),
+                sql.SQL(columns.format(emb=emb, neuron=shifted)),
+                sql.Identifier(table),
+                sql.Literal(version),
+            )
+        )
+        if table in PARTITIONED:
+            partitions.attach_partition(connection, table, new)
+    return new
