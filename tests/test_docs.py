@@ -82,3 +82,15 @@ def test_the_architecture_page_has_the_floors_of_the_test() -> None:
         for target in imports(MODULES[name], set(MODULES)):
             if target.startswith("callipper_db.") and part(target) != part(name) != "__main__":
                 assert floor[part(target)] < floor[part(name)], f"{name} imports {target}"
+
+
+def test_what_the_pages_import_is_there() -> None:
+    found = [
+        line
+        for page in (ROOT / "docs").glob("*.md")
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in re.findall(r"^(?:from|import) callipper_.*", block, re.MULTILINE)
+    ]
+    assert found
+    for line in found:
+        exec(line)
