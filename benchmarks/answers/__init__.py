@@ -144,7 +144,7 @@ def _measure(
         reporter.stage("training without every tenth POI")
         with ask(city, KEPT_OPTIONS, again=options.retrain) as (product, _):
             reporter.stage("held-out POIs")
-            found = held_out.measure(product, lambda texts: vectors(texts, _cache_name(texts)))
+            found = held_out.measure(product, lambda texts: vectors(texts, f"answers-{name}"))
         result.figures["held_out"] = found
         result.lines += ["", "Held-out POIs:", *(f"- {row}: {figures}" for row, figures in found.items())]
     reporter.stage("training")
@@ -157,10 +157,6 @@ def _measure(
         if name == "london" and "points" in options.parts:
             _search_points(result, product, asked, reporter)
     return result
-
-
-def _cache_name(texts: Sequence[str]) -> str:
-    return f"answers-{len(texts)}"
 
 
 # Questions
@@ -248,7 +244,7 @@ def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
 def _describe(result: Result, product: Product, vectors: Vectors, reporter: Reporter) -> None:
     """At random supported places, beside the plain local lift, and at places that everybody knows."""
     city = product.city
-    judge = WordJudge(city, lambda texts: vectors(texts, _cache_name(texts)))
+    judge = WordJudge(city, lambda texts: vectors(texts, f"answers-{city.name}"))
     cells = judge.random_places()
     named = read_places()
     reporter.stage("describe", len(cells) + len(named))
