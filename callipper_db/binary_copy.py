@@ -131,7 +131,7 @@ def read_parts(
     dim: int = 0,
     advance: Advance = silent,
 ) -> Iterator[list[Array]]:
-    """As read_rows, in parts of about so many rows as they arrive; None: all in one."""
+    """As read_rows, in parts of about `rows` rows as they arrive; None: all in one part."""
     dtype = _row_type(kinds, dim)
     part_bytes = None if rows is None else rows * dtype.itemsize
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)

@@ -155,7 +155,7 @@ class SourceEmpty(InputError):
 
 
 class ChangesUnnoticed(InputError):
-    """Nobody is told when {source} changes, since only callipper.poi has triggers. Add --every SECONDS, to look that often."""
+    """No trigger reports changes of {source}, since only callipper.poi has triggers. Add --every SECONDS to look that often."""
 
 
 class BadLabels(InputError):

@@ -107,7 +107,7 @@ def _check_count(area_m2: float, size_m: float, kind: str) -> None:
 def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, size_m: float, kind: str) -> None:
     """Fill the temporary table `covered` (i, j, geom, centre) with the cells of the blocks and of the holes between them.
 
-    Polygons are asked about blocks only; which cells lie in a block is arithmetic, since a test per cell costs ten times
+    Polygons are asked about blocks only; which cells are in a block is arithmetic, since a test per cell costs ten times
     the rest of publishing.
     """
     connection.execute(
@@ -117,10 +117,10 @@ def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, siz
             SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s) AS geom
             FROM unnest(%(x)s::bigint[], %(y)s::bigint[]) AS b(x, y)
         ), part AS (
-            -- The exterior ring alone: lakes and heaths inside a city are covered, though no POI lies in them.
+            -- The exterior ring alone: lakes and heaths inside a city are covered, though they hold no POI.
             SELECT ST_MakePolygon(ST_ExteriorRing((ST_Dump(ST_Union(geom))).geom)) AS geom FROM block
         )
-        -- Parts can lie inside one another's filled holes, hence DISTINCT.
+        -- A part can be inside another's filled hole, so DISTINCT.
         SELECT DISTINCT b.i, b.j
         FROM part, LATERAL ST_SquareGrid(%(m)s, part.geom) AS b
         WHERE ST_Intersects(part.geom, ST_Centroid(b.geom))

@@ -22,7 +22,7 @@ WATCH_S = 0.5  # between two looks at an index that is being built
 def build_hnsw(connection: Connection, version: int, advance: Advance = silent) -> None:
     """An HNSW index over the cells of one version, for `ORDER BY emb <-> ... LIMIT k` without a filter.
 
-    `advance` is told of cells as they enter the index, from another thread; of none where the server takes no second
+    `advance` counts cells as they enter the index, from another thread; it counts none where the server takes no second
     connection.
     """
     row = connection.execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'").fetchone()
@@ -36,7 +36,7 @@ def build_hnsw(connection: Connection, version: int, advance: Advance = silent) 
 
 @contextmanager
 def _watched(connection: Connection, advance: Advance) -> Iterator[None]:
-    """Tell how far the index is that the connection makes meanwhile: it is asked by a second one, since it is busy itself."""
+    """Report how far the index is. A second connection asks the server, because the one that builds it is busy."""
     info, ended = connection.info, Event()
     dsn = make_conninfo(info.dsn, password=info.password or None)
     watcher = Thread(target=_watch, args=(dsn, info.backend_pid, advance, ended), daemon=True)

@@ -180,7 +180,7 @@ class Rejects:
 
     @contextmanager
     def of_file(self, path: Path) -> Iterator[None]:
-        """What is added meanwhile is of `path`; it is taken back if loading fails, unless because all was rejected."""
+        """Rows added in this block are those of `path`. If loading fails, they are taken back, unless all were rejected."""
         self.input, self.reasons, self.first = path, Counter(), ""
         before = self.path.stat().st_size if self.path in self._begun else None
         try:

@@ -104,9 +104,9 @@ def _bytes(dsn: str, version: int) -> int:
 
 
 def record_evaluation(dsn: str, version: int, name: str, figures: dict[str, Any], note: Callable[[str], None]) -> None:
-    """Keep figures with a version's metrics, under 'evaluation' and a name; what stands there under other keys stays.
+    """Keep figures with a version's metrics, under 'evaluation' and a name. Figures under other names stay.
 
-    A role that may only read is told so by `note`: its figures are worth showing all the same.
+    A role that may only read gets a note about it: its figures are worth showing all the same.
     """
     try:
         with db.session(dsn) as connection:

@@ -15,7 +15,7 @@ class Reporter(Protocol):
         """A stage begins; `total` units of work where that is known."""
 
     def advance(self, units: int, **figures: float) -> None:
-        """So many units are done; figures such as loss=1.2 stand beside the bar."""
+        """`units` of work are done; figures such as loss=1.2 are shown next to the bar."""
 
     def epoch(self, figures: dict[str, Any]) -> None:
         """An epoch of training has ended."""

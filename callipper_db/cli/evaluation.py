@@ -55,7 +55,7 @@ def evaluate(
     device: str,
     as_json: bool,
 ) -> None:
-    """How much a model knows: probes for labels of yours, beside the floors that it must beat.
+    """How much a model knows: probes for labels of yours, next to the floors that it must beat.
 
     The figures also go into the version's metrics, see models show and models compare.
 

@@ -28,7 +28,7 @@ from callipper_db.config import Settings
     type=click.IntRange(0),
     default=25_000,
     show_default=True,
-    help="The most frequent names to learn, so many.",
+    help="How many of the most frequent names the model learns.",
 )
 @click.option(
     "--id", "identifier", help="Unique column of the source, or several with commas (default: its primary key)."
@@ -209,9 +209,9 @@ def refresh(
 ) -> None:
     """Bring the active model up to date with its POIs, without training.
 
-    POIs that were added, changed or deleted change what lies around places near them; those are embedded anew, in one
-    transaction. When POIs have changed a lot, it advises to train again. With --watch, in a large city, what sees a change
-    only from afar follows when the changes pause. A model of a table or query of your own can be watched with --every.
+    POIs that were added, changed or deleted change the context of places near them. These places are embedded again, in one
+    transaction. When many POIs have changed, the command advises to train again. With --watch in a large city, places far
+    from a change follow when the changes pause. A model of a table or query of your own can be watched with --every.
 
     \b
     Examples:

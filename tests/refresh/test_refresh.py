@@ -768,7 +768,7 @@ def test_watch_of_a_source_without_triggers(town: str, tmp_path: Path, run: Call
     execute(town, "CREATE TABLE public.stop AS SELECT poi_id AS gid, category, geom FROM poi")
     train_town(town, tmp_path, replace(COORDINATE, epochs=1), source=Source("public.stop"))
     said = run("refresh", "--dsn", town, "--watch", exit_code=1).stderr
-    assert "Nobody is told when public.stop changes" in said
+    assert "No trigger reports changes of public.stop" in said
     assert "Add --every SECONDS" in said
     with running(tmp_path / "home", "refresh", "--dsn", town, "--watch", "--every", "1", "--json") as command:
         wait_for(lambda: lines(command))

@@ -17,14 +17,14 @@ from callipper_db.errors import ConfigError, PeerLost
 
 T = TypeVar("T")
 
-STEP_TIMEOUT = timedelta(minutes=10)  # one process waits so long for another within a step
-# While the first process reads and encodes, the others wait; they notice at once when it ends, and after this long in any case.
+STEP_TIMEOUT = timedelta(minutes=10)  # how long a process waits for another within a step
+# How long the others wait while the leader reads and encodes. If it ends, they notice at once.
 READ_TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all; of one alone every method is the identity."""
+    """This process among all. If there is only one, every method is the identity."""
 
     rank: int = 0
     world_size: int = 1
@@ -32,7 +32,7 @@ class Ranks:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is the process that reads, publishes and speaks."""
+        """Whether this process reads, publishes and reports."""
         return self.rank == 0
 
     def local_rows(self, size: int) -> slice:
@@ -40,7 +40,7 @@ class Ranks:
         return slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
 
     def shard(self, items: Iterable[T]) -> Iterator[T]:
-        """Each `world_size`-th of some items, beginning with the `rank`-th."""
+        """This process's share of some items: every `world_size`-th, beginning with the `rank`-th."""
         return islice(items, self.rank, None, self.world_size)
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Ranks:
                 dist.barrier(group=self.slow_group)
 
     def broadcast(self, value: T | None) -> T:
-        """What the first process has, in all of them; pickled, through the main memory."""
+        """The leader's value, in all processes; pickled, through main memory."""
         box = [value]
         if self.world_size > 1:
             with _peers():

@@ -1,6 +1,6 @@
 """A BERT-family sentence encoder into the database: vocabulary, embeddings, neurons and norms as rows.
 
-The functions in sql/ evaluate it from there, so that a text that nobody has met yet needs no process beside PostgreSQL.
+The functions in sql/ evaluate it from there, so that a new text needs no other process than PostgreSQL.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from callipper_trainer.weight_rows import WeightRows
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What the row of a version says, beside what the model itself says."""
+    """What the row of a version says in addition to the model itself."""
 
     srid: int
     extent: tuple[float, float, float, float]  # west, south, east, north of the training POIs, degrees

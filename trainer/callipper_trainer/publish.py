@@ -33,10 +33,10 @@ SAMPLE = 1000  # cells; a percentile estimated from them is off by less than 3 o
 
 @dataclass(frozen=True)
 class Publication:
-    """What goes beside the weights."""
+    """What is published in addition to the weights."""
 
     text_encoder_id: int
-    words: list[str]  # texts to remember beside those of the training
+    words: list[str]  # texts to remember in addition to those of the training
     word_vectors: Array  # (W, T)
     text_vectors: Array  # (V, T), of samples.texts
     grid_size_m: float

@@ -72,7 +72,7 @@ class TextEncoder:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of the loading, amid ours
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the bar of the loading would break ours
         try:
             return SentenceTransformer(str(self.folder), device=self.device).float()  # as it is computed in SQL
         except Exception as error:  # of a dozen kinds, as files are damaged or missing
@@ -82,7 +82,7 @@ class TextEncoder:
     def encode(self, texts: list[str]) -> Array:
         """(N,) texts -> (N, T) float32.
 
-        In batches of texts with equally many tokens: no padding, hence no work on it, and the same numbers as one by one.
+        In batches of texts with the same number of tokens. So nothing is padded, and a text has the same vector in any batch.
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         tokens = self._tokens(texts)
@@ -111,7 +111,7 @@ class TextEncoder:
 
 
 def _equal_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[Array]:
-    """Row numbers in batches: of equal length each, and of so many tokens at most, but for a single row that has more."""
+    """Row numbers in batches of equal length, with at most `tokens_per_batch` tokens unless a single row has more."""
     order = np.argsort(lengths, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(np.asarray(lengths)[order])) + 1):
         step = max(1, tokens_per_batch // lengths[rows[0]]) if len(rows) else 1
@@ -201,7 +201,7 @@ def _read_vectors(connection: db.Connection, encoder_id: int, texts: list[str], 
 
 
 def _remember_vectors(connection: db.Connection, encoder_id: int, texts: list[str], vectors: Array) -> None:
-    # Not COPY: another run may have added the same text meanwhile.
+    # Not COPY: another run may have added the same text in the meantime.
     with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO callipper.text_vector (text_encoder_id, text, vec) VALUES (%s, %s, %s::real[]::vector)"

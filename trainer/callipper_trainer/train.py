@@ -37,8 +37,8 @@ from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_enco
 PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
 
 
-# From so many rows on they stay on disk: in memory a million take 5 GB (benchmarks/stream_memory.py), which, with a server
-# beside it, is what a machine of 8 GB has.
+# From this number of rows on they stay on disk. A million rows in memory take 5 GB (benchmarks/stream_memory.py), which is
+# what a machine of 8 GB has next to a server.
 STREAM_FROM = 1_000_000
 
 
@@ -90,7 +90,7 @@ class Reading:
 
     opened: OpenSource
     samples: Samples | StoredSamples
-    words: list[str]  # to remember beside the texts of the samples
+    words: list[str]  # to remember in addition to the texts of the samples
 
 
 def train(
@@ -185,7 +185,7 @@ def _where_from(source: Source, reading: Reading) -> dict[str, Any]:
 
 
 def follow(ranks: Ranks) -> None:
-    """Take part in the fit of the first process, which alone reads, publishes and tells of errors."""
+    """Take part in the fit of the leader, which alone reads, publishes and reports errors."""
     with suppress(CallipperError):
         job: FitJob = ranks.broadcast(None)
         _fit_part(job, Silent(), None, ranks)

@@ -102,7 +102,7 @@ class Streaming:
 
     @property
     def threads(self) -> int:
-        """How many look up what lies around rows."""
+        """How many threads look up the context of rows."""
         return max(1, min(8, (os.cpu_count() or 1) // self.ranks.world_size))
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:

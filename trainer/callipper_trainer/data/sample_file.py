@@ -49,7 +49,7 @@ class StoredSamples:
         return rows
 
     def chunks(self, rows: int = CHUNK) -> Iterator[Samples]:
-        """All rows in parts of so many."""
+        """All rows in parts of `rows`."""
         for start in range(0, self.count, rows):
             part = self.read(start, start + rows)
             columns = {name: part[name] for name in ROW.names or ()}

@@ -71,7 +71,7 @@ class Source:
     geometry: str | None = None  # column; None: the first geometry or geography, else columns of longitude and latitude
     srid: int | None = None  # projected CRS in metres; None: chosen for the POIs
     name: str | None = None  # SQL expression; None: the column `name`, unless `text` or `template` says what to read
-    names: int = 25_000  # so many different names at most, the most frequent ones
+    names: int = 25_000  # at most this many different names, the most frequent ones
     keep_outliers: bool = False  # take also rows whose place is most likely wrong, see callipper_db.outliers
     force_srid: bool = False  # take `srid` even where its metres are wrong
 
@@ -135,7 +135,7 @@ class OpenSource:
         return samples
 
     def parts(self, rows: int, advance: Advance = silent) -> Iterator[Samples]:
-        """The same rows in the same order, about so many at a time. Raises BadSource, BadExtent."""
+        """The same rows in the same order, about `rows` at a time. Raises BadSource, BadExtent."""
         return _stream_parts(self.connection, self.srid, self.source, rows, advance)
 
 

@@ -1,4 +1,4 @@
-"""`callipper-db evaluate`: labelled places, a published model's embeddings of them, scores beside floors."""
+"""`callipper-db evaluate`: labelled places, a published model's embeddings of them, scores next to floors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Assessment:
-    """A model's scores on some labels, beside the floors'."""
+    """A model's scores on some labels, next to those of the floors."""
 
     version: int
     labels: Labels

@@ -16,7 +16,7 @@ from callipper_trainer.evaluation.scores import kl_divergence
 
 matplotlib.use("Agg")
 
-LONGEST_NAME = 40  # characters of a class beside the matrix
+LONGEST_NAME = 40  # characters of a class next to the matrix
 MOST = 0.98  # of the errors have a colour of their own; larger ones share the last
 
 

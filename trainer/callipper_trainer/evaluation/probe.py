@@ -43,7 +43,7 @@ def fit_probes(features: Array, targets: Array, task: str, splits: list[Split]) 
 
 @dataclass
 class Layout:
-    """Where a probe's weights lie in its row of parameters: D x H, H, H x C, C."""
+    """Where a probe's weights are in its row of parameters: D x H, H, H x C, C."""
 
     inputs: int
     outputs: int

@@ -1,4 +1,4 @@
-"""How good embeddings are: a probe reads targets off them, beside floors that any embedding must beat.
+"""How good embeddings are: a probe predicts targets from them, next to floors that any embedding must beat.
 
 From arrays: no database here. The protocol is that of the paper's evaluation (Wang et al. 2025), plus spatial hold-out.
 """

@@ -100,7 +100,7 @@ def evaluate_retrieval(
     label_column: str | None = None,
     text_encoder: str | None = None,
 ) -> Retrieval:
-    """Train anew on nine tenths of a version's source, publish nothing, and ask for the tenth; keep the result beside it.
+    """Train a model on nine tenths of a version's source, ask it for the last tenth, and keep the result with the version.
 
     A published model has seen all POIs, so it cannot be asked itself. The new one has the version's settings and seed. A
     POI's label is its `label_column`, by default its category or, where the source has no such column, its whole text.

@@ -30,9 +30,9 @@ def random_split(count: int, seed: int) -> Split:
 
 
 def block_split(places: Array, seed: int) -> Split:
-    """A fifth of the blocks that hold places (N, 2) is the test: no training place lies in a block with test places.
+    """A fifth of the blocks that hold places (N, 2) is the test: no training place is in a block with test places.
 
-    Raises NotEnoughData where all places lie in one block.
+    Raises NotEnoughData if all places are in one block.
     """
     block = block_of(places)
     occupied = np.unique(block)

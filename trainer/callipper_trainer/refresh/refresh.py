@@ -1,8 +1,8 @@
-"""`callipper-db refresh`: the POIs of today into a model of yesterday, without training.
+"""`callipper-db refresh`: bring the active model up to date with its POIs, without training.
 
-The weights and the text code stay as they were trained; what lies around a place is data. So the source is read again, the
-lattices are counted anew, and where one of their cells differs from what is stored, all that reads it is embedded again.
-Nothing is added to sums that stand there already: what comes out is what a model published today with the same weights holds.
+The weights and the codes of texts stay; the context is data. So the source is read and the lattices are counted again. Each
+place that reads a lattice cell which differs from the stored one is embedded again. Stored sums are never added to, so the
+result equals a model that is published today with the same weights.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from callipper_trainer.refresh.diff import LatticeDiff, PointDiff, compare_level
 from callipper_trainer.refresh.write import RefreshPlan, version_locked, write_plan
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder
 
-# In lattices of larger cells a POI is one among many, and half a city reads them.
+# In a lattice of larger cells a POI is one among many, and half of the city reads it.
 NEARBY_M = 800.0
 POSTPONED_FROM = 20_000  # cells and points
-DRIFT_ADVISED = 0.2  # from this share of POIs that the model was not trained with, training anew is advised
+DRIFT_ADVISED = 0.2  # share of POIs that the model was not trained with, from which the summary advises to train again
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RefreshSummary:
 
 @dataclass
 class RefreshCache:
-    """What one refresh leaves to the next in the same process: codes need not be fetched and summed up again."""
+    """What one refresh keeps for the next in the same process, so that texts are not coded again."""
 
     version: int | None = None
     codes: dict[str, Array] = field(default_factory=dict)  # text -> (code,)
@@ -109,8 +109,8 @@ def refresh(
 ) -> RefreshSummary:
     """Bring the active model up to date with the source that it was trained on, in one transaction.
 
-    Without `compare`, a model of callipper.poi is left alone when the triggers have noted no change. `text_encoder` is where
-    the model's encoder lies on this machine, when its name does not say. With `nearby`, where more than POSTPONED_FROM
+    Without `compare`, nothing is done for a model of callipper.poi when the triggers have noted no change. `text_encoder` is
+    the folder of the model's encoder, if its name does not say where it is. With `nearby`, where more than POSTPONED_FROM
     embeddings would be written, lattices of cells larger than NEARBY_M stay as they are stored, for a later call to renew:
     until then all embeddings are still those of the lattices in the database. Raises NoActiveModel, TrainerBusy, BadSource,
     BadExtent, SourceEmpty, TextEncoderMissing, ModelUnreadable.

@@ -24,11 +24,11 @@ RETRY_S, RETRY_AT_MOST_S = 0.5, 30.0
 
 @dataclass
 class Watch:
-    """Refreshes at the start, after notifications, and every so many seconds."""
+    """Refreshes at the start, after notifications, and every `every_s` seconds."""
 
     dsn: str
     reporter: Reporter
-    report: Callable[[RefreshSummary], None]  # told of the first refresh, and of those that wrote something
+    report: Callable[[RefreshSummary], None]  # called after the first refresh, and after those that wrote something
     every_s: float | None = None
     compare: bool = False
     text_encoder: str | None = None

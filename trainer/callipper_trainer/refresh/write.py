@@ -57,7 +57,7 @@ class RefreshPlan:
         return bool(self.lattice_cells) or any(len(part) for part in parts)
 
     def with_new_cells(self, grid: Grid) -> RefreshPlan:
-        """The grid with the cells that this one has beside its own, embedded."""
+        """The same with the new cells of a larger grid, embedded."""
         new = ~np.isin(grid.cell_id, self.grid.cell_id)
         first, vectors = len(self.grid.cell_id), embed_places(self.trained, grid.centre[new])
         cell_id = np.concatenate([self.grid.cell_id, grid.cell_id[new]])
@@ -202,7 +202,7 @@ def _widen_extent(connection: Connection, plan: RefreshPlan) -> None:
 
 
 def _analyse(connection: Connection, plan: RefreshPlan) -> None:
-    """Statistics anew of the tables of which much was written."""
+    """Analyse the tables in which many rows were written."""
     pyramid = plan.trained.pyramid
     written = {
         "callipper.context_cell": (
