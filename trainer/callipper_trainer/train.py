@@ -131,13 +131,6 @@ def train(
         watch.seconds |= trained.seconds
         validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
         metrics = {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
-        run = {
-            "config": config.to_dict(),
-            "streamed": isinstance(samples, StoredSamples),
-            "processes": ranks.world_size,
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "seconds": watch.rounded(),
-        }
         with db.session(dsn) as connection:
             publication = Publication(
                 text_encoder_id=register_encoder(connection, encoder),
@@ -148,7 +141,7 @@ def train(
                 grid_kind=options.grid_kind,
                 index=options.index,
                 metrics=metrics,
-                provenance=_where_from(source, reading) | run,
+                provenance=_provenance(source, reading, config, ranks) | {"seconds": watch.rounded()},
             )
             version, cells = publish(connection, trained, samples, config, publication, reporter, watch)
         options.checkpoint.unlink(missing_ok=True)
@@ -166,8 +159,8 @@ def train(
     )
 
 
-def _where_from(source: Source, reading: Reading) -> dict[str, Any]:
-    """What a refresh must know of the source, and what a reader of the model may ask about it."""
+def _provenance(source: Source, reading: Reading, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
+    """What a refresh must know of the source, and how the model was made."""
     opened, samples = reading.opened, reading.samples
     return {
         "source": opened.name,
@@ -181,6 +174,10 @@ def _where_from(source: Source, reading: Reading) -> dict[str, Any]:
         "texts": len(samples.texts),
         "content_sha256": samples.content_hash(),
         "snapshot": opened.taken_at,
+        "config": config.to_dict(),
+        "streamed": isinstance(samples, StoredSamples),
+        "processes": ranks.world_size,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 
