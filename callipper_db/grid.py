@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,16 @@ from callipper_db.errors import BadExtent
 BLOCK = 5  # the covered area is made of blocks of this many cells a side
 MAX_CELLS = 20_000_000
 SHAPES = {"square": ("ST_SquareGrid", 1.0), "hexagon": ("ST_HexagonGrid", 1.5 * 3**0.5)}  # area of a cell with side 1
+
+# A cell on the 180th meridian ends there, on the side of its centre: its polygon would go round the globe otherwise.
+ON_ONE_SIDE = """
+CASE WHEN ST_XMax(place) - ST_XMin(place) < 180 THEN place
+ELSE (
+    SELECT ST_SetSRID(ST_MakePolygon(ST_MakeLine(
+        ST_MakePoint(CASE WHEN ST_X(d.geom) * side < 0 THEN 180 * side ELSE ST_X(d.geom) END, ST_Y(d.geom)) ORDER BY d.path
+    )), 4326)
+    FROM (SELECT sign(ST_X(ST_Transform(centre, 4326)))) AS c(side), ST_DumpPoints(place) AS d
+) END"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ def ensure_grid(
     """
     block_m = BLOCK * size_m
     blocks = np.unique(np.floor(easting_northing / block_m).astype(np.int64), axis=0)
-    _check_count(len(blocks) * block_m**2, size_m, kind)
+    check_count(len(blocks), size_m, kind)
     row = connection.execute(
         "INSERT INTO callipper.grid (kind, size_m, srid) VALUES (%s, %s, %s) ON CONFLICT (kind, size_m, srid)"
         " DO UPDATE SET kind = excluded.kind RETURNING grid_id",
@@ -48,10 +59,10 @@ def ensure_grid(
     connection.execute(
         sql.SQL(
             "INSERT INTO callipper.cell (grid_id, i, j, geom)"
-            " SELECT {grid_id}, i, j, ST_Transform(geom, 4326) FROM covered v WHERE NOT EXISTS"
-            " (SELECT FROM callipper.cell c WHERE c.grid_id = {grid_id} AND c.i = v.i AND c.j = v.j) ORDER BY i, j"
-            " ON CONFLICT (grid_id, i, j) DO NOTHING"
-        ).format(grid_id=sql.Literal(grid_id))
+            " SELECT {grid_id}, i, j, {on_one_side} FROM (SELECT v.*, ST_Transform(geom, 4326) AS place FROM covered v"
+            " WHERE NOT EXISTS (SELECT FROM callipper.cell c WHERE c.grid_id = {grid_id} AND c.i = v.i AND c.j = v.j)"
+            " OFFSET 0) AS v ORDER BY i, j ON CONFLICT (grid_id, i, j) DO NOTHING"
+        ).format(grid_id=sql.Literal(grid_id), on_one_side=sql.SQL(ON_ONE_SIDE))
     )
     query = sql.SQL(
         "SELECT cell_id, ST_X(v.centre), ST_Y(v.centre) FROM covered v"
@@ -97,10 +108,14 @@ def covers(grid: Grid, easting_northing: Array, size_m: float) -> bool:
     return len(np.unique(np.concatenate([wanted, there]), axis=0)) == len(there)
 
 
-def _check_count(area_m2: float, size_m: float, kind: str) -> None:
-    if area_m2 / (SHAPES[kind][1] * size_m**2) > MAX_CELLS:
+def check_count(blocks: int, size_m: float, kind: str) -> None:
+    """Raise BadExtent where a grid over so many blocks of BLOCK x BLOCK cells has too many cells."""
+    cells = blocks * BLOCK**2 / SHAPES[kind][1]
+    if cells > MAX_CELLS:
+        fits = math.ceil(size_m * math.sqrt(cells / MAX_CELLS) / 10) * 10
         raise BadExtent(
-            reason=f"a grid of {size_m:g} m over these POIs has more than {MAX_CELLS:,} cells. Use a larger --grid-size."
+            reason=f"a grid of {size_m:g} m over these POIs has about {cells / 1e6:,.0f} million cells, and"
+            f" {MAX_CELLS / 1e6:,.0f} million are the most. Use --grid-size {fits} or more."
         )
 
 
@@ -129,7 +144,7 @@ def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, siz
     )
     row = connection.execute("SELECT count(*) FROM covered_block").fetchone()
     assert row is not None
-    _check_count(float(row[0]) * block_m**2, size_m, kind)
+    check_count(int(row[0]), size_m, kind)
     connection.execute(
         # OFFSET 0 keeps the centre from being computed anew wherever it is named.
         sql.SQL(

@@ -29,6 +29,7 @@ def plot_similarity(dsn: str, text: str, path: Path) -> None:
     with db.session(dsn) as connection:
         corners, similarity = _cells(connection, text)
         points = _points(connection)
+    corners, points = _together(corners, points)
     rank = similarity.argsort().argsort() / max(len(similarity) - 1, 1) * 100
     size = corners.shape[1]
     middle = np.deg2rad(corners[..., 1].mean())
@@ -48,6 +49,7 @@ def plot_similarity(dsn: str, text: str, path: Path) -> None:
     axes.autoscale_view()
     axes.set_aspect(1 / np.cos(middle))
     axes.ticklabel_format(useOffset=False)
+    axes.xaxis.set_major_formatter(lambda lon, _: f"{lon - 360 if lon > 180 else lon:.6g}")
     axes.set(title=f"Where is it like \u201c{text}\u201d?", xlabel="longitude", ylabel="latitude")
     axes.set_facecolor("#f2f2f2")
     legend = axes.legend(loc="lower right", facecolor="#444444", labelcolor="white", markerscale=2)
@@ -55,6 +57,19 @@ def plot_similarity(dsn: str, text: str, path: Path) -> None:
     bar = figure.colorbar(cells, ax=axes, shrink=0.8)
     bar.set_label("similarity to the text, percentile of all cells")
     figure.savefig(path)
+
+
+def _together(corners: Array, points: Array) -> tuple[Array, Array]:
+    """Places on both sides of the 180th meridian side by side, with longitudes up to 360 where that is narrower."""
+    x = corners[..., 0]
+    shifted = np.where(x < 0, x + 360, x)
+    if np.ptp(x) <= 180 or np.ptp(shifted) >= 180:
+        return corners, points
+    corners, points = corners.copy(), points.copy()
+    # The whole cell goes to one side, also where its edge is the meridian itself.
+    corners[..., 0] += np.where(x.mean(axis=1) < 0, 360, 0)[:, None]
+    points[:, 0] = np.where(points[:, 0] < 0, points[:, 0] + 360, points[:, 0])
+    return corners, points
 
 
 def _cells(connection: db.Connection, text: str) -> tuple[Array, Array]:

@@ -111,9 +111,13 @@ def _area(connection: db.Connection, within: str) -> str:
     """EWKT in SRID 4326 of a bounding box or a WKT geometry."""
     if (box := _numbers(within, 4)) is not None:
         west, south, east, north = box
-        if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-            raise BadArea(value=within, reason="west must lie west of east, and south of north")
-        return f"SRID=4326;POLYGON(({west} {south},{east} {south},{east} {north},{west} {north},{west} {south}))"
+        if not (-180 <= west <= 180 and -180 <= east <= 180 and west != east and -90 <= south < north <= 90):
+            raise BadArea(
+                value=within, reason="longitudes lie from -180 to 180, latitudes from -90 to 90, south of north"
+            )
+        sides = [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]  # across the 180th meridian
+        boxes = [f"(({x} {south},{z} {south},{z} {north},{x} {north},{x} {south}))" for x, z in sides if x < z]
+        return f"SRID=4326;POLYGON{boxes[0]}" if len(boxes) == 1 else f"SRID=4326;MULTIPOLYGON({','.join(boxes)})"
     try:
         return _ewkt(connection, within)
     except (UnicodeEncodeError, psycopg.Error) as error:

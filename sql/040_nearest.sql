@@ -11,7 +11,8 @@ $$;
 COMMENT ON FUNCTION callipper._announce_settings(@extschema:vector@.vector) IS
     'does nothing; makes the settings of pgvector known where it is created, before functions that carry them';
 
--- An area in the coordinates of the tables. PostGIS compares no arcs.
+-- An area in the coordinates of the tables. PostGIS compares no arcs. What reaches beyond the 180th meridian, as in
+-- POLYGON((178 -19, 182 -19, ...)), goes on at its other side.
 CREATE OR REPLACE FUNCTION callipper._area(within @extschema:postgis@.geometry) RETURNS @extschema:postgis@.geometry
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -23,7 +24,11 @@ BEGIN
     IF @extschema:postgis@.ST_HasArc(within) THEN
         within := @extschema:postgis@.ST_CurveToLine(within, float8 '32', 0, 0);
     END IF;
-    RETURN @extschema:postgis@.ST_Transform(within, 4326);
+    within := @extschema:postgis@.ST_Transform(within, 4326);
+    IF @extschema:postgis@.ST_XMax(within) > 180 OR @extschema:postgis@.ST_XMin(within) < -180 THEN
+        within := @extschema:postgis@.ST_WrapX(@extschema:postgis@.ST_WrapX(within, 180, -360), -180, 360);
+    END IF;
+    RETURN within;
 END
 $$;
 COMMENT ON FUNCTION callipper._area(@extschema:postgis@.geometry) IS 'a geometry in SRID 4326, without arcs';

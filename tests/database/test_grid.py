@@ -171,14 +171,14 @@ def test_centres_are_in_the_order_of_the_ids(connection: db.Connection) -> None:
 def test_too_many_cells_are_refused_before_anything_is_made(connection: db.Connection) -> None:
     count = MAX_CELLS // BLOCK**2 + 1
     metres = np.column_stack([np.arange(count) * BLOCK * 100.0, np.zeros(count)])
-    with pytest.raises(BadExtent, match=r"more than 20,000,000 cells\. Use a larger --grid-size\."):
+    with pytest.raises(BadExtent, match=r"20 million are the most\. Use --grid-size 110 or more"):
         ensure_grid(connection, metres, SRID, 100)
     assert connection.execute("SELECT count(*) FROM callipper.grid").fetchone() == (0,)
 
 
 def test_a_huge_hole_is_refused_too(connection: db.Connection) -> None:
     metres = ring_of_blocks(900, 100)  # 3,596 blocks around 20 million cells
-    with pytest.raises(BadExtent, match=r"more than 20,000,000 cells\. Use a larger --grid-size\."):
+    with pytest.raises(BadExtent, match=r"20 million are the most\. Use --grid-size 110 or more"):
         ensure_grid(connection, metres, SRID, 100)
 
 

@@ -12,7 +12,7 @@ from callipper_db import binary_copy, partitions
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.disk import check_room
-from callipper_db.grid import BLOCK, Grid, ensure_grid
+from callipper_db.grid import BLOCK, Grid, check_count, ensure_grid
 from callipper_db.hnsw import build_hnsw
 from callipper_db.progress import Advance, Reporter
 from callipper_db.tables import SCHEMA
@@ -104,6 +104,11 @@ def check_space(connection: Connection, cells: int, samples: Samples | StoredSam
     indexed = cells if index == "hnsw" or (index == "auto" and cells >= HNSW_PAYS_FROM) else 0
     rows_bytes = EMBEDDING_BYTES * (cells + len(samples) + len(samples.texts)) + HNSW_BYTES * indexed
     check_room(connection, rows_bytes, "The new model version", fresh=True)
+
+
+def check_grid(samples: Samples | StoredSamples, size_m: float, kind: str) -> None:
+    """Raise BadExtent where a grid over the samples has too many cells."""
+    check_count(len(_block_centres(samples, size_m)), size_m, kind)
 
 
 def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:

@@ -30,7 +30,7 @@ from callipper_trainer.fit import Run, check_batch, fit, fit_stored
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model import TrainedModel
-from callipper_trainer.publish import Publication, check_space, publish
+from callipper_trainer.publish import Publication, check_grid, check_space, publish
 from callipper_trainer.stopwatch import Stopwatch
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder, place_words, register_encoder
 
@@ -114,6 +114,7 @@ def train(
             check = partial(check_batch, config=config, device=device, ranks=ranks)
             reading = _read(dsn, source, config.seed, options, reporter, stack, check)
         samples = reading.samples
+        check_grid(samples, options.grid_size_m, options.grid_kind)
         with watch.timing("encode"):
             encoder = find_encoder(options.text_encoder, str(device))
             text_vectors, word_vectors = _encode(dsn, encoder, samples.texts, reading.words, reporter)
