@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+from psycopg.conninfo import make_conninfo
 
 from callipper_db.errors import ConfigError
 
@@ -15,7 +16,8 @@ from callipper_db.errors import ConfigError
 class Settings:
     """What the environment says. Each field is a variable: `dsn` is CALLIPPER_DSN."""
 
-    dsn: str | None  # the database to use; None: the embedded server
+    dsn: str | None  # the database to use; None: what the PG variables name, else the embedded server
+    pg_dsn: str | None  # of the variables of PostgreSQL's own programs, where they name a server or a database
     home: Path  # the embedded server, checkpoints and logs live here
     pg_bin: Path | None  # the folder of initdb and postgres; None: search for the newest
     server_user: str  # who runs the embedded server when the program runs as root
@@ -29,8 +31,28 @@ class Settings:
             raise ConfigError(name="CALLIPPER_PG_BIN", value=pg_bin, reason="it holds no initdb")
         return cls(
             dsn=env("CALLIPPER_DSN") or None,
+            pg_dsn=_pg_dsn(),
             home=Path(env("CALLIPPER_HOME") or platformdirs.user_data_dir("callipper-db")).expanduser().absolute(),
             pg_bin=Path(pg_bin) if pg_bin else None,
             server_user=env("CALLIPPER_SERVER_USER") or "postgres",
             text_encoder=env("CALLIPPER_TEXT_ENCODER") or "sentence-transformers/all-MiniLM-L6-v2",
         )
+
+
+# libpq reads the others, PGPASSWORD among them, by itself.
+PG_VARIABLES = {
+    "PGSERVICE": "service",
+    "PGHOST": "host",
+    "PGHOSTADDR": "hostaddr",
+    "PGPORT": "port",
+    "PGDATABASE": "dbname",
+    "PGUSER": "user",
+}
+NAMING = {"PGSERVICE", "PGHOST", "PGHOSTADDR", "PGDATABASE"}
+
+
+def _pg_dsn() -> str | None:
+    found = {name: value for name in PG_VARIABLES if (value := os.environ.get(name))}
+    if NAMING.isdisjoint(found):
+        return None
+    return make_conninfo("", **{PG_VARIABLES[name]: value for name, value in found.items()})

@@ -11,7 +11,7 @@ from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES, SAFE_PARALLEL_BUILD
 
 EXTRAS = {
     "train": ("torch", "sentence_transformers", "safetensors"),
-    "geo": ("osmium", "pyarrow"),
+    "geo": ("osmium", "pyarrow", "pyogrio"),
     "map": ("matplotlib",),
 }
 
@@ -71,6 +71,8 @@ def _server(connection: db.Connection) -> list[Finding]:
 
 
 def _schema(connection: db.Connection) -> Finding:
+    if schema.is_current(connection) and not schema.newer(connection):
+        return Finding("schema callipper", True, "as this program makes it")
     found = schema.revision(connection)
     if found is None:
         return Finding("schema callipper", False, "not there; run: callipper-db init")
@@ -78,9 +80,7 @@ def _schema(connection: db.Connection) -> Finding:
         return Finding(
             "schema callipper", False, f"newer than this program: it is {by}; pip install --upgrade callipper-db"
         )
-    if not schema.is_current(connection):
-        return Finding("schema callipper", False, f"revision {found}, not this program's; run: callipper-db init")
-    return Finding("schema callipper", True, f"revision {found}, as this program makes it")
+    return Finding("schema callipper", False, f"revision {found}, not this program's; run: callipper-db init")
 
 
 def _model(connection: db.Connection) -> Finding:

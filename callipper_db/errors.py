@@ -34,6 +34,11 @@ class ConnectionFailed(ServerError):
     is running; without --dsn and CALLIPPER_DSN the embedded server is used."""
 
 
+class EmptyDsn(ServerError):
+    """{option} is empty. Give a database (postgresql://user@host/database), or leave it away: then PGHOST, PGSERVICE or
+    PGDATABASE name one where they are set, else the embedded server is used."""
+
+
 class ConnectionLost(ServerError):
     """The connection to the database was lost: {reason}. What was active before still is; run the same command again."""
 
@@ -131,6 +136,10 @@ class BadInput(InputError):
 
 class TooManyRejects(InputError):
     """{path}: all {rows} rows were refused, the first because: {reason}. See {rejects}."""
+
+
+class UnknownSource(InputError):
+    """There is no source {source}. The sources are: {sources}."""
 
 
 class NothingLeft(InputError):

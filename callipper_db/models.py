@@ -35,13 +35,27 @@ def list_models(dsn: str) -> list[dict[str, Any]]:
         ).fetchall()
 
 
+# A reader sees the active version alone.
+COUNTS = (
+    "(SELECT count(*) FROM callipper.cell_embedding c WHERE c.version = m.version) AS cells,"
+    " (SELECT count(*) FROM callipper.point_embedding p WHERE p.version = m.version) AS points"
+)
+COUNTS_OF_VIEWS = (
+    "CASE WHEN m.status = 'active' THEN (SELECT count(*) FROM callipper.cells) END AS cells,"
+    " CASE WHEN m.status = 'active' THEN (SELECT count(*) FROM callipper.points) END AS points"
+)
+
+
+def _may_count(connection: db.Connection) -> bool:
+    return connection.execute("SELECT has_table_privilege('callipper.cell_embedding', 'SELECT')").fetchone() == (True,)
+
+
 def show_model(dsn: str, version: int | None) -> dict[str, Any]:
     """One version, the active one for None, with its architecture and what it covers. Raises UnknownModel."""
     with db.session(dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
             f"SELECT {COLUMNS}, m.arch, ST_AsText(m.extent, 5) AS extent, g.kind AS grid_kind, g.size_m AS grid_size_m,"
-            " (SELECT count(*) FROM callipper.cell_embedding c WHERE c.version = m.version) AS cells,"
-            " (SELECT count(*) FROM callipper.point_embedding p WHERE p.version = m.version) AS points,"
+            f" {COUNTS if _may_count(connection) else COUNTS_OF_VIEWS},"
             " (SELECT count(*) FROM callipper.text_embedding t WHERE t.version = m.version) AS texts"
             " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
             " LEFT JOIN callipper.grid g USING (grid_id)"

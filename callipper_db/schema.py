@@ -144,8 +144,9 @@ def version() -> str:
 
 
 def revision(connection: db.Connection) -> str | None:
-    """The revision of the schema in the database, None when there is none."""
-    if connection.execute("SELECT to_regclass('callipper.alembic_version')").fetchone() == (None,):
+    """The revision of the schema in the database, None when there is none, or a reader asks, who may not see it."""
+    readable = "SELECT has_table_privilege(to_regclass('callipper.alembic_version'), 'SELECT')"
+    if connection.execute(readable).fetchone() != (True,):
         return None
     row = connection.execute("SELECT version_num FROM callipper.alembic_version").fetchone()
     return str(row[0]) if row else None

@@ -6,7 +6,7 @@ BEGIN
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN
-        RAISE NOTICE 'role callipper_reader was not made: it takes CREATEROLE. Grant SELECT on the views yourself.';
+        RAISE NOTICE 'role callipper_reader was not made: it takes CREATEROLE. A role of yours may ask after: SELECT callipper._grant_reader(''NAME'')';
     WHEN duplicate_object OR unique_violation THEN
         NULL;  -- another init, of another database, made it this very moment
 END
@@ -17,16 +17,15 @@ $$;
 -- (SECURITY DEFINER).
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA callipper FROM PUBLIC;
 
-DO $$
+CREATE OR REPLACE FUNCTION callipper._grant_reader(reader name) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     answering regprocedure;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'callipper_reader') THEN
-        RETURN;
-    END IF;
-    GRANT USAGE ON SCHEMA callipper TO callipper_reader;
-    GRANT SELECT ON callipper.cells, callipper.points, callipper.poi, callipper.cell, callipper.grid,
-        callipper.model, callipper.text_encoder, callipper.text_embedding TO callipper_reader;
+    EXECUTE format('GRANT USAGE ON SCHEMA callipper TO %I', reader);
+    EXECUTE format('GRANT SELECT ON callipper.cells, callipper.points, callipper.poi, callipper.cell, callipper.grid,'
+        ' callipper.model, callipper.text_encoder, callipper.text_embedding TO %I', reader);
     FOR answering IN
         SELECT p.oid FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'callipper'::regnamespace AND p.proname NOT IN ('activate', 'drop_model') AND (
@@ -34,7 +33,12 @@ BEGIN
             OR p.proname IN ('_active_version', '_points_are_pois', '_find_text', '_locate', '_rate_support')
         )
     LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO callipper_reader', answering);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', answering, reader);
     END LOOP;
 END
 $$;
+COMMENT ON FUNCTION callipper._grant_reader(name) IS
+    'let a role ask everything and change nothing; for where init may not make callipper_reader, after each init';
+REVOKE EXECUTE ON FUNCTION callipper._grant_reader(name) FROM PUBLIC;
+
+SELECT callipper._grant_reader(rolname) FROM pg_catalog.pg_roles WHERE rolname = 'callipper_reader';

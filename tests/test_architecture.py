@@ -32,6 +32,7 @@ LAYERS = (
         "models",
         "search",
         "text_encoders",
+        "pois",
         "export",
         "server",
         "doctor",

@@ -64,9 +64,7 @@ def load(
       callipper-db load overture.parquet --source overture --min-confidence 0.5 --replace-source
       callipper-db load shops.geojson --source shops --json
     """
-    conditions = dict(condition.partition("=")[::2] for condition in where)
-    if any("=" not in condition for condition in where):
-        raise click.BadParameter("give COLUMN=VALUE, such as dup=0", param_hint="--where")
+    conditions = conditions_of(where)
     schema.ensure_current(dsn)
     with make_reporter(False) as reporter:  # on stderr, so that the JSON document stays alone
         summary = load_files(dsn, files, LoadOptions(where=conditions, rejects=rejects, **options), reporter)
@@ -77,6 +75,13 @@ def load(
         print_file(file)
     if options["replace_source"]:
         click.echo(f"{summary.removed:,} rows that the source no longer holds are removed.")
+
+
+def conditions_of(where: tuple[str, ...]) -> dict[str, str]:
+    """COLUMN=VALUE, as often as it is given."""
+    if any("=" not in condition for condition in where):
+        raise click.BadParameter("give COLUMN=VALUE, such as dup=0", param_hint="--where")
+    return {column: value for column, _, value in (condition.partition("=") for condition in where)}
 
 
 def print_file(file: FileSummary) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from callipper_db.cli import database, evaluation, loading, models, search, server, text_encoders, training
+from callipper_db.cli import database, evaluation, loading, models, pois, search, server, text_encoders, training
 from callipper_db.cli.options import explained
 from callipper_db.errors import CallipperError
 
@@ -75,7 +75,8 @@ def main() -> None:
     callipper-db train                  train, embed a grid, make the model active
     callipper-db query 'quiet park'     ask
 
-    Without --dsn and CALLIPPER_DSN, an embedded PostgreSQL is used and started on demand.
+    Without --dsn and CALLIPPER_DSN, the database that PGHOST, PGSERVICE or PGDATABASE name is used; without those, an
+    embedded PostgreSQL, which is started on demand.
     """
 
 
@@ -84,6 +85,7 @@ for command in (
     database.doctor,
     database.print_dsn,
     loading.load,
+    pois.pois,
     training.train,
     training.refresh,
     training.remember,

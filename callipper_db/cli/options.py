@@ -12,7 +12,7 @@ import click
 from callipper_db import schema
 from callipper_db.config import Settings
 from callipper_db.db import without_secrets
-from callipper_db.errors import CallipperError, ConnectionFailed, ConnectionLost, MissingExtra, NotInitialised
+from callipper_db.errors import CallipperError, ConnectionFailed, ConnectionLost, EmptyDsn, MissingExtra, NotInitialised
 from callipper_db.server import EmbeddedServer
 
 EMBEDDED = "callipper_db.embedded"  # key in the context of a command
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 dsn_option = click.option(
     "--dsn",
     metavar="DSN",
-    help="Database to use (default: CALLIPPER_DSN, else the embedded server, which is started).",
+    help="Database to use (default: CALLIPPER_DSN, PGHOST and the like, else the embedded server, which is started).",
 )
 
 
@@ -57,10 +57,17 @@ def with_dsn(command: F) -> F:
 
 
 def resolve_dsn(dsn: str | None) -> str:
-    """The DSN given, the environment's, or the embedded server's, which is started and brought up to date."""
+    """The DSN given, the environment's, or the embedded server's, which is started and brought up to date.
+
+    Which one it is goes to stderr where the command line does not say it. Raises EmptyDsn.
+    """
+    if dsn is not None and not dsn.strip():
+        raise EmptyDsn(option="--dsn")
     settings = Settings.from_environment()
     server = EmbeddedServer.from_settings(settings)
-    given = dsn or settings.dsn
+    given = dsn or settings.dsn or settings.pg_dsn
+    if given and given == settings.pg_dsn:
+        click.echo(f"Database: {without_secrets(given)} (the PG variables of the environment).", err=True)
     if not given or given == server.dsn():
         _remember(server)
     if given:
@@ -68,6 +75,7 @@ def resolve_dsn(dsn: str | None) -> str:
     if not server.status().running:
         click.echo("Starting the embedded PostgreSQL ...", err=True)
     server.start()
+    click.echo(f"Database: the embedded PostgreSQL in {settings.home}.", err=True)
     try:
         schema.ensure_current(server.dsn())
     except NotInitialised:
