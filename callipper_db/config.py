@@ -17,11 +17,11 @@ class Settings:
     """What the environment says. Each field is a variable: `dsn` is CALLIPPER_DSN."""
 
     dsn: str | None  # the database to use; None: what the PG variables name, else the embedded server
-    pg_dsn: str | None  # of the variables of PostgreSQL's own programs, where they name a server or a database
     home: Path  # the embedded server, checkpoints and logs live here
     pg_bin: Path | None  # the folder of initdb and postgres; None: search for the newest
     server_user: str  # who runs the embedded server when the program runs as root
     text_encoder: str  # name on the Hugging Face hub, or a folder
+    pg_dsn: str | None = None  # of the variables of PostgreSQL's own programs, where they name a server or a database
 
     @classmethod
     def from_environment(cls) -> Settings:

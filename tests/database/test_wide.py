@@ -16,7 +16,7 @@ from callipper_db.load import load
 from callipper_db.plot import _together, plot_similarity
 from callipper_db.search import nearest_cells
 from callipper_trainer.config import TrainConfig
-from tests.town import train_town
+from town import train_town
 
 KINDS = ["cafe", "pub", "school", "bank", "park"]
 
