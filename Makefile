@@ -1,5 +1,5 @@
 # Everything here works on a bare Debian or Ubuntu machine: setup installs what is missing and is instant when nothing is.
-.PHONY: help setup demo test bench lint clean
+.PHONY: help setup demo test torture bench lint clean
 python := .venv/bin/python
 
 help: ## list the targets
@@ -13,6 +13,9 @@ demo: setup ## train on a small city and ask it questions in SQL
 
 test: setup ## run the tests (ARGS="-k name" picks some)
 	@$(python) -m pytest $(ARGS)
+
+torture: setup ## kill commands 300 times and see that nothing is lost (ARGS="--kills 50")
+	@$(python) tests/torture.py $(ARGS)
 
 bench: setup ## run the benchmarks (ARGS="name" picks some)
 	@$(python) -m benchmarks $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,3 +163,10 @@ def _answers(dsn: str) -> bool:
             return True
     except psycopg.OperationalError:
         return False
+
+
+def kill_server(server: EmbeddedServer) -> None:
+    """As a power cut would, but for what the system still writes."""
+    pid = server.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)

@@ -19,6 +19,7 @@ import pytest
 from callipper_db import db, schema
 from callipper_db.cli.main import Terminated, unwound_by_signals
 from callipper_db.server import EmbeddedServer
+from deployments import kill_server
 from locks import locked, wait_until_alone
 from processes import Command, running
 from town import CONFIG, GRID_M, contents, fill_town, train_town
@@ -189,12 +190,6 @@ def test_kill_of_the_server(shared_town: str, open_folder: Path, tmp_path: Path)
         succeeds(dsn, tmp_path)
     finally:
         server.stop()
-
-
-def kill_server(server: EmbeddedServer) -> None:
-    pid = server.status().pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
 
 
 def copy_vectors(source: str, target: str) -> None:
