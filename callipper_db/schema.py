@@ -35,7 +35,6 @@ from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES
 
 PACKAGES = {"postgis": "postgresql-{}-postgis-3", "vector": "postgresql-{}-pgvector"}
 ALREADY = re.compile(r"already exists|does not exist, skipping")  # notices of a script that may run again
-INIT_LOCK = 0x0CA1_0001  # advisory lock: one init at a time in a database
 
 
 @dataclass
@@ -57,10 +56,10 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         notices: list[str] = []
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
         alchemy = alchemy_connection(connection)
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [INIT_LOCK])
         check_server(connection)
         _create_extensions(connection)
         _create_schema(connection)
+        _lock(connection)
         check_not_newer(connection)
         before = revision(connection)
         extensions = db.extension_schemas(connection)
@@ -275,6 +274,8 @@ def _create_extensions(connection: db.Connection) -> None:
             with connection.transaction():
                 statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} SCHEMA public")
                 connection.execute(statement.format(sql.Identifier(name)))
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject):
+            continue  # another init has just made it; we have waited until it was done
         except psycopg.errors.InsufficientPrivilege as error:
             raise _no_right(connection, f"create the extension {name}", f"CREATE EXTENSION {name};") from error
 
@@ -288,6 +289,8 @@ def _create_schema(connection: db.Connection) -> None:
         try:
             with connection.transaction():
                 connection.execute("CREATE SCHEMA callipper")
+        except (psycopg.errors.DuplicateSchema, psycopg.errors.UniqueViolation):
+            _create_schema(connection)  # another init has just made it
         except psycopg.errors.InsufficientPrivilege as error:
             grant = f'GRANT CREATE ON DATABASE "{connection.info.dbname}" TO "{connection.info.user}";'
             raise _no_right(connection, "create the schema callipper", grant) from error
@@ -295,6 +298,12 @@ def _create_schema(connection: db.Connection) -> None:
     owner, is_member = row
     if not is_member:
         raise _no_right(connection, "change the schema callipper", f"a connection as {owner}, who owns it")
+
+
+def _lock(connection: db.Connection) -> None:
+    """One init at a time, by a lock that only the owner can take; in a fresh database CREATE is the lock."""
+    if connection.execute("SELECT to_regclass('callipper.alembic_version')").fetchone() != (None,):
+        connection.execute("LOCK TABLE callipper.alembic_version IN SHARE ROW EXCLUSIVE MODE")
 
 
 def _no_right(connection: db.Connection, action: str, remedy: str) -> NoRightToCreate:

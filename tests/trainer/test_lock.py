@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -12,7 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from callipper_db import db
+from callipper_db import db, schema
 from callipper_db.errors import ConnectionLost, TrainerBusy
 from callipper_db.progress import Silent
 from callipper_trainer.lock import LOCK, only_trainer
@@ -62,6 +63,25 @@ def test_a_reader_cannot_hold_training_up(database: str, reader: str) -> None:
                 stranger.execute(f"LOCK TABLE callipper.training_lock IN {mode} MODE".encode())
             stranger.rollback()
         free(database)
+
+
+def test_a_reader_cannot_hold_init_up(database: str, reader: str) -> None:
+    with psycopg.connect(reader) as stranger:
+        stranger.execute(
+            "SELECT pg_advisory_lock(n) FROM generate_series(%s::bigint, %s) AS n", [0x0CA1_0000, 0x0CA1_00FF]
+        )
+        with psycopg.connect(database, autocommit=True) as owner:
+            owner.execute(
+                sql.SQL("ALTER DATABASE {} SET lock_timeout = '5s'").format(sql.Identifier(owner.info.dbname))
+            )
+        schema.init(database)
+
+
+def test_inits_at_once(empty_database: str) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        reports = list(threads.map(schema.init, [empty_database] * 3))
+    assert sorted(report.before or "" for report in reports) == ["", schema.head(), schema.head()]
+    assert reports[0].after == schema.head()
 
 
 def test_the_lock_keeps_nobody_else_waiting(database: str) -> None:
