@@ -17,7 +17,7 @@ from callipper_db.outliers import find_outliers
 from callipper_db.points import TO_POINT, unknown_srid
 from callipper_db.progress import Reporter, Silent
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
-from callipper_db.read.bulk import bulk_csv, csv_of
+from callipper_db.read.bulk import COPY_FORMAT, bulk_csv, csv_of
 from callipper_db.read.place import OUT_OF_RANGE, LoadOptions, Place, Rules
 from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY
 
@@ -334,7 +334,7 @@ def _copy(
     staged, done, total = 0, 0, summary.path.stat().st_size
     reporter.stage(f"reading {summary.path.name}", total)
     left_out: Counter[str] = Counter()
-    with connection.cursor() as cursor, cursor.copy("COPY poi_load FROM STDIN (FORMAT csv)") as copy:
+    with connection.cursor() as cursor, cursor.copy(f"COPY poi_load FROM STDIN {COPY_FORMAT}") as copy:
         for block in reader.blocks:
             size = len(block)
             if isinstance(block, Block):

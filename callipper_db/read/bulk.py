@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,11 @@ from callipper_db.read.record import BAD_BYTE, Block
 DECIMAL = frozenset("0123456789+-. ")  # what PostgreSQL and Python read alike
 NUMBER_LIMIT = 40  # characters; longer ones may underflow
 
+DELIMITER, QUOTE = "\x1f", "\x01"
+COPY_FORMAT = "(FORMAT csv, DELIMITER E'\\x1f', QUOTE E'\\x01')"
+
+SPECIAL = re.compile(f"[{DELIMITER}{QUOTE}\r\n]")
+
 Texts = list[str | None]
 
 
@@ -35,10 +39,23 @@ class Coordinates(NamedTuple):
 
 
 def csv_of(rows: Iterable[Sequence[Any]]) -> str:
-    """CSV as COPY reads it: None is an empty field."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerows(rows)  # with \r\n, fields with either of the two are quoted
-    return text.getvalue()
+    """CSV as COPY_FORMAT has it: None is an empty field.
+
+    Its delimiter and its quote are characters that texts hardly have, so that nearly all rows are put together without a look
+    at their characters, let alone a second quote for each quote of JSON.
+    """
+    texts = [["" if value is None else str(value) for value in row] for row in rows]
+    text = "".join([DELIMITER.join(fields) + "\n" for fields in texts])
+    plain = text.count(DELIMITER) == sum(map(len, texts)) - len(texts) and text.count("\n") == len(texts)
+    if plain and QUOTE not in text and "\r" not in text:
+        return text
+    return "".join([DELIMITER.join(map(_quoted, fields)) + "\n" for fields in texts])
+
+
+def _quoted(field: str) -> str:
+    if not SPECIAL.search(field):
+        return field
+    return f"{QUOTE}{field.replace(QUOTE, 2 * QUOTE)}{QUOTE}"
 
 
 def bulk_csv(block: Block, rules: Rules) -> str | None:
@@ -137,8 +154,25 @@ def _attributes(block: Block, rules: Rules) -> list[str]:
 
 def _members(name: str, column: Sequence[Any]) -> list[str]:
     key = json.dumps(name, ensure_ascii=False)
-    quote = json.encoder.encode_basestring
-    return [
-        "" if value is None or value == "" else f"{key}:{quote(value) if type(value) is str else to_json(value)},"
-        for value in column
-    ]
+    if set(map(type, column)) <= {str}:
+        return [f"{key}:{_quote(value)}," if value else "" for value in column]
+    return ["" if value is None or value == "" else f"{key}:{_json(value)}," for value in column]
+
+
+_quote = json.encoder.encode_basestring
+
+
+def _json(value: Any) -> str:
+    """As to_json, in a quarter of its time for small values: the encoder of the json module is made anew for each."""
+    kind = type(value)
+    if kind is str:
+        return _quote(value)
+    if kind is list:
+        return f"[{','.join(map(_json, value))}]"
+    if kind is dict and all(type(key) is str for key in value):
+        return f"{{{','.join([f'{_quote(key)}:{_json(item)}' for key, item in value.items()])}}}"
+    if kind is int:
+        return str(value)
+    if kind is float and math.isfinite(value):
+        return float.__repr__(value)
+    return "null" if value is None else to_json(value)
