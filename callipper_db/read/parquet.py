@@ -20,6 +20,9 @@ WKB_POINT = struct.Struct("<BIdd")
 WKB_POINTS = {(b"\x01\x01\0\0\0", 21), (b"\x01\xe9\x03\0\0", 29), (b"\x01\x01\0\0\x80", 29)}
 SRID = re.compile(r"srid:(\d+)$", re.IGNORECASE)
 GEOARROW = "geoarrow."
+CHUNK_LIMIT = 64_000_000  # bytes of a column in a row group, unpacked; only above it a column can be oversize
+LONG_VALUE = 1_000_000  # bytes of a value on average
+PACKED = 100  # times that a column is larger than on the disk
 
 
 @contextmanager
@@ -32,14 +35,19 @@ def open_parquet(path: Path) -> Iterator[Reader]:
         with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             schema = file.schema_arrow
             shape, column = _geometry(file)
-            rows = _Rows(arrow, file, shape, column.get("encoding"), path.stat().st_size)
-            names = [name for name in schema.names if name != shape]
+            oversize = _oversize(file.metadata)
+            if shape in oversize:
+                raise BadInput(path=path, reason=f"the values of its column {shape} are too long to be read")
+            read = [name for name in schema.names if name not in oversize]
+            rows = _Rows(arrow, file, read, shape, column.get("encoding"), path.stat().st_size)
+            names = [name for name in read if name != shape]
             reader = Reader(
                 rows.blocks(), names, rows.bytes_done, has_shape=bool(shape), srid=lambda: _srid(path, column)
             )
             reader.parts = {
                 name: found for name in names if (found := list(_paths(arrow, name, schema.field(name).type)))
             }
+            reader.notes += [f"column {name} was not read: its values are too long" for name in oversize]
             yield reader
     except (arrow.ArrowException, OSError) as error:
         raise BadInput(path=path, reason=f"it is not a sound Parquet file: {_one_line(error)}") from error
@@ -98,9 +106,12 @@ class ArrowColumns(Mapping[str, Sequence[Any]]):
 
 
 class _Rows:
-    def __init__(self, arrow: Any, file: Any, shape: str | None, encoding: str | None, size: int) -> None:
+    def __init__(
+        self, arrow: Any, file: Any, names: list[str], shape: str | None, encoding: str | None, size: int
+    ) -> None:
         self._arrow = arrow
         self._file = file
+        self._names = names
         self._shape = shape
         self._encoding = encoding
         self._size = size
@@ -110,7 +121,7 @@ class _Rows:
         return int(self._size * self._done / max(self._file.metadata.num_rows, 1))
 
     def blocks(self) -> Iterator[Block]:
-        for batch in self._file.iter_batches(BLOCK):
+        for batch in self._file.iter_batches(BLOCK, columns=self._names):
             shapes = shapes_of(self._arrow, batch.column(self._shape), self._encoding) if self._shape else None
             self._done += batch.num_rows
             yield Block(self._done - batch.num_rows + 1, ArrowColumns(self._arrow, batch, self._shape), shapes)
@@ -182,6 +193,19 @@ def _point(wkb: Any) -> Any:
     if (wkb[:5], len(wkb)) in WKB_POINTS:
         return WKB_POINT.unpack_from(wkb)[2:]
     return wkb.hex()
+
+
+def _oversize(metadata: Any) -> list[str]:
+    """Columns that would fill the memory: with values of a megabyte and more, or of next to nothing on the disk."""
+    found = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for chunk in map(group.column, range(group.num_columns)):
+            size = chunk.total_uncompressed_size
+            long = size > LONG_VALUE * max(chunk.num_values, 1) or size > PACKED * max(chunk.total_compressed_size, 1)
+            if size > CHUNK_LIMIT and long:
+                found.append(chunk.path_in_schema.split(".")[0])
+    return list(dict.fromkeys(found))
 
 
 def _geometry(file: Any) -> tuple[str | None, dict[str, Any]]:

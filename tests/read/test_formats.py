@@ -682,6 +682,13 @@ def test_one_hostile_feature_is_one_refused_row(poi: str, folder: Path, bad: str
     assert reason in next(iter(file.reasons))
 
 
+def test_a_parquet_column_that_would_fill_the_memory_is_not_read(poi: str, folder: Path) -> None:
+    columns = {"id": [1, 2], "category": ["Pub", "Bank"], "lon": [2.0, 2.0], "lat": [48.0, 48.0]}
+    pq.write_table(pa.table(columns | {"note": ["x" * 70_000_000, "y"]}), folder / "a.parquet", compression="zstd")
+    file = load_one(poi, folder / "a.parquet")
+    assert (file.inserted, file.notes) == (2, ["column note was not read: its values are too long"])
+
+
 def test_quotes_that_never_pair_take_linear_time(folder: Path) -> None:
     """Each line opens a quote that nothing closes: without a budget each would be searched for its end."""
     lines = "".join(f'{i},"Name,Pub,2,48\n' for i in range(30_000))
