@@ -74,6 +74,10 @@ LIMIT 8"""
 # Until the transaction ends nobody else writes, so no row appears between the two statements; readers go on.
 LOCK = "LOCK TABLE callipper.poi IN SHARE ROW EXCLUSIVE MODE"
 
+# Of a table that was analysed when it was empty the planner thinks that reading it once a row costs nothing; meanwhile the
+# insertion fills it, and each row takes longer than the one before.
+HASH_JOINS = "SET LOCAL enable_nestloop = off"
+
 # A row that would stay as it is is left alone.
 UPDATE = """
 UPDATE callipper.poi AS p
@@ -388,6 +392,7 @@ def _upsert(connection: db.Connection, staged: int, summary: FileSummary) -> Non
     check_room(connection, 2 * (row[0] if row else 0), f"Loading {summary.path.name}")  # the rows and their indexes
     summary.duplicates = connection.execute(DROP_DUPLICATES).rowcount
     connection.execute("ANALYZE poi_load (source, source_id)")
+    connection.execute(HASH_JOINS)
     connection.execute(LOCK)
     summary.updated = connection.execute(UPDATE).rowcount
     summary.inserted = connection.execute(INSERT).rowcount

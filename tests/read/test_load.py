@@ -32,7 +32,7 @@ from callipper_db.errors import (
     NotInitialised,
     TooManyRejects,
 )
-from callipper_db.load import COUNTS, FileSummary, LoadOptions, load, source_name
+from callipper_db.load import COUNTS, HASH_JOINS, INSERT, STAGING, UPDATE, FileSummary, LoadOptions, load, source_name
 from callipper_db.progress import Silent
 from callipper_db.read import Block, LeftOut, Reader, Record, Refused, open_reader
 from callipper_db.read.bulk import DELIMITER, QUOTE, bulk_csv, csv_of
@@ -740,6 +740,19 @@ def test_two_at_once_load_each_row_once(database: str, folder: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         files = list(pool.map(lambda _: load_one(database, path), range(2)))
     assert sorted((file.inserted, file.unchanged) for file in files) == [(0, 20_000), (20_000, 0)]
+
+
+def test_rows_are_not_compared_one_by_one_with_an_empty_table(database: str) -> None:
+    """An empty table that was analysed tempts the planner to read it once for each row, while it fills."""
+    with db.session(database, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE callipper.poi")
+        with connection.transaction():
+            connection.execute(STAGING)
+            connection.execute(HASH_JOINS)
+            for statement in (UPDATE, INSERT):
+                plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}"))
+                assert "Hash" in plan or "Merge" in plan
+                assert "Nested Loop" not in plan
 
 
 # Any input
