@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from callipper_db import db, schema
+from benchmarks.sessions import user_session
+from callipper_db import schema
 from callipper_db.arrays import Array
 from callipper_db.load import LoadOptions, load
 from callipper_db.server import EmbeddedServer
@@ -41,14 +42,14 @@ class City:
         dsn = self.server.dsn()
         schema.init(dsn)
         load(dsn, [LONDON], OPTIONS)
-        with db.session(dsn, autocommit=True) as connection:
+        with user_session(dsn, autocommit=True) as connection:
             connection.execute("ANALYZE callipper.poi")
         return dsn
 
     @cached_property
     def samples(self) -> Samples:
         """London's POIs as training reads them, with their category texts."""
-        with db.session(self.dsn, autocommit=True) as connection:
+        with user_session(self.dsn, autocommit=True) as connection:
             return read_samples(connection, Source(template=TEMPLATE, srid=SRID)).samples
 
     @cached_property

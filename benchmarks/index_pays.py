@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.city import City
+from benchmarks.sessions import user_session
 from callipper_db import binary_copy, db, partitions
 from callipper_db.arrays import Array
 from callipper_db.hnsw import build_hnsw
@@ -25,7 +26,7 @@ def run(city: City) -> dict[str, Any]:
         # Cells of a city resemble their neighbours: a walk, not noise, which would be HNSW's worst case.
         walk = np.cumsum(random.normal(size=(size, 128)), axis=0)
         embeddings = (walk / np.linalg.norm(walk, axis=1, keepdims=True)).astype(np.float32)
-        with db.session(city.dsn) as connection:
+        with user_session(city.dsn) as connection:
             name = partitions.create_partition(connection, "cell_embedding", 0)
             columns: dict[str, tuple[str, Any]] = {
                 "version": ("int4", np.zeros(size)),

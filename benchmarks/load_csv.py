@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.city import LONDON, OPTIONS, City, median_ratio
-from callipper_db import db
+from benchmarks.sessions import user_session
 from callipper_db.load import load
 
 BAR = 20_000  # rows/s
@@ -24,12 +24,12 @@ def run(city: City) -> dict[str, Any]:
     """Rows of the file a second, into an empty table each time."""
     load_s, bare_s = [], []
     for _ in range(ROUNDS):
-        with db.session(city.dsn) as connection:
+        with user_session(city.dsn) as connection:
             connection.execute("TRUNCATE callipper.poi")
         started = time.perf_counter()
         rows = load(city.dsn, [LONDON], OPTIONS).total("inserted")
         between = time.perf_counter()
-        with db.session(city.dsn) as connection, gzip.open(LONDON) as file:
+        with user_session(city.dsn) as connection, gzip.open(LONDON) as file:
             connection.execute(BARE)
             with connection.cursor().copy("COPY bare FROM STDIN (FORMAT CSV, HEADER)") as copy:
                 while block := file.read(1 << 16):

@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from benchmarks.city import LONDON, OPTIONS, City
-from callipper_db import db
+from benchmarks.sessions import user_session
 from callipper_db.load import LoadOptions, load
 
 ROWS = 1_000_000
@@ -98,7 +98,7 @@ def run(city: City) -> dict[str, Any]:
 
 
 def _rate(dsn: str, path: Path, options: LoadOptions) -> float:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         connection.execute("TRUNCATE callipper.poi")
     started = time.perf_counter()
     rows = load(dsn, [path], options).total("inserted")

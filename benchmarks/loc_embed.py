@@ -15,6 +15,7 @@ import torch
 from psycopg import sql
 
 from benchmarks.city import SRID, City, median_ratio
+from benchmarks.sessions import user_session
 from callipper_db import db
 from callipper_db.binary_copy import read_rows
 from callipper_db.progress import Silent
@@ -66,7 +67,7 @@ def run(city: City) -> dict[str, Any]:
     try:
         figures = {encoder: _measure(city, model) for encoder, model in models.items()}
     finally:
-        with db.session(city.dsn) as connection:
+        with user_session(city.dsn) as connection:
             for model in models.values():
                 connection.execute("SELECT callipper.drop_model(%s, true)", [model.version])
     kept = (
@@ -86,7 +87,7 @@ def _publish(city: City, encoder: str) -> Untrained:
     if pyramid and model.location.context:
         model.location.context.fit_standardisation(torch.from_numpy(pyramid.features(samples.metres - samples.origin)))
     trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         row = connection.execute(
             "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('benchmark', 'r1', %s)"
             " ON CONFLICT (name, revision) DO UPDATE SET dim = excluded.dim RETURNING text_encoder_id",
@@ -110,7 +111,7 @@ def _publish(city: City, encoder: str) -> Untrained:
 
 def _measure(city: City, model: Untrained) -> dict[str, Any]:
     """One model's figures. Its version is asked by name first, while the other model is the active one."""
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         connection.execute(sql.SQL(BASELINE))
         connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
         _ask(connection, city)

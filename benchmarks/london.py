@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 from benchmarks.city import SRID, City
-from callipper_db import db, search
+from benchmarks.sessions import user_session
+from callipper_db import search
 
 BAR_S = {"first": 300, "again": 150}  # with no text encoded yet, and with all of them
 BAR_GIB = 3.0
@@ -31,12 +32,12 @@ SELECT (SELECT coalesce(sum(pubs), 0) FROM cell_pubs WHERE cell_id = ANY(%s))::f
 
 def run(city: City) -> dict[str, Any]:
     """Seconds by stage, the trainer's peak memory, and whether the answer to 'pub' has pubs in it."""
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         connection.execute("DELETE FROM callipper.text_vector")
     figures = {name: _train(city) for name in BAR_S}
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     cells = [cell["cell_id"] for cell in search.nearest_cells(city.dsn, "pub", 10)]
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         row = connection.execute(DENSITY, [cells, len(cells)]).fetchone()
     density = float(row[0]) if row else 0.0
     in_time = all(figures[name]["train_to_active_s"] < bar for name, bar in BAR_S.items())

@@ -30,7 +30,8 @@ from typing import Any
 from psycopg import sql
 
 from benchmarks.city import LONDON, City
-from callipper_db import db, schema, search
+from benchmarks.sessions import user_session
+from callipper_db import schema, search
 from callipper_db.cli.console import make_reporter
 from callipper_db.load import LoadOptions, load
 from callipper_db.read.record import require
@@ -136,7 +137,7 @@ def _measure(server: EmbeddedServer, name: str, epochs: str | None) -> dict[str,
 
 def _database(server: EmbeddedServer, name: str) -> str:
     """The DSN of a new database with the schema."""
-    with db.session(server.dsn(), autocommit=True) as admin:
+    with user_session(server.dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     dsn = server.dsn(name)
@@ -171,7 +172,7 @@ def _train(dsn: str, home: Path, epochs: str | None) -> dict[str, Any]:
 def ask(dsn: str, question: str, kinds: tuple[str, ...]) -> Answer:
     """What lies around the best cells for a question."""
     cells = [cell["cell_id"] for cell in search.nearest_cells(dsn, question, BEST_CELLS)]
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         row = connection.execute(LIFT, {"kinds": list(kinds), "cells": cells, "around": AROUND_M}).fetchone()
     assert row is not None
     return Answer(*row)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.city import SRID, TEMPLATE, City, median_ratio
-from callipper_db import db
+from benchmarks.sessions import user_session
 from callipper_db.binary_copy import read_rows
 from callipper_trainer.data.source import Source, read_samples, stream_query
 
@@ -27,15 +27,15 @@ ANALYZE distinct_text"""
 def run(city: City) -> dict[str, Any]:
     """Rows a second of the stream by itself, and of the whole snapshot with its preparation."""
     stream_s, cursor_s, whole_s = [], [], []
-    with db.session(city.dsn, autocommit=True) as connection:
+    with user_session(city.dsn, autocommit=True) as connection:
         connection.execute(PREPARE)
         for _ in range(ROUNDS):
             started = time.perf_counter()
-            rows = len(read_rows(connection, stream_query(SRID), KINDS)[0])
+            rows = len(read_rows(connection, stream_query(connection, SRID), KINDS)[0])
             after_stream = time.perf_counter()
-            np.array(connection.execute(stream_query(SRID)).fetchall())
+            np.array(connection.execute(stream_query(connection, SRID)).fetchall())
             after_cursor = time.perf_counter()
-            with db.session(city.dsn, autocommit=True) as fresh:
+            with user_session(city.dsn, autocommit=True) as fresh:
                 read_samples(fresh, Source(template=TEMPLATE, srid=SRID))
             stream_s.append(after_stream - started)
             cursor_s.append(after_cursor - after_stream)

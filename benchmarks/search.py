@@ -10,6 +10,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from benchmarks.city import City, median_ratio
+from benchmarks.sessions import user_session
 from callipper_db import binary_copy, db, partitions
 from callipper_db.arrays import Array
 from callipper_db.grid import BLOCK, Grid, ensure_grid
@@ -38,7 +39,7 @@ OURS = "SELECT cell_id, geom, similarity, percentile FROM callipper.search({text
 
 def run(city: City) -> dict[str, Any]:
     """Measure on a model of made-up vectors, in one transaction that is rolled back."""
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         version, grid, cells, texts = _make_model(connection)
         areas = {f"{share:.0%}": _time_areas(connection, version, grid, texts, share) for share in (0.01, 0.1)}
         describe_ms = _time_describe(connection, version, cells)

@@ -15,6 +15,7 @@ import torch
 from psycopg import sql
 
 from benchmarks.city import ENCODER, City, median_ratio
+from benchmarks.sessions import user_session
 from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
@@ -51,7 +52,7 @@ def run(city: City) -> dict[str, Any]:
         install_s = time.perf_counter() - started
         figures = {"install_s": round(install_s, 1)} | _measure(city, encoder, version)
     finally:
-        with db.session(city.dsn) as connection:
+        with user_session(city.dsn) as connection:
             connection.execute("SELECT callipper.drop_model(%s, true)", [version])
         remove_text_encoder(city.dsn, ENCODER)
     kept = [figures["times_encode"][tokens] <= bar for tokens, bar in BARS_TIMES.items()]
@@ -64,7 +65,7 @@ def _publish(city: City, encoder: TextEncoder) -> int:
     samples, vectors, config = city.samples, city.text_vectors, TrainConfig(encoder="coordinate", device="cpu")
     torch.manual_seed(0)
     trained = TrainedModel(CaLLiPer(config, encoder.dim).eval(), samples.origin, None, best_epoch=1)
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         publication = Publication(
             text_encoder_id=register_encoder(connection, encoder),
             words=[],
@@ -81,7 +82,7 @@ def _publish(city: City, encoder: TextEncoder) -> int:
 
 
 def _measure(city: City, encoder: TextEncoder, version: int) -> dict[str, Any]:
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         _ms(connection, "SELECT text_embed('an unmet text')")  # plans and caches
         encoder.transformer.encode("an unmet text")
         times: dict[int, float] = {}
@@ -153,7 +154,7 @@ def _project(connection: db.Connection, version: int, vectors: Array) -> Array:
 
 def _private_mb(city: City) -> float:
     """By how much the memory of a fresh session grows while it embeds texts that nobody has met."""
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         _ms(connection, "SELECT text_embed('park')")
         before = _private_bytes(connection)
         for number in range(UNMET):

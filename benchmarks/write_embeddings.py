@@ -9,6 +9,7 @@ import numpy as np
 from psycopg import sql
 
 from benchmarks.city import City, median_ratio
+from benchmarks.sessions import user_session
 from callipper_db import binary_copy, db, partitions
 from callipper_db.arrays import Array
 
@@ -22,7 +23,7 @@ def run(city: City) -> dict[str, Any]:
     """Both in turn, each into a table without indexes made in the same transaction, as publishing does."""
     embeddings = np.random.default_rng(0).normal(size=(ROWS, 128)).astype(np.float32)
     ours_s, baseline_s = [], []
-    with db.session(city.dsn) as connection:
+    with user_session(city.dsn) as connection:
         for _ in range(ROUNDS):
             ours_s.append(_time(connection, embeddings, _ours) / ROWS)
             baseline_s.append(_time(connection, embeddings[:BASELINE_ROWS], _write_row) / BASELINE_ROWS)

@@ -26,13 +26,30 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     _extensions: dict[str, str] | None = None
 
     def named(self, statement: str) -> sql.SQL:
-        """A statement in which `@extschema:NAME@` stands for the schema of an extension."""
-        if self._extensions is None:
-            found = extension_schemas(self)
-            self._extensions = found if len(found) == 2 else None
-        else:
-            found = self._extensions
-        return sql.SQL(name_extensions(statement, found))
+        """A statement of ours, in which the names of PostGIS and pgvector get their schema.
+
+        They are functions that begin with ST_, the table spatial_ref_sys, the types @geometry, @geography, @box3d and @vector,
+        and whatever stands behind @extschema:NAME@. A function must be given the very types that it is declared with: another
+        one of its name, whose types fit better, may stand in that schema.
+        """
+        found = self._extensions or extension_schemas(self)
+        self._extensions = found if len(found) == 2 else None
+        return sql.SQL(name_extensions(OF_POSTGIS.sub(_with_schema, statement), found))
+
+    @contextmanager
+    def users_names(self) -> Iterator[None]:
+        """Read SQL as the user does who has written it, with their search_path; within a transaction."""
+        self.execute("SELECT pg_catalog.set_config('search_path', %s::text, true)", [self.users_path])
+        yield
+        self.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
+
+
+OF_POSTGIS = re.compile(r"(?<![\w.])(ST_\w+(?=\()|spatial_ref_sys\b|@geometry\b|@geography\b|@box3d\b|@vector\b)")
+
+
+def _with_schema(name: re.Match[str]) -> str:
+    extension = "vector" if name[0] == "@vector" else "postgis"
+    return f"@extschema:{extension}@.{name[0].removeprefix('@')}"
 
 
 def name_extensions(statement: str, extensions: dict[str, str]) -> str:
@@ -62,12 +79,8 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
         raise PoolerFound
     row = connection.execute("SHOW search_path").fetchone()
     connection.users_path = str(row[0]) if row else ""
-    names = dict.fromkeys(["callipper", *extension_schemas(connection).values(), "public"])
     local = pooled and not autocommit
-    statement = sql.SQL("SET {} search_path = {}").format(
-        sql.SQL("LOCAL" if local else "SESSION"), sql.SQL(", ").join(map(sql.Identifier, names))
-    )
-    connection.execute(statement)
+    connection.execute(f"SET {'LOCAL' if local else 'SESSION'} search_path = {SEARCH_PATH}")
     if not autocommit and not local:
         connection.commit()
     return connection

@@ -34,9 +34,7 @@ def examine(dsn: str) -> list[Finding]:
             if findings[-1].ok:
                 findings.append(_model(connection))
                 warnings = schema.open_schemas(connection)
-                findings += [
-                    Finding("rights on the extensions' schema", False, says, needed=False) for says in warnings
-                ]
+                findings += [Finding("who may create functions", False, says, needed=False) for says in warnings]
     except CallipperError as error:
         findings = [Finding("connection", False, str(error))]
     return findings + [_extra(name, modules) for name, modules in EXTRAS.items()]

@@ -19,7 +19,7 @@ SHAPES = {"square": ("ST_SquareGrid", 1.0), "hexagon": ("ST_HexagonGrid", 1.5 * 
 
 # A cell on the 180th meridian ends there, on the side of its centre: its polygon would go round the globe otherwise.
 ON_ONE_SIDE = """
-CASE WHEN ST_XMax(place) - ST_XMin(place) < 180 THEN place
+CASE WHEN ST_XMax(place::@box3d) - ST_XMin(place::@box3d) < 180 THEN place
 ELSE (
     SELECT ST_SetSRID(ST_MakePolygon(ST_MakeLine(
         ST_MakePoint(CASE WHEN ST_X(d.geom) * side < 0 THEN 180 * side ELSE ST_X(d.geom) END, ST_Y(d.geom)) ORDER BY d.path
@@ -57,14 +57,14 @@ def ensure_grid(
     grid_id = int(row[0])
     _cover(connection, blocks, block_m, srid, size_m, kind)
     connection.execute(
-        sql.SQL(
+        connection.named(
             "INSERT INTO callipper.cell (grid_id, i, j, geom)"
             " SELECT {grid_id}, i, j, {on_one_side} FROM (SELECT v.*, ST_Transform(geom, 4326) AS place FROM covered v"
             " WHERE NOT EXISTS (SELECT FROM callipper.cell c WHERE c.grid_id = {grid_id} AND c.i = v.i AND c.j = v.j)"
             " OFFSET 0) AS v ORDER BY i, j ON CONFLICT (grid_id, i, j) DO NOTHING"
-        ).format(grid_id=sql.Literal(grid_id), on_one_side=sql.SQL(ON_ONE_SIDE))
+        ).format(grid_id=sql.Literal(grid_id), on_one_side=connection.named(ON_ONE_SIDE))
     )
-    query = sql.SQL(
+    query = connection.named(
         "SELECT cell_id, ST_X(v.centre), ST_Y(v.centre) FROM covered v"
         " JOIN callipper.cell c ON c.grid_id = {} AND c.i = v.i AND c.j = v.j"
     ).format(sql.Literal(grid_id))
@@ -86,12 +86,13 @@ def read_grid(connection: Connection, version: int) -> tuple[Grid, str, float]:
     ).fetchone()
     assert row is not None, f"version {version} has no grid"
     grid_id, kind, size_m, srid = row
-    query = sql.SQL(
+    shape = SHAPES[kind][0].removesuffix("Grid")
+    query = connection.named(
         "SELECT c.cell_id, ST_X(p.centre), ST_Y(p.centre) FROM callipper.cell_embedding e JOIN callipper.cell c"
-        " ON c.cell_id = e.cell_id, LATERAL (SELECT ST_Centroid({shape}({size}, c.i, c.j, ST_SetSRID(ST_Point(0, 0), {srid})))"
+        f" ON c.cell_id = e.cell_id, LATERAL (SELECT ST_Centroid({shape}("
+        "{size}::float8, c.i, c.j, ST_SetSRID(ST_MakePoint(float8 '0', float8 '0'), {srid})))"
         " AS centre OFFSET 0) AS p WHERE e.version = {version}"
     ).format(
-        shape=sql.SQL(SHAPES[kind][0].removesuffix("Grid")),
         size=sql.Literal(size_m),
         srid=sql.Literal(srid),
         version=sql.Literal(version),
@@ -126,10 +127,10 @@ def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, siz
     the rest of publishing.
     """
     connection.execute(
-        """
+        connection.named("""
         CREATE TEMPORARY TABLE covered_block ON COMMIT DROP AS
         WITH block AS (
-            SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s) AS geom
+            SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s::int4) AS geom
             FROM unnest(%(x)s::bigint[], %(y)s::bigint[]) AS b(x, y)
         ), part AS (
             -- The exterior ring alone: lakes and heaths inside a city are covered, though they hold no POI.
@@ -139,7 +140,7 @@ def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, siz
         SELECT DISTINCT b.i, b.j
         FROM part, LATERAL ST_SquareGrid(%(m)s, part.geom) AS b
         WHERE ST_Intersects(part.geom, ST_Centroid(b.geom))
-        """,
+        """),
         {"m": block_m, "srid": srid, "x": blocks[:, 0].tolist(), "y": blocks[:, 1].tolist()},
     )
     row = connection.execute("SELECT count(*) FROM covered_block").fetchone()
@@ -147,20 +148,25 @@ def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, siz
     check_count(int(row[0]), size_m, kind)
     connection.execute(
         # OFFSET 0 keeps the centre from being computed anew wherever it is named.
-        sql.SQL(
-            """
+        connection.named(
+            f"""
             CREATE TEMPORARY TABLE covered ON COMMIT DROP AS
             SELECT g.i, g.j, g.geom, g.centre
             FROM covered_block AS b, LATERAL (
                 SELECT i, j, geom, ST_Centroid(geom) AS centre
-                FROM {make_grid}({size}, ST_MakeEnvelope(b.i * {m}, b.j * {m}, (b.i + 1) * {m}, (b.j + 1) * {m}, {srid}))
+                FROM {SHAPES[kind][0]}(
+                    {{size}}, ST_MakeEnvelope(b.i * {{m}}, b.j * {{m}}, (b.i + 1) * {{m}}, (b.j + 1) * {{m}}, {{srid}})
+                )
                 OFFSET 0
             ) AS g
-            WHERE floor(ST_X(g.centre) / {m}) = b.i AND floor(ST_Y(g.centre) / {m}) = b.j
+            WHERE floor(ST_X(g.centre) / {{m}}) = b.i AND floor(ST_Y(g.centre) / {{m}}) = b.j
             """
-        ).format(
-            make_grid=sql.SQL(SHAPES[kind][0]), size=sql.Literal(size_m), m=sql.Literal(block_m), srid=sql.Literal(srid)
-        )
+        ).format(size=_float8(size_m), m=_float8(block_m), srid=sql.Literal(srid))
     )
     connection.execute("DROP TABLE covered_block")
     connection.execute("ANALYZE covered")
+
+
+def _float8(number: float) -> sql.Composed:
+    """As it is declared: a bare 100.5 would be a numeric."""
+    return sql.SQL("{}::float8").format(sql.Literal(number))

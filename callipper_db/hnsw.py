@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from callipper_db import db
@@ -30,7 +29,9 @@ def build_hnsw(connection: Connection, version: int, advance: Advance = silent) 
         connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
     with _watched(connection, advance):
         connection.execute(
-            sql.SQL("CREATE INDEX ON {} USING hnsw (emb vector_l2_ops)").format(partition("cell_embedding", version))
+            connection.named("CREATE INDEX ON {} USING hnsw (emb @extschema:vector@.vector_l2_ops)").format(
+                partition("cell_embedding", version)
+            )
         )
 
 

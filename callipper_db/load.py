@@ -35,7 +35,7 @@ CREATE TEMPORARY TABLE poi_load (
 PLACE = """
 UPDATE poi_load AS l SET x = ST_X(p.place), y = ST_Y(p.place)
 FROM (
-    SELECT ctid AS id, pg_temp.callipper_point(x, y, shape, %(srid)s) AS place
+    SELECT ctid AS id, pg_temp.callipper_point(x, y, shape, %(srid)s::int4) AS place
     FROM poi_load WHERE shape IS NOT NULL OR %(srid)s <> 4326
 ) AS p
 WHERE l.ctid = p.id"""
@@ -308,9 +308,11 @@ def _outliers(connection: db.Connection) -> list[str]:
 def _check_srid(connection: db.Connection, path: Path, srid: int) -> None:
     """Raises BadInput for degrees that are said to be metres."""
     in_degrees = connection.execute(
-        "SELECT bool_and(abs(x) <= 180 AND abs(y) <= 90) AND max(abs(x)) > 0,"
-        " (SELECT bool_or(proj4text LIKE '%%+proj=longlat%%') FROM spatial_ref_sys WHERE srid = %s)"
-        " FROM poi_load WHERE shape IS NULL",
+        connection.named(
+            "SELECT bool_and(abs(x) <= 180 AND abs(y) <= 90) AND max(abs(x)) > 0,"
+            " (SELECT bool_or(proj4text LIKE '%%+proj=longlat%%') FROM spatial_ref_sys WHERE srid = %s)"
+            " FROM poi_load WHERE shape IS NULL"
+        ),
         [srid],
     ).fetchone()
     if in_degrees and in_degrees[0] and in_degrees[1] is False:
@@ -378,8 +380,8 @@ def _place(connection: db.Connection, path: Path, srid: int, rejects: Rejects) -
     if (reason := unknown_srid(connection, srid)) is not None:
         raise BadInput(path=path, reason=reason)
     if srid != 4326 or connection.execute("SELECT 1 FROM poi_load WHERE shape IS NOT NULL LIMIT 1").fetchone():
-        connection.execute(TO_POINT)
-        connection.execute(PLACE, {"srid": srid})
+        connection.execute(connection.named(TO_POINT))
+        connection.execute(connection.named(PLACE), {"srid": srid})
         connection.execute("DROP FUNCTION pg_temp.callipper_point")
     refused = connection.execute(REFUSE, [CONTENT_LIMIT]).fetchall()
     for row, unplaced, content in refused:
@@ -394,8 +396,8 @@ def _upsert(connection: db.Connection, staged: int, summary: FileSummary) -> Non
     connection.execute("ANALYZE poi_load (source, source_id)")
     connection.execute(HASH_JOINS)
     connection.execute(LOCK)
-    summary.updated = connection.execute(UPDATE).rowcount
-    summary.inserted = connection.execute(INSERT).rowcount
+    summary.updated = connection.execute(connection.named(UPDATE)).rowcount
+    summary.inserted = connection.execute(connection.named(INSERT)).rowcount
     summary.unchanged = staged - summary.duplicates - summary.updated - summary.inserted
 
 

@@ -53,15 +53,15 @@ def _may_count(connection: db.Connection) -> bool:
 def show_model(dsn: str, version: int | None) -> dict[str, Any]:
     """One version, the active one for None, with its architecture and what it covers. Raises UnknownModel."""
     with db.session(dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(
+        query = connection.named(
             f"SELECT {COLUMNS}, m.arch, ST_AsText(m.extent, 5) AS extent, g.kind AS grid_kind, g.size_m AS grid_size_m,"
             f" {COUNTS if _may_count(connection) else COUNTS_OF_VIEWS},"
             " (SELECT count(*) FROM callipper.text_embedding t WHERE t.version = m.version) AS texts"
             " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
             " LEFT JOIN callipper.grid g USING (grid_id)"
-            " WHERE m.version = coalesce(%s::bigint, callipper._active_version())",
-            [version],
-        ).fetchone()
+            " WHERE m.version = coalesce(%s::bigint, callipper._active_version())"
+        )
+        found = cursor.execute(query, [version]).fetchone()
     if found is None:
         raise UnknownModel(version="(active)" if version is None else version)
     return found

@@ -75,17 +75,18 @@ def _together(corners: Array, points: Array) -> tuple[Array, Array]:
 def _cells(connection: db.Connection, text: str) -> tuple[Array, Array]:
     """(C, corners, 2) degrees and (C,) cosine similarity."""
     active_version(connection)
-    row = connection.execute("SELECT ST_NPoints(geom) FROM callipper.cells LIMIT 1").fetchone()
+    row = connection.execute(connection.named("SELECT ST_NPoints(geom) FROM callipper.cells LIMIT 1")).fetchone()
     assert row is not None, "a version has cells"
     corners = int(row[0])
     coordinates = sql.SQL(", ").join(
-        sql.SQL("{axis}(ST_PointN(ring, {number}))").format(axis=sql.SQL(axis), number=sql.Literal(number))
+        connection.named(f"{axis}(ST_PointN(ring, {number}))")
         for number in range(1, corners + 1)
         for axis in ("ST_X", "ST_Y")
     )
-    query = sql.SQL(
+    query = connection.named(
         "SELECT {coordinates}, similarity FROM (SELECT ST_ExteriorRing(geom) AS ring,"
-        " -(emb <#> text_embed({text})) AS similarity FROM callipper.cells OFFSET 0) AS c"
+        " -(emb OPERATOR(@extschema:vector@.<#>) callipper.text_embed({text}::text)) AS similarity"
+        " FROM callipper.cells OFFSET 0) AS c"
     ).format(coordinates=coordinates, text=sql.Literal(text))
     columns = read_rows(connection, query, ["float8"] * (2 * corners + 1))
     return np.stack(columns[:-1], axis=1).reshape(-1, corners, 2), columns[-1]
@@ -93,5 +94,5 @@ def _cells(connection: db.Connection, text: str) -> tuple[Array, Array]:
 
 def _points(connection: db.Connection) -> Array:
     """(N, 2) degrees, a random part of them where there are many."""
-    query = sql.SQL("SELECT ST_X(geom), ST_Y(geom) FROM callipper.points ORDER BY hashint8(point_id) LIMIT {}")
+    query = connection.named("SELECT ST_X(geom), ST_Y(geom) FROM callipper.points ORDER BY hashint8(point_id) LIMIT {}")
     return np.column_stack(read_rows(connection, query.format(sql.Literal(MAX_POINTS)), ["float8", "float8"]))

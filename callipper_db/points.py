@@ -6,17 +6,17 @@ from callipper_db import db
 
 # A point on the surface of any geometry, in longitude and latitude; NULL for what PostGIS cannot read or place.
 TO_POINT = """
-CREATE FUNCTION pg_temp.callipper_point(x float8, y float8, shape text, srid int) RETURNS geometry
+CREATE FUNCTION pg_temp.callipper_point(x float8, y float8, shape text, srid int) RETURNS @geometry
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    place geometry;
+    place @geometry;
 BEGIN
     IF shape IS NULL THEN
         place := ST_SetSRID(ST_MakePoint(x, y), srid);
     ELSIF shape LIKE '{%' THEN
         place := ST_SetSRID(ST_GeomFromGeoJSON(shape), srid);
     ELSE
-        place := shape::geometry;
+        place := shape::@geometry;
         place := CASE WHEN ST_SRID(place) = 0 THEN ST_SetSRID(place, srid) ELSE place END;
     END IF;
     place := CASE WHEN ST_GeometryType(place) = 'ST_Point' THEN place ELSE ST_PointOnSurface(place) END;
@@ -29,6 +29,6 @@ $$"""
 
 def unknown_srid(connection: db.Connection, srid: int) -> str | None:
     """What to say of an SRID that PostGIS does not know; None for one that it knows."""
-    if connection.execute("SELECT 1 FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone():
+    if connection.execute(connection.named("SELECT 1 FROM spatial_ref_sys WHERE srid = %s"), [srid]).fetchone():
         return None
     return f"PostGIS knows no SRID {srid}; give another with --srid"

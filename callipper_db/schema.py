@@ -63,7 +63,6 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         check_not_newer(connection)
         before = revision(connection)
         extensions = db.extension_schemas(connection)
-        connection.execute(f"SET LOCAL search_path = {db.SEARCH_PATH}")
         _upgrade(alchemy)
         connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # no activation meanwhile
         try:
@@ -195,21 +194,26 @@ def extension_version(connection: db.Connection, name: str) -> str | None:
 
 
 def open_schemas(connection: db.Connection) -> list[str]:
-    """A warning for each schema of the extensions in which others than its owner and superusers may create things.
+    """A warning for each schema in reach in which others than its owner and superusers may create things.
 
-    Functions that readers call run in the name of the owner of `callipper`, and find PostGIS and pgvector in that schema. A
-    function placed there whose arguments fit better than those of a built-in one would run in the owner's name too.
+    These are our own, those of the extensions, and those on the search_path of this role and database. A function placed there,
+    whose arguments fit better than those of the one that is meant, is called instead. The program names what it calls by its
+    schema and types; whoever asks by SQL may not.
     """
+    with connection.transaction(), connection.users_names():
+        (on_path,) = connection.execute("SELECT pg_catalog.current_schemas(false)::text[]").fetchone() or ([],)
     rows = connection.execute(
         "SELECT n.nspname::text, coalesce(r.rolname::text, 'PUBLIC') FROM pg_catalog.pg_namespace n"
         " CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) AS a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
-        " WHERE n.oid IN (SELECT extnamespace FROM pg_catalog.pg_extension WHERE extname IN ('postgis', 'vector'))"
+        " WHERE (n.nspname IN ('callipper', 'pg_catalog') OR n.nspname = ANY(%s::text[]) OR n.oid IN"
+        " (SELECT extnamespace FROM pg_catalog.pg_extension WHERE extname IN ('postgis', 'vector')))"
         " AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND NOT coalesce(r.rolsuper, false)"
-        " AND a.grantee <> (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'callipper') ORDER BY 1, 2"
+        " AND a.grantee <> (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'callipper') ORDER BY 1, 2",
+        [on_path],
     ).fetchall()
     return [
-        f"{role} may create functions in schema {name}, which holds the extensions, and could so act in the name of the owner"
-        f" of callipper. Unless you trust them all: REVOKE CREATE ON SCHEMA {sql.Identifier(name).as_string()} FROM"
+        f"{role} may create functions in schema {name}, and they could be called by you and others in place of those that are"
+        f" meant. Unless you trust them all: REVOKE CREATE ON SCHEMA {sql.Identifier(name).as_string()} FROM"
         f" {role if role == 'PUBLIC' else sql.Identifier(role).as_string()};"
         for name, role in rows
     ]

@@ -17,16 +17,16 @@ CELLS = """
 SELECT a.cell_id, round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile,
        round(ST_X(ST_Centroid(a.geom))::numeric, 6)::float8 AS lon, round(ST_Y(ST_Centroid(a.geom))::numeric, 6)::float8 AS lat,
        ARRAY(SELECT coalesce(p.name, p.category, p.text) FROM callipper.points p
-             ORDER BY p.geom <-> ST_Centroid(a.geom) LIMIT 3) AS places
+             ORDER BY p.geom OPERATOR(@extschema:postgis@.<->) ST_Centroid(a.geom) LIMIT 3) AS places
 FROM {answer} WITH ORDINALITY AS a(cell_id, geom, similarity, percentile, rank) ORDER BY a.rank
 """
-SEARCH = CELLS.format(answer="callipper.search(%(text)s, %(k)s, ST_GeomFromEWKT(%(area)s))")
+SEARCH = CELLS.format(answer="callipper.search(%(text)s, %(k)s, ST_GeomFromEWKT(%(area)s::text))")
 SIMILAR = CELLS.format(
-    answer="callipper.similar_to(ST_GeomFromEWKT(%(place)s), %(k)s, ST_GeomFromEWKT(%(area)s), %(min_distance_m)s)"
+    answer="callipper.similar_to(ST_GeomFromEWKT(%(place)s::text), %(k)s, ST_GeomFromEWKT(%(area)s::text), %(min_distance_m)s)"
 )
 DESCRIBE = """
 SELECT a.text, round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile
-FROM callipper.describe(ST_GeomFromEWKT(%(place)s), %(k)s) WITH ORDINALITY AS a(text, similarity, percentile, rank)
+FROM callipper.describe(ST_GeomFromEWKT(%(place)s::text), %(k)s) WITH ORDINALITY AS a(text, similarity, percentile, rank)
 ORDER BY a.rank
 """
 
@@ -80,7 +80,7 @@ def _asking(dsn: str) -> Iterator[db.Connection]:
 
 def _rows(connection: db.Connection, query: str, **values: object) -> list[dict[str, Any]]:
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query.encode(), values).fetchall()
+        return cursor.execute(connection.named(query), values).fetchall()
 
 
 def _about(connection: db.Connection, query: str, place: str, **values: object) -> list[dict[str, Any]]:
@@ -128,8 +128,10 @@ def _ewkt(connection: db.Connection, wkt: str) -> str:
     """A WKT geometry in SRID 4326, which it has if it says no other."""
     with connection.transaction():
         row = connection.execute(
-            "SELECT ST_AsEWKT(ST_Transform(CASE WHEN ST_SRID(g) = 0 THEN ST_SetSRID(g, 4326) ELSE g END, 4326))"
-            " FROM ST_GeomFromEWKT(%s) g",
+            connection.named(
+                "SELECT ST_AsEWKT(ST_Transform(CASE WHEN ST_SRID(g) = 0 THEN ST_SetSRID(g, 4326) ELSE g END, 4326))"
+                " FROM ST_GeomFromEWKT(%s::text) g"
+            ),
             [wkt],
         ).fetchone()
     assert row is not None

@@ -23,6 +23,7 @@ from psycopg.conninfo import make_conninfo
 from callipper_db import db
 from callipper_db.cli.main import main
 from callipper_db.server import EmbeddedServer
+from sessions import user_connection, user_session
 
 if TYPE_CHECKING:
     from callipper_trainer.text_encoder import TextEncoder
@@ -80,11 +81,11 @@ def template_database(cluster_dsn: str) -> Iterator[str]:
     from callipper_db import schema
 
     with _database(cluster_dsn, "template0") as dsn:
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             connection.execute("CREATE EXTENSION postgis")
             connection.execute("CREATE EXTENSION vector")
         schema.init(dsn)
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             name = connection.info.dbname
         yield name
 
@@ -119,7 +120,7 @@ def shared_database(cluster_dsn: str, template_database: str) -> Iterator[str]:
 @pytest.fixture
 def connection(shared_database: str) -> Iterator[db.Connection]:
     """A transaction that is rolled back after the test, in a database that the tests share: do not commit."""
-    connection = db.connect(shared_database)
+    connection = user_connection(shared_database)
     try:
         yield connection
     finally:
@@ -130,7 +131,7 @@ def connection(shared_database: str) -> Iterator[db.Connection]:
 @pytest.fixture
 def reading(shared_town: str) -> Iterator[db.Connection]:
     """A transaction in the trained town that is rolled back after the test: do not commit."""
-    connection = db.connect(shared_town)
+    connection = user_connection(shared_town)
     try:
         yield connection
     finally:
@@ -173,7 +174,7 @@ def town_template(
     with _database(cluster_dsn, template_database) as dsn:
         fill_town(dsn)
         train_town(dsn, tmp_path_factory.mktemp("town"))
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             name = connection.info.dbname
         yield name
 
@@ -203,19 +204,19 @@ def shared_town(cluster_dsn: str, town_template: str) -> Iterator[str]:
 def _database(cluster_dsn: str, template: str) -> Iterator[str]:
     name = f"callipper_test_{os.getpid()}_{next(_numbers)}"
     new, old = sql.Identifier(name), sql.Identifier(template)
-    with db.session(cluster_dsn, autocommit=True) as admin:
+    with user_session(cluster_dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(new, old))
     try:
         _copy_settings(cluster_dsn, template, name)
         yield make_conninfo(cluster_dsn, dbname=name)
     finally:
-        with db.session(cluster_dsn, autocommit=True) as admin:
+        with user_session(cluster_dsn, autocommit=True) as admin:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(new))
 
 
 def _copy_settings(cluster_dsn: str, template: str, name: str) -> None:
     """A clone lacks what ALTER DATABASE set in its template, such as the search_path."""
-    with db.session(cluster_dsn, autocommit=True) as admin:
+    with user_session(cluster_dsn, autocommit=True) as admin:
         found = admin.execute(
             "SELECT split_part(s, '=', 1), substr(s, strpos(s, '=') + 1) FROM pg_db_role_setting, unnest(setconfig) s"
             " WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = %s)",

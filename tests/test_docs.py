@@ -14,6 +14,7 @@ from callipper_db.progress import Silent
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.source import Source
 from callipper_trainer.train import TrainOptions, train
+from sessions import user_session
 from test_architecture import DATABASE_SIDE, FLOORS, MODULES, imports, part
 from town import ENCODER
 
@@ -40,7 +41,7 @@ def monaco(module_database: str, module_folder: Path) -> Iterator[db.Connection]
         ),
         Silent(),
     )
-    with db.session(module_database, autocommit=True) as connection:
+    with user_session(module_database, autocommit=True) as connection:
         yield connection
 
 

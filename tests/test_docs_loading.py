@@ -16,7 +16,7 @@ import pyogrio  # type: ignore[import-untyped]
 import pytest
 from click.testing import Result
 
-from callipper_db import db
+from sessions import user_session
 
 ROOT = Path(__file__).parent.parent
 POINT = struct.pack("<BIdd", 1, 1, 5, 52)
@@ -73,7 +73,7 @@ def test_every_command_of_the_page_works(
             assert re.search(r"[1-9][\d,]* (inserted|unchanged)", said[command]), command
     assert len(said) > 12
     assert "1 rows that the source no longer holds are removed." in "".join(said.values())
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         found = connection.execute("SELECT source, name, category, category_group, source_id FROM poi").fetchall()
     for row in [
         ("overpass", None, "Bakery", "Food shops", "node/1"),

@@ -26,13 +26,14 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-from callipper_db import db, models, schema
+from callipper_db import models, schema
 from callipper_db.server import EmbeddedServer
 from callipper_trainer.config import TrainConfig
 from deployments import kill_server
 from handmade import write_model
 from locks import locked
 from processes import Command, running, wait_for
+from sessions import user_session
 from town import fill_town, train_town
 
 GATE = 0x0CA1_0099  # advisory lock at which commits wait
@@ -158,7 +159,7 @@ class Town:
         if command == "activate":
             return ["models", "activate", "2"], lambda: models.activate_model(self.dsn, 1)
         if command == "drop":
-            with db.session(self.dsn) as connection:
+            with user_session(self.dsn) as connection:
                 version = write_model(connection, activate=False).version
                 connection.execute("DELETE FROM callipper.poi WHERE source NOT IN ('town', 'torture')")  # its own
             return ["models", "drop", str(version)], self.drop_others

@@ -14,7 +14,8 @@ from psycopg import sql
 from benchmarks.city import LONDON, OPTIONS
 from benchmarks.other_city import CITIES as AMENITY_CITIES
 from benchmarks.other_city import cut
-from callipper_db import db, schema
+from benchmarks.sessions import user_session
+from callipper_db import schema
 from callipper_db.arrays import Array
 from callipper_db.grid import ensure_grid
 from callipper_db.load import LoadOptions, load
@@ -68,7 +69,7 @@ class AnswerCity:
 def read_city(server: EmbeddedServer, name: str) -> AnswerCity:
     """Load a city into a new database, unless it is there, and read it."""
     dsn = _database(server, name)
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         rows = connection.execute(
             "SELECT p.poi_id, coalesce(p.name, ''), coalesce(p.category, ''), ST_X(p.geom), ST_Y(p.geom), ST_X(m), ST_Y(m)"
             " FROM callipper.poi p, LATERAL (SELECT ST_Transform(p.geom, %s) AS m OFFSET 0) t ORDER BY p.poi_id",
@@ -109,12 +110,12 @@ def read_names(name: str) -> tuple[list[str], list[str]]:
 def _database(server: EmbeddedServer, name: str) -> str:
     """The DSN of a database `answers_<name>` with the city's POIs."""
     database = f"answers_{name}"
-    with db.session(server.dsn(), autocommit=True) as admin:
+    with user_session(server.dsn(), autocommit=True) as admin:
         if admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone() is None:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
     dsn = server.dsn(database)
     schema.init(dsn)
-    with db.session(dsn, autocommit=True) as connection:
+    with user_session(dsn, autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM callipper.poi LIMIT 1").fetchone() is None:
             LOADERS.get(name, _load_amenities)(dsn, name)
             connection.execute("ANALYZE callipper.poi")

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.answers.cities import CELL_M, SRID, AnswerCity
 from benchmarks.answers.score import PLACES
+from benchmarks.sessions import user_session
 from callipper_db import db, models
 from callipper_db.arrays import Array
 
@@ -106,7 +107,7 @@ def ask(city: AnswerCity, options: Sequence[str] = (), *, again: bool = False) -
         seconds = _train(city, options)
     else:
         models.activate_model(city.dsn, found[0])
-    with db.session(city.dsn, autocommit=True) as connection:
+    with user_session(city.dsn, autocommit=True) as connection:
         yield Product(connection, city), seconds
 
 

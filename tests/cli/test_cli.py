@@ -16,9 +16,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from callipper_db import db, schema
+from callipper_db import schema
 from callipper_db.cli.main import main
 from handmade import ORIGIN, Model, write_model
+from sessions import user_session
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +40,7 @@ each_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 
 @pytest.fixture
 def model(database: str) -> Model:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         return write_model(connection, ORIGIN[None] + 5)
 
 
@@ -107,7 +108,7 @@ def test_init_says_what_it_did(run: Any, empty_database: str) -> None:
     printed = run("init", "--dsn", empty_database, "--sql").stdout
     assert "CREATE TABLE callipper.poi" in printed and "SET search_path = " in printed
     assert "ALTER DATABASE" not in run("init", "--dsn", empty_database, "--sql", "--no-search-path").stdout
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         assert schema.revision(connection) is None
     result = run("init", "--dsn", empty_database, "--no-search-path")
     assert result.stdout == f"The schema callipper is at revision {schema.head()}.\n"
@@ -135,7 +136,7 @@ def test_query(run: Any, database: str, model: Model) -> None:
 
 
 def test_models(run: Any, database: str, model: Model) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         second = write_model(connection, seed=1, activate=False)
     lines = run("models", "list", "--dsn", database).stdout.splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [[str(second.version), "ready"], [str(model.version), "active"]]
@@ -191,11 +192,11 @@ def test_doctor_without_a_model(run: Any, database: str) -> None:
 
 
 def test_doctor_warns_of_a_schema_that_is_open_to_all(run: Any, database: str) -> None:
-    assert "rights on the extensions' schema" not in run("doctor", "--dsn", database).stdout
-    with db.session(database) as connection:
+    assert "who may create functions" not in run("doctor", "--dsn", database).stdout
+    with user_session(database) as connection:
         connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
     said = run("doctor", "--dsn", database).stdout
-    assert "--  rights on the extensions' schema: PUBLIC may create functions in schema public" in said
+    assert "--  who may create functions: PUBLIC may create functions in schema public" in said
 
 
 def test_doctor_on_an_empty_database(run: Any, empty_database: str) -> None:
@@ -205,7 +206,7 @@ def test_doctor_on_an_empty_database(run: Any, empty_database: str) -> None:
 
 
 def test_doctor_on_an_older_schema(run: Any, database: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute(
             "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql AS 'SELECT ''old'''"
         )
@@ -261,7 +262,7 @@ def test_a_database_without_the_schema(run: Any, empty_database: str, arguments:
 
 @pytest.mark.parametrize("arguments", [row for row in ASKS_THE_DATABASE if row[0] in {"query", "init"}], ids=" ".join)
 def test_a_schema_from_the_future(run: Any, database: str, arguments: list[str]) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute("UPDATE callipper.alembic_version SET version_num = '9999'")
         connection.execute(
             "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql AS 'SELECT ''new'''"

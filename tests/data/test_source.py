@@ -12,6 +12,7 @@ from callipper_db import db
 from callipper_db.errors import BadSource
 from callipper_db.load import load
 from callipper_trainer.data.source import Source, open_source, read_samples
+from sessions import user_session
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 
@@ -25,7 +26,7 @@ def texts_of(connection: db.Connection, source: Source) -> list[str]:
 @pytest.fixture
 def other(database: str) -> Iterator[db.Connection]:
     """A connection outside a transaction."""
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         yield connection
 
 
@@ -231,7 +232,7 @@ def test_a_loaded_outlier_is_left_out_of_training(
     lines = "".join(f"{i},Pub,{2.3 + i / 200},{48.8 + i / 200}\n" for i in range(30))
     (tmp_path / "a.csv").write_text(f"id,category,lon,lat\n{lines}99,Pub,-74,40.7\n")
     assert load(database, [tmp_path / "a.csv"]).files[0].inserted == 31
-    with db.session(database, autocommit=True) as connection, open_source(connection, Source()) as opened:
+    with user_session(database, autocommit=True) as connection, open_source(connection, Source()) as opened:
         assert (opened.rows, opened.usable) == (31, 30)
 
 

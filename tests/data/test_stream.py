@@ -14,6 +14,7 @@ from callipper_db import db
 from callipper_db.errors import BadExtent, BadSource, CallipperError, ConnectionLost, NotEnoughData
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, open_source, read_samples
+from sessions import user_session
 
 UTM31 = 32631
 PLACES = "(VALUES {}) AS v(id, lon, lat, text)"
@@ -22,7 +23,7 @@ PLACES = "(VALUES {}) AS v(id, lon, lat, text)"
 @pytest.fixture
 def reading(shared_database: str) -> Iterator[db.Connection]:
     """A connection as train() opens it, outside a transaction; what a test makes is gone with the session."""
-    with db.session(shared_database, autocommit=True) as connection:
+    with user_session(shared_database, autocommit=True) as connection:
         yield connection
 
 
@@ -103,7 +104,7 @@ def test_without_an_id_rows_are_numbered_by_their_content(reading: db.Connection
 
 
 def test_poi_table_uses_poi_id_and_the_template(database: str) -> None:
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         connection.execute(
             "INSERT INTO callipper.poi (source, source_id, name, category, category_group, description, geom) VALUES"
             " ('s', '1', 'Bob''s', 'cafe', 'food', NULL, 'SRID=4326;POINT(5.1 52)'),"
@@ -136,7 +137,7 @@ def test_poi_table_uses_poi_id_and_the_template(database: str) -> None:
 
 
 def test_tables_quoted_names_views_and_queries(database: str) -> None:
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         connection.execute(
             'CREATE SCHEMA "My Data";'
             ' CREATE TABLE "My Data"."Shops.2024" ("Id" int, "fid" int, "Kind" text, "text" text,'
@@ -167,7 +168,7 @@ def test_tables_quoted_names_views_and_queries(database: str) -> None:
 
 
 def test_a_table_of_the_users_called_sample_is_left_alone(database: str) -> None:
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         for name in ("sample", "distinct_text", "wanted", "known"):
             connection.execute(f"CREATE TABLE public.{name} AS {values((1, 5, 52, 'mine'), (2, 5, 52, None))}")
         assert texts_of(read_samples(connection, Source("public.sample")).samples) == ["mine"]
@@ -457,7 +458,7 @@ def test_what_is_no_name_is_no_table(reading: db.Connection, relation: str) -> N
 @pytest.fixture
 def precious(database: str) -> Iterator[db.Connection]:
     """A connection to a database with a table that must not be changed."""
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         connection.execute(f"CREATE TABLE public.precious AS {values((1, 5, 52, 'x'), (2, 5, 52, 'y'))}")
         connection.execute(
             "CREATE FUNCTION public.destroy() RETURNS text LANGUAGE sql AS"
@@ -496,7 +497,7 @@ def test_a_source_that_writes_is_refused(precious: db.Connection, source: Source
 def test_rows_that_are_committed_meanwhile_are_not_seen(database: str) -> None:
     """The reader waits for the table with its snapshot taken; what is committed then comes too late."""
     later = f"INSERT INTO public.shops {values((3, 5.2, 52, 'later'))}"
-    with db.session(database, autocommit=True) as connection, db.session(database) as other:
+    with user_session(database, autocommit=True) as connection, user_session(database) as other:
         connection.execute(f"CREATE TABLE public.shops AS {values((1, 5, 52, 'x'), (2, 5.1, 52, 'y'))}")
         other.execute("LOCK TABLE public.shops IN ACCESS EXCLUSIVE MODE")
         with ThreadPoolExecutor(1) as thread:
@@ -513,7 +514,7 @@ def test_rows_that_are_committed_meanwhile_are_not_seen(database: str) -> None:
 
 
 def test_what_is_committed_while_rows_stream_is_not_seen(database: str) -> None:
-    with db.session(database, autocommit=True) as connection, db.session(database, autocommit=True) as other:
+    with user_session(database, autocommit=True) as connection, user_session(database, autocommit=True) as other:
         connection.execute(f"CREATE TABLE public.shops AS {values((1, 5, 52, 'x'), (2, 5.1, 52, 'y'))}")
         snapshot = read_samples(
             connection, Source("public.shops"), lambda rows: other.execute("DELETE FROM public.shops") and None
@@ -523,7 +524,7 @@ def test_what_is_committed_while_rows_stream_is_not_seen(database: str) -> None:
 
 def test_a_connection_that_is_lost_is_called_so(database: str) -> None:
     source = Source(values((1, 5, 52, "x")), text="pg_terminate_backend(pg_backend_pid())::text")
-    with pytest.raises(ConnectionLost), db.session(database, autocommit=True) as connection:
+    with pytest.raises(ConnectionLost), user_session(database, autocommit=True) as connection:
         read_samples(connection, source)
 
 

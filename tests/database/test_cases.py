@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from callipper_db import db
 from callipper_db.load import FileSummary, LoadOptions, load
+from sessions import user_session
 
 CASES = Path(__file__).parents[2].parent / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="there is no ../shared/cases")
@@ -27,7 +27,7 @@ def load_case(dsn: str, name: str, **options: Any) -> FileSummary:
 
 
 def one(dsn: str, query: str) -> Any:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         row = connection.execute(query).fetchone()  # type: ignore[call-overload]
         return row[0] if row and len(row) == 1 else row
 

@@ -36,6 +36,7 @@ from deployments import (
     succeed,
     wait_for_replay,
 )
+from sessions import user_session
 from town import CONFIG, train_town
 
 UNKNOWN = "a windmill beside the frozen canal"
@@ -103,7 +104,7 @@ def assert_same(found: Answers, expected: Answers) -> None:
 
 
 def column(dsn: str, query: str, *values: Any) -> list[Any]:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         return [row[0] for row in connection.execute(query.encode(), values)]
 
 
@@ -146,7 +147,7 @@ def other_answers(city: str, answers: Answers) -> Answers:
 
 
 def activate(dsn: str, version: int) -> None:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         connection.execute("SELECT callipper.activate(%s)", [version])
 
 
@@ -193,7 +194,7 @@ def pair(city: str, module_folder: Path) -> Iterator[Pair]:
 
 
 def create_extensions(dsn: str) -> None:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         connection.execute("CREATE EXTENSION postgis")
         connection.execute("CREATE EXTENSION vector")
 
@@ -329,7 +330,7 @@ def test_a_pool_in_session_mode_is_as_good_as_the_server(city: str, module_folde
     folder.mkdir()
     with (
         pooled(city, folder, server_connections=4, mode="session") as dsn,
-        db.session(dsn, autocommit=True) as connection,
+        user_session(dsn, autocommit=True) as connection,
     ):
         assert connection.info.backend_pid != column(city, "SELECT pg_backend_pid()")[0]
         assert connection.execute("SELECT count(*) FROM cells").fetchone()
@@ -342,12 +343,12 @@ def test_a_pool_in_session_mode_is_as_good_as_the_server(city: str, module_folde
 def reader(city: str) -> Iterator[str]:
     """The DSN of a role that has callipper_reader and nothing else."""
     name = f"callipper_test_reader_{os.getpid()}"
-    with db.session(city) as connection:
+    with user_session(city) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN IN ROLE callipper_reader").format(sql.Identifier(name)))
     try:
         yield make_conninfo(city, user=name)
     finally:
-        with db.session(city) as connection:
+        with user_session(city) as connection:
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
@@ -408,7 +409,7 @@ def test_a_reader_calls_what_questions_need_and_nothing_else(city: str, reader: 
         "SELECT proname::text, has_function_privilege(%s, oid, 'EXECUTE') FROM pg_proc"
         " WHERE pronamespace = 'callipper'::regnamespace"
     )
-    with db.session(city) as connection:
+    with user_session(city) as connection:
         rights = connection.execute(query, [psycopg.conninfo.conninfo_to_dict(reader)["user"]]).fetchall()
     asked = set(re.findall(r"callipper\.(\w+)\(", " ".join(QUESTIONS.values())))
     assert {name for name, may in rights if may} == asked | CALLED_BY_QUESTIONS
@@ -425,10 +426,10 @@ def test_a_reader_calls_what_questions_need_and_nothing_else(city: str, reader: 
 def owner(cluster_dsn: str) -> Iterator[str]:
     """A role that may log in, and nothing else."""
     name = f"callipper_test_owner_{os.getpid()}"
-    with db.session(cluster_dsn) as connection:
+    with user_session(cluster_dsn) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
     yield name
-    with db.session(cluster_dsn) as connection:
+    with user_session(cluster_dsn) as connection:
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
@@ -436,7 +437,7 @@ def owner(cluster_dsn: str) -> Iterator[str]:
 def target(owner: str, empty_database: str) -> str:
     """The DSN of the owner's own database, in which a superuser has made the extensions, as managed services do."""
     create_extensions(empty_database)
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         names = sql.Identifier(connection.info.dbname), sql.Identifier(owner)
         connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(*names))
     return make_conninfo(empty_database, user=owner)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from callipper_db import db, schema
+from callipper_db import schema
 from callipper_db.disk import check_room
 from callipper_db.errors import DiskFull, DiskTooSmall, ServerDiskFull
 from callipper_db.progress import Silent
@@ -18,6 +18,7 @@ from callipper_db.server import EmbeddedServer
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.text_encoder import TextEncoder
 from processes import running, wait_for
+from sessions import user_session
 
 SIZE_MB = 300
 
@@ -77,12 +78,12 @@ def test_the_encoder_is_not_begun_where_it_does_not_fit(
         install(server.dsn(), encoder, Silent())
     assert str(caught.value).startswith(f"The text encoder {encoder.name} takes about 2")
     assert f"on the disk of the database ({server.data_dir}" in str(caught.value)
-    with db.session(server.dsn()) as connection:  # it runs, and nothing was written
+    with user_session(server.dsn()) as connection:  # it runs, and nothing was written
         assert connection.execute("SELECT count(*) FROM callipper.text_token").fetchone() == (0,)
 
 
 def test_a_model_is_not_begun_where_it_does_not_fit(server: EmbeddedServer, disk: Path) -> None:
-    with db.session(server.dsn()) as connection:
+    with user_session(server.dsn()) as connection:
         check_room(connection, 10 * 2**20, "It", fresh=True)
         fill(disk, 100)
         check_room(connection, 30 * 2**20, "It", fresh=True)
@@ -93,7 +94,7 @@ def test_a_model_is_not_begun_where_it_does_not_fit(server: EmbeddedServer, disk
 
 
 def test_the_server_of_another_machine_is_not_asked(cluster_dsn: str) -> None:
-    with db.session(cluster_dsn) as connection:
+    with user_session(cluster_dsn) as connection:
         with pytest.raises(DiskTooSmall):
             check_room(connection, 2**60, "It")
         assert connection.info.host.startswith("/")
@@ -106,17 +107,17 @@ def test_pois_are_not_loaded_where_they_do_not_fit(
     fill(disk, 100)
     result = run("load", str(file), "--dsn", server.dsn(), exit_code=1)
     assert "Error: Loading pois.csv takes about" in result.stderr
-    with db.session(server.dsn()) as connection:
+    with user_session(server.dsn()) as connection:
         assert connection.execute("SELECT count(*) FROM callipper.poi").fetchone() == (0,)
 
 
 def test_a_server_that_goes_down_with_its_disk_is_named(server: EmbeddedServer, disk: Path, tmp_path: Path) -> None:
     """Somebody else takes the room after it was looked for."""
     file, home = poi_file(tmp_path, 40_000), disk / "home"
-    with db.session(server.dsn()) as holder, running(home, "load", str(file)) as load:
+    with user_session(server.dsn()) as holder, running(home, "load", str(file)) as load:
         holder.execute("LOCK TABLE callipper.poi IN SHARE ROW EXCLUSIVE MODE")
         query = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'callipper.poi'::regclass"
-        with db.session(server.dsn(), autocommit=True) as watcher:
+        with user_session(server.dsn(), autocommit=True) as watcher:
             wait_for(lambda: watcher.execute(query).fetchone())
         fill(disk, 4)
         holder.rollback()
@@ -128,7 +129,7 @@ def test_a_server_that_goes_down_with_its_disk_is_named(server: EmbeddedServer, 
     assert load.complaint.count("\n") == 1
     free_again(disk)
     server.start()
-    with db.session(server.dsn()) as connection:
+    with user_session(server.dsn()) as connection:
         assert connection.execute("SELECT count(*) FROM callipper.poi").fetchone() == (0,)
 
 

@@ -15,6 +15,7 @@ from callipper_db import binary_copy, db, models, schema
 from callipper_db.errors import ModelActive, UnknownModel
 from callipper_db.grid import BLOCK
 from handmade import ORIGIN, SIZE_M, Model, unit_vectors, write_model
+from sessions import user_session
 
 NEAREST = "SELECT cell_id FROM callipper.cells ORDER BY emb <-> text_embed('pub') LIMIT 5"
 COLUMNS = (
@@ -25,14 +26,14 @@ COLUMNS = (
 @pytest.fixture
 def two_models(database: str) -> tuple[Model, Model]:
     """Two versions over the same place, the first active, in a database of the test's own."""
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         return write_model(connection), write_model(connection, seed=1, activate=False)
 
 
 @pytest.fixture
 def other(database: str) -> Iterator[db.Connection]:
     """Another session, each statement in a transaction of its own."""
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         yield connection
 
 
@@ -144,7 +145,7 @@ def test_an_init_that_waits_for_the_swap_keeps_it(
 ) -> None:
     _, second = two_models
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
-    with db.session(database) as swapper:
+    with user_session(database) as swapper:
         swapper.execute("SELECT callipper.activate(%s)", [second.version])
         init = threading.Thread(target=schema.init, args=(database,))
         init.start()
@@ -162,7 +163,7 @@ def test_two_swaps_at_once_come_one_after_the_other(database: str, two_models: t
         thread.start()
     for thread in threads:
         thread.join()
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         (active,) = column(connection, "SELECT version FROM callipper.model WHERE status = 'active'")
         (shown,) = [model for model in two_models if model.version == active]
         assert column(connection, NEAREST) == best(shown)
@@ -185,7 +186,7 @@ def test_a_swap_that_is_rolled_back_is_none(
     database: str, two_models: tuple[Model, Model], other: db.Connection
 ) -> None:
     first, second = two_models
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute("SELECT callipper.activate(%s)", [second.version])
         assert column(connection, NEAREST) == best(second)
         connection.rollback()
@@ -244,7 +245,7 @@ def test_dropping_leaves_nothing_of_the_version(
     database: str, two_models: tuple[Model, Model], other: db.Connection
 ) -> None:
     first, second = two_models
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute(
             "INSERT INTO callipper.location_weight VALUES (%s, 'input', 0, '[1,2]', 0)", [second.version]
         )
@@ -398,7 +399,7 @@ def indexed(cluster_dsn: str, template_database: str) -> Iterator[tuple[str, Mod
     blocks = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
     metres = ORIGIN + (blocks + 0.5) * BLOCK * SIZE_M
     with _database(cluster_dsn, template_database) as dsn:
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             texts = tuple(f"text {number}" for number in range(20))
             model = write_model(connection, metres, hnsw=True, texts=("pub", *texts))
         yield dsn, model
@@ -406,7 +407,7 @@ def indexed(cluster_dsn: str, template_database: str) -> Iterator[tuple[str, Mod
 
 def test_the_index_is_used_and_finds_the_nearest(indexed: tuple[str, Model]) -> None:
     dsn, model = indexed
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         query = "SELECT cell_id FROM cells ORDER BY emb <-> text_embed('pub') LIMIT 10"
         shown = plan(connection, query)
         assert f"Index Scan using cell_embedding_v{model.version}_emb_idx" in shown
@@ -427,7 +428,7 @@ def test_the_index_is_used_and_finds_the_nearest(indexed: tuple[str, Model]) -> 
 
 def test_the_index_serves_geometry_too(indexed: tuple[str, Model]) -> None:
     dsn, _ = indexed
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         shown = plan(connection, "SELECT cell_id, geom FROM cells ORDER BY emb <-> text_embed('pub') LIMIT 10")
         assert "emb_idx" in shown
         rows = "SELECT count(geom) FROM (SELECT geom FROM cells ORDER BY emb <-> text_embed('pub') LIMIT 10) AS nearest"
@@ -435,11 +436,11 @@ def test_the_index_serves_geometry_too(indexed: tuple[str, Model]) -> None:
 
 
 def test_the_index_goes_with_its_version(database: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         model = write_model(connection, hnsw=True)
         write_model(connection, seed=1)
     models.drop_model(database, model.version)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert column(
             connection, "SELECT count(*) FROM pg_class JOIN pg_am a ON a.oid = relam WHERE amname = 'hnsw'"
         ) == [0]

@@ -11,9 +11,9 @@ from click.testing import Result
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from callipper_db import db
 from callipper_db.errors import UnknownSource
 from callipper_db.pois import list_sources, remove_pois
+from sessions import user_session
 
 Run = Callable[..., Result]
 
@@ -21,7 +21,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def stocked(database: str) -> str:
     """Three POIs of the source a, one of b."""
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute(
             "INSERT INTO callipper.poi (source, source_id, name, category, geom, attributes)"
             " SELECT s, i, n, c, ST_SetSRID(ST_Point(2, 48), 4326), t::jsonb FROM (VALUES ('a', '1', 'A', 'Pub', '{}'),"
@@ -32,7 +32,7 @@ def stocked(database: str) -> str:
 
 
 def left(dsn: str) -> list[str]:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         return [key for (key,) in connection.execute("SELECT source || source_id FROM poi ORDER BY 1")]
 
 
@@ -68,7 +68,7 @@ def test_a_source_that_is_not_there(stocked: str) -> None:
 
 def test_what_is_removed_is_noted_for_refresh(stocked: str) -> None:
     remove_pois(stocked, "a")
-    with db.session(stocked) as connection:
+    with user_session(stocked) as connection:
         assert connection.execute("SELECT count(*) > 0 FROM callipper.poi_change").fetchone() == (True,)
 
 
@@ -122,13 +122,13 @@ def test_a_pg_service_that_is_not_there_is_said(run: Run, monkeypatch: pytest.Mo
 def reader(town: str) -> Iterator[str]:
     """The DSN of a role without callipper_reader, that has only what _grant_reader gives."""
     name = sql.Identifier(f"callipper_test_analyst_{os.getpid()}")
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
         connection.execute("SELECT callipper._grant_reader(%s)", [f"callipper_test_analyst_{os.getpid()}"])
     try:
         yield make_conninfo(town, user=f"callipper_test_analyst_{os.getpid()}")
     finally:
-        with db.session(town) as connection:
+        with user_session(town) as connection:
             connection.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(name))
 
 

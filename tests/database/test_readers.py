@@ -16,11 +16,12 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel, sql
 
-from callipper_db import db, models
+from callipper_db import models
 from callipper_db.progress import Silent
 from callipper_trainer.refresh.refresh import refresh
 from callipper_trainer.text_encoder import TextEncoder
 from clones import clone_model
+from sessions import user_session
 from town import MIDDLE
 
 READERS = 20
@@ -49,7 +50,7 @@ QUESTIONS = {
 @pytest.fixture
 def versions(town: str) -> list[int]:
     """The town's model, which is active, and copies of it in spaces of their own."""
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         return [1, *(clone_model(connection, 1, shift) for shift in (1, 20, 50))]
 
 
@@ -267,14 +268,14 @@ def _change_models(dsn: str, crowd: Crowd, renew: Callable[[], object]) -> None:
     for number in range(ACTIVATIONS):
         if crowd.stop.is_set():
             return
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             version = clone_model(connection, 1, 1 + number % 100)
         models.activate_model(dsn, version)
         if before is not None:
             models.drop_model(dsn, before)
         before = version
         if number == ACTIVATIONS // 2:
-            with db.session(dsn) as connection:
+            with user_session(dsn) as connection:
                 connection.execute(
                     sql.SQL("UPDATE callipper.poi SET category = 'park' WHERE poi_id % 10 = 0 AND source = 'town'")
                 )

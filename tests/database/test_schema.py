@@ -31,6 +31,7 @@ from callipper_db.errors import (
     SchemaNewer,
 )
 from handmade import write_model
+from sessions import user_session
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "catalogue.txt"
 PASSWORD = "test-only"
@@ -111,7 +112,7 @@ def catalogue(connection: db.Connection) -> str:
 
 def everything(dsn: str) -> str:
     """The catalogue, the functions' bodies and the database's search_path."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         bodies = connection.execute(
             "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'callipper'::regnamespace ORDER BY 1"
         ).fetchall()
@@ -130,7 +131,7 @@ def search_path(connection: db.Connection) -> str | None:
 
 
 def execute(dsn: str, *statements: str) -> None:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         for statement in statements:
             connection.execute(statement.encode())
 
@@ -140,12 +141,12 @@ def role(cluster_dsn: str, name: str) -> Iterator[str]:
     """A role that may log in and nothing else. Roles outlive databases, so it goes at the end with all it owns."""
     name = f"{name}_{os.getpid()}"
     identifier = sql.Identifier(name)
-    with db.session(cluster_dsn, autocommit=True) as admin:
+    with user_session(cluster_dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(identifier, sql.Literal(PASSWORD)))
     try:
         yield name
     finally:
-        with db.session(cluster_dsn, autocommit=True) as admin:
+        with user_session(cluster_dsn, autocommit=True) as admin:
             admin.execute(sql.SQL("DROP ROLE {}").format(identifier))
 
 
@@ -157,7 +158,7 @@ def visitor(cluster_dsn: str, dsn: str, name: str) -> Iterator[str]:
             yield make_conninfo(dsn, user=user, password=PASSWORD)
         finally:
             execute(dsn, f'DROP OWNED BY "{user}" CASCADE')
-            with db.session(dsn) as connection:
+            with user_session(dsn) as connection:
                 database = sql.Identifier(connection.info.dbname)
                 connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(database))
 
@@ -182,7 +183,7 @@ def test_there_is_one_head() -> None:
 
 
 def test_tables_declare_what_migrations_make(database: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         # Alembic writes the default schema as None, so that must be another than ours.
         connection.execute("SET search_path = public")
         connection.commit()
@@ -191,9 +192,9 @@ def test_tables_declare_what_migrations_make(database: str) -> None:
 
 def test_up_down_up(database: str) -> None:
     before = everything(database)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         write_model(connection)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         command.downgrade(schema.alembic_config(schema.alchemy_connection(connection)), "base")
         left = connection.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'callipper'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')"
@@ -216,12 +217,12 @@ def test_init_twice_changes_nothing(database: str) -> None:
 
 
 def test_init_keeps_the_active_model(database: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         model = write_model(connection)
     before = everything(database)
     schema.init(database)
     assert everything(database) == before
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert connection.execute("SELECT count(*) FROM callipper.cells").fetchone() == (len(model.cells),)
 
 
@@ -287,14 +288,14 @@ def test_init_creates_the_extensions(empty_database: str, database: str) -> None
 def test_extensions_do_not_land_in_a_schema_that_was_there(empty_database: str, database: str) -> None:
     execute(empty_database, "CREATE SCHEMA callipper")
     schema.init(empty_database)
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         assert db.extension_schemas(connection) == {"postgis": "public", "vector": "public"}
     assert everything(empty_database) == everything(database)
 
 
 def test_the_printed_sql_does_the_same(empty_database: str, database: str) -> None:
     text = schema.pending_sql(empty_database)
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         assert schema.revision(connection) is None, "printing runs nothing"
     psql = shutil.which("psql")
     assert psql, "the server's packages bring psql"
@@ -327,9 +328,9 @@ def test_extensions_may_live_elsewhere(empty_database: str, database: str) -> No
     found = everything(empty_database)
     plain = found.replace('ext, "Geo ext"', "public, public").replace("pg_catalog, ext,", "pg_catalog, public,")
     assert '"Geo ext"' in found
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert plain.startswith(catalogue(connection))
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         write_model(connection)
         assert connection.execute(
             "SELECT count(*) FROM callipper.cells WHERE emb <-> text_embed('pub') < 2"
@@ -365,11 +366,11 @@ def test_the_search_path_is_appended_to(empty_database: str) -> None:
     ],
 )
 def test_what_the_search_path_was_is_kept(database: str, set_to: str, expected: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         name = sql.Identifier(connection.info.dbname)
         connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = {}").format(name, sql.SQL(set_to)))  # type: ignore[arg-type]
     schema.init(database)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert search_path(connection) == expected
     assert schema.init(database).notes == []
 
@@ -378,7 +379,7 @@ def test_the_search_path_can_be_left_alone(empty_database: str) -> None:
     assert "ALTER DATABASE" not in schema.pending_sql(empty_database, search_path=False)
     report = schema.init(empty_database, search_path=False)
     assert report.notes == []
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         assert search_path(connection) is None
 
 
@@ -398,7 +399,7 @@ def test_an_extension_that_the_server_lacks(empty_database: str, monkeypatch: py
         ExtensionMissing, match=r"does not have the extension no_such\. Install it with: apt-get install"
     ):
         schema.init(empty_database)
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         assert connection.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'callipper'").fetchone() == (0,)
 
 
@@ -433,7 +434,7 @@ def test_a_refused_init_leaves_nothing_behind(empty_database: str) -> None:
     execute(empty_database, "CREATE SCHEMA callipper", "CREATE TABLE callipper.grid (mine int)")
     with pytest.raises(DatabaseFailed, match='relation "grid" already exists'):
         schema.init(empty_database)
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         tables = connection.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'callipper'::regnamespace"
         ).fetchall()
@@ -447,15 +448,15 @@ def test_a_refused_init_leaves_nothing_behind(empty_database: str) -> None:
 def test_an_owner_who_is_no_superuser_can_init(cluster_dsn: str, empty_database: str, database: str) -> None:
     execute(empty_database, "CREATE EXTENSION postgis", "CREATE EXTENSION vector")
     with visitor(cluster_dsn, empty_database, "callipper_owner") as dsn:
-        with db.session(empty_database) as connection:
+        with user_session(empty_database) as connection:
             name = sql.Identifier(connection.info.dbname)
             connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(user_of(dsn))))
         schema.init(dsn)
         assert everything(empty_database) == everything(database)
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             model = write_model(connection)
         schema.init(dsn)
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             assert connection.execute("SELECT count(*) FROM callipper.cells").fetchone() == (len(model.cells),)
 
 
@@ -465,14 +466,14 @@ def test_a_schema_that_an_administrator_made_for_the_role(cluster_dsn: str, empt
         execute(empty_database, f'CREATE SCHEMA callipper AUTHORIZATION "{user_of(dsn)}"')
         report = schema.init(dsn)
         assert any("search_path was left alone" in note for note in report.notes)
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             write_model(connection)
             assert connection.execute("SELECT text_embed('pub') IS NULL").fetchone() == (False,)
 
 
 def test_who_could_act_in_the_owners_name_is_named(database: str, outsider: str) -> None:
     role = user_of(outsider)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert schema.open_schemas(connection) == []
         connection.execute("CREATE SCHEMA elsewhere")
         connection.execute("GRANT CREATE ON SCHEMA elsewhere TO PUBLIC")  # no extension lives there
@@ -485,19 +486,19 @@ def test_who_could_act_in_the_owners_name_is_named(database: str, outsider: str)
     assert set(warnings) <= set(schema.init(database).notes)
     for warning in warnings:  # what it says to do helps
         execute(database, warning.partition("Unless you trust them all: ")[2])
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert schema.open_schemas(connection) == []
 
 
 def test_a_reader_reads_and_changes_nothing(database: str, outsider: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         model = write_model(connection)
     with pytest.raises(DatabaseFailed, match="permission denied for schema callipper"):
         schema.ensure_current(outsider)
     execute(database, f'GRANT callipper_reader TO "{user_of(outsider)}"')
     schema.ensure_current(outsider)
     readable = ["cells", "points", "poi", "cell", "grid", "model", "text_encoder", "text_embedding"]
-    with db.session(outsider) as connection:
+    with user_session(outsider) as connection:
         for name in readable:
             row = connection.execute(
                 sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("callipper", name))

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callipper_db import db
 from callipper_db.errors import BadArea, NoActiveModel, TextUnknown
 from callipper_db.grid import BLOCK
 from callipper_db.search import nearest_cells
 from conftest import _database
 from handmade import ORIGIN, SIZE_M, SRID, Model, write_model, write_sample
+from sessions import user_session
 
 SIDE = 8  # blocks; 1,600 cells around 3 degrees east, 49.65 north
 
@@ -24,7 +24,7 @@ def town(cluster_dsn: str, template_database: str) -> Iterator[tuple[str, Model,
     blocks = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=-1).reshape(-1, 2)
     metres = ORIGIN + (blocks + 0.5) * BLOCK * SIZE_M + 7
     with _database(cluster_dsn, template_database) as dsn:
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             model = write_model(connection, metres)
             boxes = connection.execute(
                 "SELECT ST_XMin(geom), ST_YMin(geom), ST_XMax(geom), ST_YMax(geom) FROM callipper.cell ORDER BY cell_id"
@@ -96,7 +96,7 @@ def test_inside_a_triangle_whatever_its_srid(town: tuple[str, Model, Any]) -> No
     metres = ORIGIN + np.array([[800, 700], [3300, 900], [1500, 3100]]) + 3
     ring = [*metres.tolist(), metres[0].tolist()]
     in_metres = f"SRID={SRID};POLYGON(({', '.join(f'{x} {y}' for x, y in ring)}))"
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         row = connection.execute(
             "SELECT ST_AsText(ST_Transform(ST_GeomFromEWKT(%s), 4326), 15)", [in_metres]
         ).fetchone()
@@ -177,7 +177,7 @@ def test_an_index_does_not_cut_the_answer_short(town: tuple[str, Model, Any], da
     """HNSW looks at 40 candidates by default, and would give no more rows; in an area it would give fewer still."""
     _, _, boxes = town
     blocks = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=-1).reshape(-1, 2)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         model = write_model(connection, ORIGIN + (blocks + 0.5) * BLOCK * SIZE_M, hnsw=True)
         write_sample(connection, model)
     for k in (10, 41, 100):
@@ -200,7 +200,7 @@ def test_an_index_does_not_cut_the_answer_short(town: tuple[str, Model, Any], da
 def test_the_percentile_is_of_the_sample(town: tuple[str, Model, Any], database: str) -> None:
     dsn, _, _ = town
     assert {cell["percentile"] for cell in nearest_cells(dsn, "pub", 5)} == {None}, "there is no sample"
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         model = write_model(connection, ORIGIN + np.arange(40)[:, None] * BLOCK * SIZE_M)
         write_sample(connection, model, 250)
     found = nearest_cells(database, "park", 1000)

@@ -28,6 +28,7 @@ from callipper_db.errors import (
     ServerVersionChanged,
 )
 from callipper_db.server import LOG_LIMIT, EmbeddedServer, server_settings
+from sessions import user_session
 
 REPOSITORY = Path(__file__).parents[2]
 START = "import sys; from pathlib import Path; from callipper_db.server import EmbeddedServer as S; "
@@ -117,14 +118,14 @@ def edited(path: Path, change: Callable[[str], str]) -> Iterator[None]:
 
 
 def query(server: EmbeddedServer, statement: str) -> Any:
-    with db.session(server.dsn()) as connection:
+    with user_session(server.dsn()) as connection:
         row = connection.execute(statement.encode()).fetchone()
     assert row is not None
     return row[0]
 
 
 def keep_a_row(server: EmbeddedServer) -> None:
-    with db.session(server.dsn()) as connection:
+    with user_session(server.dsn()) as connection:
         connection.execute("DROP TABLE IF EXISTS kept")
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
 
@@ -204,14 +205,14 @@ def test_settings_reach_the_server(shared: EmbeddedServer) -> None:
 
 
 def test_alter_system_wins_but_cannot_open_the_server(shared: EmbeddedServer) -> None:
-    with db.session(shared.dsn(), autocommit=True) as connection:
+    with user_session(shared.dsn(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET work_mem = '5MB'")
         connection.execute("ALTER SYSTEM SET listen_addresses = '*'")
     shared.stop()
     shared.start()
     assert query(shared, "SHOW work_mem") == "5MB"
     assert query(shared, "SHOW listen_addresses") == ""
-    with db.session(shared.dsn(), autocommit=True) as connection:
+    with user_session(shared.dsn(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM RESET ALL")
 
 
@@ -330,7 +331,7 @@ def test_a_killed_initdb_leaves_nothing(server: EmbeddedServer) -> None:
 
 def test_a_missing_database_is_made_again(shared: EmbeddedServer) -> None:
     """As after a kill between initdb and CREATE DATABASE."""
-    with db.session(shared.dsn("postgres"), autocommit=True) as connection:
+    with user_session(shared.dsn("postgres"), autocommit=True) as connection:
         connection.execute("DROP DATABASE callipper")
     shared.start()
     assert query(shared, "SELECT current_database()") == "callipper"
@@ -476,7 +477,7 @@ def test_the_server_user_must_exist(open_folder: Path) -> None:
 
 
 def test_the_clones_are_separate(database: str, shared_database: str, connection: db.Connection) -> None:
-    with db.session(database) as own:
+    with user_session(database) as own:
         own.execute("CREATE TABLE only_here (n int)")
         path = own.execute("SELECT setting FROM pg_db_role_setting, unnest(setconfig) setting").fetchall()
     assert any("callipper" in row[0] for row in path)

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from callipper_db import binary_copy, db, hnsw, partitions
 from handmade import unit_vectors, write_model
+from sessions import user_session
 
 TARGET = sql.Identifier("target")
 KINDS = {
@@ -256,7 +257,7 @@ def test_an_index_tells_how_far_it_is(database: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(hnsw, "WATCH_S", 0.001)
     reported: list[int] = []
     metres = np.array([[500_000.0, 5_500_000.0]]) + 500 * np.arange(200)[:, None]
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         cells = len(write_model(connection, metres).cells)
         connection.commit()
         hnsw.build_hnsw(connection, 1, reported.append)
@@ -270,7 +271,7 @@ def test_an_index_is_built_where_no_second_connection_is_to_be_had(
 ) -> None:
     monkeypatch.setattr(hnsw, "WATCH_S", 0.001)
     reported: list[int] = []
-    with db.session(database) as connection, db.session(cluster_dsn, autocommit=True) as admin:
+    with user_session(database) as connection, user_session(cluster_dsn, autocommit=True) as admin:
         write_model(connection)
         admin.execute(
             sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(connection.info.dbname))
@@ -282,6 +283,6 @@ def test_an_index_is_built_where_no_second_connection_is_to_be_had(
 
 def test_an_index_that_fails_leaves_nobody_watching(database: str) -> None:
     before = threading.active_count()
-    with db.session(database) as connection, pytest.raises(psycopg.errors.UndefinedTable):
+    with user_session(database) as connection, pytest.raises(psycopg.errors.UndefinedTable):
         hnsw.build_hnsw(connection, 1)
     assert threading.active_count() == before

@@ -29,6 +29,7 @@ from callipper_trainer.model_rows import load_model
 from callipper_trainer.refresh.refresh import RefreshSummary, refresh
 from deployments import binaries, succeed
 from freeze import FIXTURES, answers
+from sessions import user_session
 from untrained import MIDDLE, embed, places, publish_untrained
 
 VERSIONS = {1: "coordinate", 2: "contextual"}  # the second is active
@@ -43,7 +44,7 @@ def fixture(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def old(fixture: Path, empty_database: str, open_folder: Path) -> str:
     """The DSN of a database as it was."""
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         connection.execute("CREATE EXTENSION postgis")
         connection.execute("CREATE EXTENSION vector")
     dump = open_folder / "database.sql"
@@ -80,7 +81,7 @@ def test_an_upgraded_database_answers_as_before(fixture: Path, upgraded: str) ->
     assert found.keys() == expected.keys()
     for name, vectors in expected.items():
         np.testing.assert_allclose(found[name], vectors, atol=TOLERANCE, err_msg=name)
-    with db.session(upgraded) as connection:
+    with user_session(upgraded) as connection:
         assert schema.is_current(connection)
         assert connection.execute("SELECT count(*) FROM search('park', 5)").fetchone() == (5,)
         assert connection.execute(
@@ -90,7 +91,7 @@ def test_an_upgraded_database_answers_as_before(fixture: Path, upgraded: str) ->
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_old_model_is_embedded_in_torch_as_it_was(upgraded: str, version: int) -> None:
-    with db.session(upgraded, autocommit=True) as connection:
+    with user_session(upgraded, autocommit=True) as connection:
         model = load_model(connection, version)
         centres, stored = vectors_of(connection, version)
     assert (model.trained.pyramid is not None) == (VERSIONS[version] == "contextual")
@@ -101,14 +102,14 @@ def test_an_old_model_is_embedded_in_torch_as_it_was(upgraded: str, version: int
 def test_an_old_model_is_refreshed(fixture: Path, upgraded: str, version: int) -> None:
     models.activate_model(upgraded, version)
     assert not renew(upgraded, fixture).anything  # the lattices are counted as they were
-    with db.session(upgraded) as connection:
+    with user_session(upgraded) as connection:
         connection.execute(
             "INSERT INTO callipper.poi (source, source_id, name, category, category_group, geom)"
             " VALUES ('new', '1', 'The Fresh River', 'pub', 'food', ST_SetSRID(ST_Point(5.121, 52.091), 4326))"
         )
     summary = renew(upgraded, fixture)
     assert summary.added == 1 and (summary.lattice_cells > 0) == (VERSIONS[version] == "contextual")
-    with db.session(upgraded) as connection:
+    with user_session(upgraded) as connection:
         centres, stored = vectors_of(connection, version)
         rows = connection.execute(
             "SELECT loc_embed(ST_SetSRID(ST_Point(x, y), srid))::real[] FROM callipper.model,"
@@ -138,7 +139,7 @@ def test_sizes_of_the_lattices_are_read_from_the_model(database: str) -> None:
     codes_only = replace(whole, text_code=code, prior=2.0, kinds_from_m=400.0)
     sizes_m = [50.0, 200.0, 400.0, 1600.0]
     width = sum(codes_only.sums(size_m) + 1 for size_m in sizes_m)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         # What is stored of the lattices, cut down by SQL alone.
         connection.execute(
             "DELETE FROM callipper.context_cell WHERE version = %s AND 12.5 * 2 ^ level <> ALL (%s)",
@@ -163,7 +164,7 @@ def test_sizes_of_the_lattices_are_read_from_the_model(database: str) -> None:
             connection.execute(
                 "UPDATE callipper.location_weight SET weight = subvector(weight, 1, %s) WHERE layer = %s", [kept, layer]
             )
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         model = load_model(connection)
         asked = np.vstack([places(7, 20), [MIDDLE + 1e5]])
         assert model.trained.pyramid is not None
@@ -179,7 +180,7 @@ def test_sizes_of_the_lattices_are_read_from_the_model(database: str) -> None:
 @pytest.fixture
 def newer(database: str) -> str:
     """The DSN of a database of the same revision whose functions a later program has made."""
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         for name, value in (("_sql_version", "99.1.0"), ("_sql_digest", "another")):
             connection.execute(
                 f"CREATE OR REPLACE FUNCTION callipper.{name}() RETURNS text LANGUAGE sql AS $$ SELECT '{value}' $$".encode()
@@ -195,7 +196,7 @@ def test_an_older_program_is_told_so(run: Any, newer: str, command: list[str]) -
         "Error: The schema in this database is newer than this program knows: it is of callipper-db 99.1.0."
     )
     assert "pip install --upgrade callipper-db" in line
-    with db.session(newer) as connection:
+    with user_session(newer) as connection:
         assert connection.execute("SELECT callipper._sql_version()").fetchone() == ("99.1.0",)
 
 
@@ -206,7 +207,7 @@ def test_doctor_tells_an_older_program(run: Any, newer: str) -> None:
 
 def test_functions_of_another_state_of_the_same_version(database: str) -> None:
     """Between releases the version does not say which of two is newer; then what cannot be replaced says it."""
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         (query,) = connection.execute("SELECT rtrim(pg_get_viewdef('callipper.points'), ';')").fetchone() or ("",)
         connection.execute(
             f"CREATE OR REPLACE VIEW callipper.points AS SELECT q.*, 1 AS later FROM ({query}) q".encode()
@@ -216,7 +217,7 @@ def test_functions_of_another_state_of_the_same_version(database: str) -> None:
 
 
 def test_a_database_from_before_versions_were_written_down(run: Any, database: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute("DROP FUNCTION callipper._sql_version()")
         connection.execute(
             "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql AS $$ SELECT 'old' $$"

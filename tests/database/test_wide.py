@@ -16,6 +16,7 @@ from callipper_db.load import load
 from callipper_db.plot import _together, plot_similarity
 from callipper_db.search import nearest_cells
 from callipper_trainer.config import TrainConfig
+from sessions import user_session
 from town import train_town
 
 KINDS = ["cafe", "pub", "school", "bank", "park"]
@@ -44,7 +45,7 @@ def island(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_no_cell_goes_round_the_globe(island: str) -> None:
-    with db.session(island) as connection:
+    with user_session(island) as connection:
         widest = "SELECT max(ST_XMax(geom) - ST_XMin(geom)), bool_and(ST_IsValid(geom)), count(*) FROM cells"
         found = connection.execute(widest).fetchone()
         assert found is not None
@@ -57,7 +58,7 @@ def test_every_poi_lies_in_a_cell_or_on_the_meridian(island: str) -> None:
     query = (
         "SELECT count(*) FROM points p WHERE NOT EXISTS (SELECT FROM cells c WHERE ST_DWithin(c.geom, p.geom, 0.005))"
     )
-    with db.session(island) as connection:
+    with user_session(island) as connection:
         assert connection.execute(query).fetchone() == (0,)
 
 

@@ -53,6 +53,7 @@ from callipper_trainer.evaluation.retrieval import (
 from callipper_trainer.fit import fit
 from callipper_trainer.model_rows import load_model
 from handmade import write_model
+from sessions import user_session
 from town import CONFIG, ENCODER, MIDDLE, QUARTERS, SRID, places, train_town
 
 KINDS = list(QUARTERS)
@@ -80,7 +81,7 @@ SHARE_COLUMNS = [f"share_{column}" for column in range(len(KINDS))]
 @pytest.fixture(scope="module")
 def metres(shared_town: str) -> Array:
     """(COUNT, 2) the places in the town's CRS, by PostGIS."""
-    with db.session(shared_town) as connection:
+    with user_session(shared_town) as connection:
         found = connection.execute(
             "SELECT ST_X(g), ST_Y(g) FROM unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS p(x, y, n),"
             " ST_Transform(ST_SetSRID(ST_Point(x, y), 4326), %s) AS g ORDER BY n",
@@ -110,7 +111,7 @@ def column(name: str) -> list[Any]:
 def read(
     dsn: str, labels: str | Path, columns: str = "kind", task: str | None = None, srid: int | None = None
 ) -> Labels:
-    with db.session(dsn, autocommit=True) as connection:
+    with user_session(dsn, autocommit=True) as connection:
         source = LabelSource(str(labels), columns.split(","), task, srid)
         return read_labels(connection, source, load_model(connection))
 
@@ -132,7 +133,7 @@ def assert_all_there(labels: Labels, metres: Array, lonlat: Array = LONLAT) -> N
 
 
 def test_a_loaded_model_embeds_as_the_stored_cells_and_points(shared_town: str) -> None:
-    with db.session(shared_town, autocommit=True) as connection:
+    with user_session(shared_town, autocommit=True) as connection:
         model = load_model(connection, 1)
         for table, key in (("cell", "ST_Centroid(c.geom)"), ("point", "e.geom")):
             join = "JOIN callipper.cell c USING (cell_id)" if table == "cell" else ""
@@ -159,7 +160,7 @@ def model_cells(connection: db.Connection) -> tuple[Array, Array]:
 
 
 def test_a_loaded_model_embeds_texts_as_they_are_stored(shared_town: str, encoder: Any) -> None:
-    with db.session(shared_town, autocommit=True) as connection:
+    with user_session(shared_town, autocommit=True) as connection:
         model = load_model(connection)
         query = sql.SQL("SELECT emb FROM callipper.text_embedding WHERE version = 1 AND text = 'park'")
         (stored,) = read_rows(connection, query, ["vector"], 128)
@@ -168,7 +169,7 @@ def test_a_loaded_model_embeds_texts_as_they_are_stored(shared_town: str, encode
 
 def test_a_coordinate_model_loads_too(town: str, tmp_path: Path) -> None:
     summary = train_town(town, tmp_path, replace(CONFIG, encoder="coordinate", epochs=2))
-    with db.session(town, autocommit=True) as connection:
+    with user_session(town, autocommit=True) as connection:
         model = load_model(connection)
         assert (model.version, model.trained.pyramid, model.config.encoder) == (summary.version, None, "coordinate")
         query = sql.SQL(
@@ -179,7 +180,7 @@ def test_a_coordinate_model_loads_too(town: str, tmp_path: Path) -> None:
 
 
 def test_models_that_are_not_there(database: str, shared_town: str) -> None:
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         with pytest.raises(NoActiveModel):
             load_model(connection)
         with pytest.raises(UnknownModel, match="no model version 7"):
@@ -191,7 +192,7 @@ def test_models_that_are_not_there(database: str, shared_town: str) -> None:
 
 
 def test_a_model_of_another_program_is_refused(town: str) -> None:
-    with db.session(town, autocommit=True) as connection:
+    with user_session(town, autocommit=True) as connection:
         connection.execute("UPDATE callipper.model SET arch = jsonb_set(arch, '{features,1,kind}', '\"moon\"')")
         with pytest.raises(ModelUnreadable, match="its features are not known to this program"):
             load_model(connection)
@@ -237,7 +238,7 @@ def test_labels_from_each_kind_of_file(shared_town: str, metres: Array, tmp_path
 @pytest.fixture
 def labelled_town(town: str) -> str:
     """A town with a table of labels."""
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute(
             'CREATE TABLE public.label (kind text, "Height" float8, geom geometry(Point, 4326));'
             " CREATE VIEW public.label_view AS SELECT * FROM public.label"
@@ -486,7 +487,7 @@ def test_figures_stay_with_the_version_and_are_merged(town: str, label_file: Pat
 
 
 def test_a_role_that_only_reads_gets_its_answer(town: str, label_file: Path) -> None:
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute("DROP ROLE IF EXISTS callipper_test_reader")
         connection.execute("CREATE ROLE callipper_test_reader LOGIN")
         connection.execute("GRANT USAGE ON SCHEMA callipper TO callipper_test_reader")
@@ -499,7 +500,7 @@ def test_a_role_that_only_reads_gets_its_answer(town: str, label_file: Path) -> 
         assert "The figures are not kept with the version" in result.stderr and "macro F1" in result.stdout
         assert "evaluation" not in models.show_model(town, 1)["metrics"]
     finally:
-        with db.session(town) as connection:
+        with user_session(town) as connection:
             connection.execute("DROP OWNED BY callipper_test_reader")
             connection.execute("DROP ROLE callipper_test_reader")
 
@@ -589,7 +590,7 @@ def test_texts_find_places_that_the_model_has_not_seen(big_town: str) -> None:
     assert {row["label"] for row in answer["labels"]} == {"cafe", "school", "park"}
     assert sum(row["places"] for row in answer["labels"]) == 150
     assert answer["macro_auc"]["description"] > 0.9
-    with db.session(big_town) as connection:
+    with user_session(big_town) as connection:
         assert connection.execute("SELECT count(*) FROM callipper.model").fetchone() == (2,)
     assert models.show_model(big_town, 2)["metrics"]["evaluation"]["retrieval"]["macro_auc"] == answer["macro_auc"]
     assert "AUC, asked by label" in run("evaluate", "--retrieval", "--dsn", big_town).stdout
@@ -657,7 +658,7 @@ def test_a_town_too_small_to_hold_out(module_town: str) -> None:
 
 
 def test_labels_of_the_source(town: str, tmp_path: Path) -> None:
-    with db.session(town, autocommit=True) as connection:
+    with user_session(town, autocommit=True) as connection:
         model = load_model(connection)
         samples, labels = read_labelled(connection, model, None)
         original = read_samples(connection, Source()).samples
@@ -678,7 +679,7 @@ def test_labels_of_the_source(town: str, tmp_path: Path) -> None:
                 "CREATE TABLE public.stop AS SELECT poi_id AS id, category AS text, geom FROM callipper.poi"
             )
     train_town(town, tmp_path, replace(CONFIG, epochs=1), source=Source("public.stop"))
-    with db.session(town, autocommit=True) as connection:
+    with user_session(town, autocommit=True) as connection:
         samples, labels = read_labelled(connection, load_model(connection), None)
     assert labels == samples.texts  # without a category, a text is its own label
 
@@ -711,7 +712,7 @@ def test_two_versions_side_by_side(town: str, tmp_path: Path, label_file: Path) 
 
 
 def test_versions_that_are_not_there_or_have_little_to_tell(database: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         write_model(connection)
         write_model(connection, seed=1)
     assert "validation_loss" in run("models", "compare", "1", "2", "--dsn", database).stdout

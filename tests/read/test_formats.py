@@ -19,13 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from callipper_db import db
 from callipper_db.errors import BadInput, NothingLeft
 from callipper_db.load import FileSummary, LoadOptions, load
 from callipper_db.read import Block, Record, open_reader
 from callipper_db.read.layout import find_field, value_at
 from callipper_db.read.osm_tags import element_id
 from callipper_db.read.place import words_of
+from sessions import user_session
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def poi(module_database: str) -> str:
     """The DSN of a database without POIs, which the tests of this file share."""
-    with db.session(module_database) as connection:
+    with user_session(module_database) as connection:
         connection.execute("TRUNCATE callipper.poi")
     return module_database
 
@@ -53,7 +53,7 @@ def load_one(dsn: str, path: Path, **options: Any) -> FileSummary:
 
 
 def rows(dsn: str, columns: str = "source_id, name, category, ST_X(geom), ST_Y(geom)") -> list[tuple[Any, ...]]:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         return connection.execute(f"SELECT {columns} FROM callipper.poi ORDER BY source_id, name").fetchall()
 
 

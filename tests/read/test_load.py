@@ -22,7 +22,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from callipper_db import db
 from callipper_db.errors import (
     BadInput,
     CallipperError,
@@ -38,6 +37,7 @@ from callipper_db.read import Block, LeftOut, Reader, Record, Refused, open_read
 from callipper_db.read.bulk import DELIMITER, QUOTE, bulk_csv, csv_of
 from callipper_db.read.place import Place, Rules, find_columns
 from callipper_db.read.text import MAX_LINE
+from sessions import user_session
 
 HEADER = "id,name,category,lon,lat\n"
 CAFE = "1,Blue Door,Cafe,-0.1276,51.5072\n"
@@ -67,7 +67,7 @@ def load_one(dsn: str, path: Path, **options: Any) -> FileSummary:
 
 
 def rows(dsn: str, columns: str = "source_id, name, category, ST_X(geom), ST_Y(geom)") -> list[tuple[Any, ...]]:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         return connection.execute(f"SELECT {columns} FROM callipper.poi ORDER BY source, source_id").fetchall()
 
 
@@ -180,7 +180,7 @@ def test_polygon_gets_a_point_inside(database: str, folder: Path) -> None:
     """A U-shape, whose centroid lies outside."""
     wkt = "POLYGON((0 0, 10 0, 10 10, 9 10, 9 1, 1 1, 1 10, 0 10, 0 0))"
     load_one(database, write(folder / "a.csv", f'id,category,wkt\n1,Park,"{wkt}"\n'))
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         inside = "SELECT ST_Contains(ST_GeomFromText(%s, 4326), geom) FROM poi"
         assert connection.execute(inside, [wkt]).fetchone() == (True,)
 
@@ -722,7 +722,7 @@ def test_a_lost_connection_leaves_nothing(database: str, folder: Path) -> None:
             cut()
 
     def cut() -> None:
-        with db.session(database) as other:
+        with user_session(database) as other:
             other.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -744,7 +744,7 @@ def test_two_at_once_load_each_row_once(database: str, folder: Path) -> None:
 
 def test_rows_are_not_compared_one_by_one_with_an_empty_table(database: str) -> None:
     """An empty table that was analysed tempts the planner to read it once for each row, while it fills."""
-    with db.session(database, autocommit=True) as connection:
+    with user_session(database, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE callipper.poi")
         with connection.transaction():
             connection.execute(STAGING)
@@ -775,7 +775,7 @@ def test_any_text_and_coordinates_come_back(
     database: str, folder: Path, places: list[tuple[str, str, str, float, float]]
 ) -> None:
     """What is loaded is what was written; what is not loaded is in the rejects file."""
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute("TRUNCATE callipper.poi")
     out = io.StringIO(newline="")
     numbered = [(str(number), *place) for number, place in enumerate(places)]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callipper_db import db
 from callipper_db.errors import BadInput
 from callipper_db.load import LoadOptions, load
 from callipper_db.read import open_reader, osm
 from callipper_db.read.record import Record
+from sessions import user_session
 
 REPOSITORY = Path(__file__).parents[2]
 TOURISM = "Tourism and accommodation"
@@ -95,7 +95,7 @@ def test_monaco_has_the_expected_places(database: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     summary = load(database, [MONACO])
     assert (summary.total("inserted"), summary.total("filtered"), summary.total("rejected")) == (1153, 674, 0)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         kinds = dict(
             connection.execute("SELECT split_part(source_id, '/', 1), count(*) FROM poi GROUP BY 1").fetchall()
         )
@@ -128,7 +128,7 @@ def test_representative_point_lies_within_the_area(database: str) -> None:
     }
     assert len(shapes) > 200
     load(database, [MONACO])
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         for osm_id, shape in shapes.items():
             found = connection.execute(
                 "SELECT ST_DWithin(ST_SetSRID(%s::geometry, 4326), geom, 1e-9) FROM poi WHERE source_id = %s",
@@ -148,7 +148,7 @@ def test_truncated_pbf(database: str, tmp_path: Path, size: int) -> None:
     path.write_bytes(MONACO.read_bytes()[:size])
     with pytest.raises(BadInput, match="not a sound PBF file"):
         load(database, [path])
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert connection.execute("SELECT count(*) FROM poi").fetchone() == (0,)
 
 

@@ -37,6 +37,7 @@ from callipper_trainer.text_encoder import TextEncoder
 from locks import locked, wait_until_alone
 from processes import Command, running, wait_for
 from published import check_texts, embed_by_rows, layer, read_vectors
+from sessions import user_session
 from town import CONFIG, MIDDLE, SRID, train_town
 
 TEXT = "coalesce(description, category)"
@@ -56,12 +57,12 @@ def renew(encoder: TextEncoder) -> Callable[..., RefreshSummary]:
 
 
 def execute(dsn: str, statement: str, *values: object) -> int:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         return connection.execute(statement.encode(), values).rowcount
 
 
 def fetch(dsn: str, query: str, *values: object) -> list[tuple[Any, ...]]:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         return connection.execute(query.encode(), values).fetchall()
 
 
@@ -69,7 +70,7 @@ def insert(
     dsn: str, name: str | None, category: str, east: float = 0.0, north: float = 0.0, group: str | None = None
 ) -> int:
     """A POI, so many degrees from the middle; its id."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         row = connection.execute(
             "INSERT INTO callipper.poi (source, source_id, name, category, category_group, geom)"
             " VALUES ('test', gen_random_uuid(), %s, %s, %s, ST_SetSRID(ST_Point(%s, %s), 4326)) RETURNING poi_id",
@@ -120,7 +121,7 @@ def expected_lattices(connection: db.Connection, version: int) -> dict[tuple[int
 
 def check_fresh(dsn: str, encoder: TextEncoder, version: int = 1, *, contextual: bool = True) -> None:
     """Lattices, points, cells, sample, texts and loc_embed are those of the POIs that are there now."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         if contextual:
             check_lattices(connection, version)
         points = connection.execute("SELECT point_id, text, geom::text FROM points ORDER BY 1").fetchall()
@@ -259,7 +260,7 @@ def test_all_pois_replaced(town: str, encoder: TextEncoder, renew: Callable[...,
     summary = renew(town)
     assert (summary.added, summary.removed, summary.pois) == (3, 300, 3)
     assert (summary.drift, summary.training_advised) == (1, True)
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         check_lattices(connection, 1)
         check_vectors(connection, 1)
         check_sample(connection, 1)
@@ -305,7 +306,7 @@ def test_what_lies_far_from_the_changes_may_follow(
     first = renew(town, nearby=True)
     assert first.lattice_cells > 0
     assert first.postponed > 0
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         expected = expected_lattices(connection, 1)
         fine = connection.execute("SELECT level, i, j, n FROM context_cell WHERE level <= 6").fetchall()
         check_vectors(connection, 1)  # by the lattices that stand there
@@ -410,7 +411,7 @@ def test_a_new_category_is_a_word_for_describe(town: str, renew: Callable[..., R
 
 def test_plans_made_before_answer_as_of_now(town: str, renew: Callable[..., RefreshSummary]) -> None:
     place = f"ST_SetSRID(ST_Point({MIDDLE[0]}, {MIDDLE[1]}), 4326)"
-    with db.session(town, autocommit=True) as connection:
+    with user_session(town, autocommit=True) as connection:
         connection.execute("SET plan_cache_mode = force_generic_plan")
         connection.execute(f"PREPARE here AS SELECT loc_embed({place})::text")
         before = connection.execute("EXECUTE here").fetchone()
@@ -471,7 +472,7 @@ def test_a_table_and_a_query_of_the_users_own(
         execute(town, "DELETE FROM public.stop WHERE number = (SELECT min(number) FROM public.stop)")
         summary = renew(town)
         assert (summary.version, summary.added, summary.removed) == (version, 1, 1)
-        with db.session(town) as connection:
+        with user_session(town) as connection:
             check_vectors(connection, version)
     execute(town, "DROP TABLE public.stop")
     with pytest.raises(BadSource, match="stop"):
@@ -498,7 +499,7 @@ def test_triggers_note_every_way_to_change(database: str) -> None:
     execute(database, "DELETE FROM callipper.poi WHERE poi_id IN (2, 4)")
     assert noted(database) == ["{[2,3),[4,5)}"]
     with (
-        db.session(database) as connection,
+        user_session(database) as connection,
         connection.cursor().copy("COPY callipper.poi (source, source_id, geom) FROM STDIN") as copy,
     ):
         copy.write_row(("test", "copied", "SRID=4326;POINT(1 2)"))
@@ -507,7 +508,7 @@ def test_triggers_note_every_way_to_change(database: str) -> None:
     assert noted(database) == ["{[3,4)}"]
     for nothing in ("DELETE FROM callipper.poi WHERE false", "UPDATE callipper.poi SET name = 'z' WHERE poi_id = 0"):
         execute(database, nothing)
-    with pytest.raises(ZeroDivisionError), db.session(database) as connection:
+    with pytest.raises(ZeroDivisionError), user_session(database) as connection:
         connection.execute("DELETE FROM callipper.poi")
         raise ZeroDivisionError
     assert noted(database) == []
@@ -516,9 +517,9 @@ def test_triggers_note_every_way_to_change(database: str) -> None:
 
 
 def test_listeners_are_told_once_a_transaction(database: str) -> None:
-    with db.session(database, autocommit=True) as listener:
+    with user_session(database, autocommit=True) as listener:
         listener.execute("LISTEN callipper_poi")
-        with db.session(database) as connection:
+        with user_session(database) as connection:
             for number in range(3):
                 connection.execute(
                     "INSERT INTO poi (source, source_id, geom) VALUES ('test', %s, ST_SetSRID(ST_Point(1, 2), 4326))",
@@ -542,7 +543,7 @@ def test_who_may_write_pois_need_not_own_what_is_noted(
         # A function of theirs that would take the place of a built-in one must not run in the owner's name.
         execute(database, f"CREATE SCHEMA theirs AUTHORIZATION {name}")
         execute(writer, "CREATE FUNCTION theirs.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT 1 / 0'")
-        with db.session(writer) as connection:
+        with user_session(writer) as connection:
             connection.execute("SET search_path = theirs, callipper, public, pg_catalog")
             place = "ST_SetSRID(ST_Point(1, 2), 4326)"
             connection.execute(f"INSERT INTO poi (source, source_id, geom) VALUES ('a', '1', {place})")
@@ -568,7 +569,7 @@ def test_a_restored_database_goes_on_noting(
     insert(town, "Before the dump", "cafe")
     folder = Path(str(fetch(town, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")[0][0]))
     dump = subprocess.run([folder / "pg_dump", "--schema=callipper", town], capture_output=True, check=True).stdout
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         connection.execute("CREATE EXTENSION postgis")
         connection.execute("CREATE EXTENSION vector")
     psql = [folder / "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", empty_database]
@@ -587,7 +588,7 @@ def test_the_page_says_how_to_be_told(town: str) -> None:
     tell, waiting = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     execute(town, "CREATE TABLE public.stop (number int)")
     execute(town, tell)
-    with db.session(town, autocommit=True) as listener:
+    with user_session(town, autocommit=True) as listener:
         listener.execute("LISTEN callipper_poi")
         execute(town, "INSERT INTO public.stop VALUES (1), (2)")
         assert [notice.channel for notice in listener.notifies(timeout=20, stop_after=1)] == ["callipper_poi"]
@@ -619,7 +620,7 @@ def test_a_reader_keeps_what_it_began_with(town: str, renew: Callable[..., Refre
         "SELECT * FROM search('park', 5)",
         f"SELECT loc_embed(ST_SetSRID(ST_Point({MIDDLE[0]}, {MIDDLE[1]}), 4326))::text",
     )
-    with db.session(town) as reader:
+    with user_session(town) as reader:
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         before = [reader.execute(query.encode()).fetchall() for query in queries]
         insert(town, "New", "lighthouse", 0.002)

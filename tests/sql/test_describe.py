@@ -22,6 +22,7 @@ from callipper_db.errors import BadPlace, NoActiveModel
 from callipper_db.search import describe_place, similar_cells
 from callipper_trainer.text_encoder import place_words
 from handmade import write_model, write_sample
+from sessions import user_session
 from town import CONFIG, MIDDLE, QUARTERS
 
 TIE = 1e-6  # cosines closer than this are the same: the server's are float32
@@ -211,7 +212,7 @@ def test_a_model_without_words_or_sample_says_so(reading: db.Connection, lost: s
 
 
 def test_without_an_active_model(database: str) -> None:
-    with db.session(database) as connection, pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+    with user_session(database) as connection, pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         connection.execute(f"SELECT * FROM callipper.describe({HERE})".encode())
     with pytest.raises(NoActiveModel):
         describe_place(database, "3,49")
@@ -250,14 +251,14 @@ def test_an_older_version_gets_a_sample_from_its_migration(cluster_dsn: str, emp
     from callipper_db import schema
 
     schema.init(empty_database)
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         alchemy = schema.alchemy_connection(connection)
         model = write_model(connection, size_m=300.0)
         command.downgrade(schema.alembic_config(alchemy), "0001")
         command.upgrade(schema.alembic_config(alchemy), "0002")
         found = vectors(connection, f"SELECT emb FROM callipper.cell_sample WHERE version = {model.version}")
         assert sorted(found.tolist()) == sorted(model.cells.astype(np.float64).tolist())
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         sampled = write_sample(connection, write_model(connection, seed=1, size_m=300.0, activate=False), 10)
         assert len(sampled) == 10
 
@@ -279,7 +280,7 @@ def test_the_command_describe(shared_town: str) -> None:
     assert found == describe_place(shared_town, place, 3)
     assert set(found[0]) == {"text", "similarity", "percentile"}
     assert lines[1].split()[0] == "1" and found[0]["text"] in lines[1] and f"{found[0]['percentile']:.1f}" in lines[1]
-    with db.session(shared_town) as connection:
+    with user_session(shared_town) as connection:
         rows = connection.execute(f"SELECT * FROM callipper.describe({HERE}, 3)".encode()).fetchall()
     assert [(row["text"], row["similarity"], row["percentile"]) for row in found] == [
         (text, round(similarity, 4), round(percentile, 1)) for text, similarity, percentile in rows
@@ -294,7 +295,7 @@ def test_the_command_similar(shared_town: str) -> None:
     assert found == similar_cells(shared_town, place, 4, ",".join(map(str, area)), 300)
     lines = run(shared_town, "similar", place, *options).splitlines()
     assert [int(line.split()[1]) for line in lines[1:]] == [cell["cell_id"] for cell in found]
-    with db.session(shared_town) as connection:
+    with user_session(shared_town) as connection:
         rows = connection.execute(
             f"SELECT cell_id FROM callipper.similar_to({HERE}, 4, ST_MakeEnvelope(%s, %s, %s, %s, 4326), 300)".encode(),
             area,

@@ -21,6 +21,7 @@ from callipper_trainer.features import KINDS, make_features
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.model_rows import load_model
 from callipper_trainer.publish import Publication, publish
+from sessions import user_session
 from untrained import MIDDLE, SIZES, TEXT_DIM, embed, places, register, samples_at
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def distance() -> Any:
 
 def test_a_new_kind_in_torch_and_in_sql(database: str, distance: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(encoder="coordinate", device="cpu", **SIZES["small"])
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         for name in ("029_location_encoder.sql", "030_loc_embed.sql"):
             text = changed(name)
             assert text != (ROOT / "sql" / name).read_text(encoding="utf-8"), f"the page's change fits {name}"

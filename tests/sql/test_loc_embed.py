@@ -18,6 +18,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_trainer.embed import embed_places
 from handmade import write_model
+from sessions import user_connection, user_session
 from untrained import MIDDLE, POIS, SIZES, Published, embed, places, publish_untrained, samples_at
 
 ENCODERS = ("contextual", "coordinate")
@@ -34,7 +35,7 @@ def models(module_database: str) -> dict[tuple[str, str], Published]:
 @pytest.fixture
 def asking(module_database: str, models: dict[tuple[str, str], Published]) -> Iterator[db.Connection]:
     """A session of the test's own, rolled back after it, with the models in its database."""
-    connection = db.connect(module_database)
+    connection = user_connection(module_database)
     yield connection
     connection.rollback()
     connection.close()
@@ -43,7 +44,7 @@ def asking(module_database: str, models: dict[tuple[str, str], Published]) -> It
 @pytest.fixture(scope="module")
 def long_asking(module_database: str, models: dict[tuple[str, str], Published]) -> Iterator[db.Connection]:
     """One session for all examples of the property tests."""
-    connection = db.connect(module_database, autocommit=True)
+    connection = user_connection(module_database, autocommit=True)
     yield connection
     connection.close()
 
@@ -128,14 +129,14 @@ def test_a_trained_towns_cells_and_points_are_found_again(shared_town: str) -> N
         query = sql.SQL("SELECT loc_embed({}), emb FROM {} ORDER BY {}").format(
             sql.SQL(place), sql.Identifier(view), sql.Identifier(key)
         )
-        with db.session(shared_town) as connection:
+        with user_session(shared_town) as connection:
             found = read_rows(connection, query, ["vector", "vector"], dim=128)
         assert len(found[0]) > 100
         assert np.abs(found[0] - found[1]).max() < 1e-5
 
 
 def test_a_cell_itself_is_asked_at_its_centre(shared_town: str) -> None:
-    with db.session(shared_town) as connection:
+    with user_session(shared_town) as connection:
         (found,) = read_rows(connection, sql.SQL("SELECT (emb <-> loc_embed(geom))::float8 FROM cells"), ["float8"])
     assert found.max() < 1e-3  # the centre of its degrees, a millimetre from the centre of its metres
 
@@ -401,7 +402,7 @@ def test_it_does_not_depend_on_the_callers_search_path(
 
 
 def test_the_extensions_may_live_elsewhere(empty_database: str) -> None:
-    with db.session(empty_database) as connection:
+    with user_session(empty_database) as connection:
         connection.execute('CREATE SCHEMA "Geo ext"')
         connection.execute("CREATE SCHEMA ext")
         connection.execute('CREATE EXTENSION postgis SCHEMA "Geo ext"')
@@ -437,7 +438,7 @@ def test_a_reader_needs_no_right_on_the_weights(
 def test_an_activation_elsewhere_shows_in_the_next_execution(database: str) -> None:
     first, second = (publish_untrained(database, places(), encoder, "small") for encoder in ENCODERS)
     expected = {model.version: embed_places(model.trained, MIDDLE[None])[0] for model in (first, second)}
-    with db.connect(database, autocommit=True) as session, db.connect(database, autocommit=True) as other:
+    with user_connection(database, autocommit=True) as session, user_connection(database, autocommit=True) as other:
         session.execute("PREPARE asked (float8) AS SELECT loc_embed(ST_SetSRID(ST_Point($1, 5773000), 32631))::text")
         session.execute("PREPARE told AS SELECT loc_embed('SRID=32631;POINT(645000 5773000)'::geometry)::text")
         for version in (second.version, first.version, second.version):
@@ -462,7 +463,7 @@ def test_a_rolled_back_activation_leaves_nothing_behind(
 
 def test_a_query_that_began_before_an_activation_keeps_its_model(database: str) -> None:
     model = publish_untrained(database, places(), "coordinate", "small")
-    with db.connect(database) as session:
+    with user_connection(database) as session:
         session.execute(
             "DECLARE waiting CURSOR FOR"
             " SELECT loc_embed(ST_SetSRID(ST_Point(x, 5773000), 32631))::text FROM generate_series(645000, 645000) AS x"
@@ -475,7 +476,7 @@ def test_a_query_that_began_before_an_activation_keeps_its_model(database: str) 
 
 
 def test_a_snapshot_from_before_the_model_does_not_spoil_the_session(database: str) -> None:
-    with db.connect(database, autocommit=True) as session:
+    with user_connection(database, autocommit=True) as session:
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         session.execute("SELECT count(*) FROM callipper.model")
         model = publish_untrained(database, places(), "coordinate", "small")

@@ -20,6 +20,7 @@ from callipper_db.binary_copy import read_rows
 from callipper_db.grid import BLOCK
 from conftest import _database
 from handmade import ORIGIN, SRID, Model, write_model, write_sample
+from sessions import user_connection, user_session
 from town import GRID_M, MIDDLE
 from town import SRID as TOWN_SRID
 
@@ -153,7 +154,7 @@ def make_city(connection: db.Connection, side: int, size_m: float, seed: int, sa
 def cities(cluster_dsn: str, template_database: str) -> Iterator[tuple[str, dict[str, City]]]:
     """Grids of several sizes in one place, one table and one database."""
     with _database(cluster_dsn, template_database) as dsn:
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             made = {
                 "plain": make_city(connection, 8, 100.0, 0, 700),
                 "alike": make_city(connection, 12, 70.0, 1, 1000, hnsw=True, embed=neighbours_alike),
@@ -161,7 +162,7 @@ def cities(cluster_dsn: str, template_database: str) -> Iterator[tuple[str, dict
                 "small": make_city(connection, 1, 500.0, 3, 1000, hnsw=True),
                 "no sample": make_city(connection, 3, 250.0, 4, 0, hnsw=True),
             }
-        with db.session(dsn, autocommit=True) as connection:
+        with user_session(dsn, autocommit=True) as connection:
             connection.execute("ANALYZE")
         yield dsn, made
 
@@ -169,7 +170,7 @@ def cities(cluster_dsn: str, template_database: str) -> Iterator[tuple[str, dict
 @pytest.fixture
 def asking(cities: tuple[str, dict[str, City]]) -> Iterator[db.Connection]:
     """A transaction in the cities' database that is rolled back."""
-    connection = db.connect(cities[0])
+    connection = user_connection(cities[0])
     try:
         yield connection
     finally:
@@ -631,24 +632,24 @@ def test_without_an_active_model(connection: db.Connection, call: str) -> None:
 
 
 def test_an_activation_reaches_other_sessions(cluster_dsn: str, template_database: str) -> None:
-    with _database(cluster_dsn, template_database) as dsn, db.session(dsn, autocommit=True) as session:
-        with db.session(dsn) as other:
+    with _database(cluster_dsn, template_database) as dsn, user_session(dsn, autocommit=True) as session:
+        with user_session(dsn) as other:
             first = make_city(other, 2, 100.0, 0, 200)
             second = make_city(other, 2, 100.0, 1, 200, hnsw=True)
             other.execute("SELECT callipper.activate(%s)", [first.version])
         session.execute("PREPARE asked (text) AS SELECT cell_id, similarity, percentile FROM callipper.search($1, 7)")
         for city in (first, second, first, second):
-            with db.session(dsn) as other:
+            with user_session(dsn) as other:
                 other.execute("SELECT callipper.activate(%s)", [city.version])
             for _ in range(7):  # the plan becomes a generic one
                 check(session.execute("EXECUTE asked('pub')").fetchall(), city, city.texts["pub"], 7)
         # Within a transaction, too; what is asked later is asked of the model that is active by then.
         with session.transaction():
             check(search(session, "pub", 7), second, second.texts["pub"], 7)
-            with db.session(dsn) as other:
+            with user_session(dsn) as other:
                 other.execute("SELECT callipper.activate(%s)", [first.version])
             check(search(session, "pub", 7), first, first.texts["pub"], 7)
-            with db.session(dsn) as other:
+            with user_session(dsn) as other:
                 third = make_city(other, 1, 100.0, 2, 25)
                 other.execute("SELECT callipper.activate(%s)", [third.version])
             check(search(session, "pub", 7), third, third.texts["pub"], 7)
@@ -656,11 +657,11 @@ def test_an_activation_reaches_other_sessions(cluster_dsn: str, template_databas
 
 def test_a_transaction_that_keeps_its_snapshot_keeps_its_model(cluster_dsn: str, template_database: str) -> None:
     with _database(cluster_dsn, template_database) as dsn, psycopg.connect(dsn) as session:
-        with db.session(dsn) as other:
+        with user_session(dsn) as other:
             first = use(other, make_city(other, 1, 100.0, 0, 25))
         session.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         check(search(session, "pub", 7), first, first.texts["pub"], 7)
-        with db.session(dsn) as other:
+        with user_session(dsn) as other:
             second = use(other, make_city(other, 1, 100.0, 1, 25))
         check(search(session, "pub", 7), first, first.texts["pub"], 7)
         session.rollback()

@@ -19,6 +19,7 @@ from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_trainer.text_encoder import TextEncoder
 from handmade import ORIGIN, Model, write_model
+from sessions import user_session
 from tiny_encoder import expected_embeddings, give_text_tower, install_encoder, read_vectors, write_encoder
 
 AGREES = 2e-6
@@ -37,14 +38,14 @@ class Tower:
     def expected(self, texts: list[str], version: int | None = None) -> Array:
         """(N, 128) by sentence-transformers and numpy."""
         vectors = self.encoder.transformer.encode(texts)
-        with db.session(self.dsn) as connection:
+        with user_session(self.dsn) as connection:
             return expected_embeddings(connection, version or self.models[0].version, vectors)
 
 
 def write_tower(dsn: str, folder: Path) -> Tower:
     encoder = write_encoder(folder / "tiny", num_hidden_layers=1)
     number = install_encoder(dsn, encoder)
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         places = ORIGIN[None] + [[50, 50], [450, 350]]
         models = [write_model(connection, places, seed=seed, activate=seed == 0) for seed in (0, 1)]
         for seed, model in enumerate(models):
@@ -67,7 +68,7 @@ def own_tower(database: str, tmp_path: Path) -> Tower:
 @pytest.fixture
 def asking(tower: Tower) -> Iterator[db.Connection]:
     """A session of the test's own, with nothing remembered from another test: what it does is rolled back."""
-    with db.session(tower.dsn) as connection:
+    with user_session(tower.dsn) as connection:
         yield connection
         connection.rollback()
 
@@ -103,7 +104,7 @@ class Counter:
 
 @pytest.fixture
 def counter(tower: Tower) -> Iterator[Counter]:
-    with db.session(tower.dsn, autocommit=True) as monitor:
+    with user_session(tower.dsn, autocommit=True) as monitor:
         yield Counter(monitor)
 
 
@@ -383,9 +384,9 @@ def test_a_prepared_statement_across_an_activation(own_tower: Tower) -> None:
     expected = {version: own_tower.expected(["old river"], version)[0] for version in (first, second)}
     assert np.abs(expected[first] - expected[second]).max() > 0.05
     with (
-        db.session(own_tower.dsn, autocommit=True) as asking,
-        db.session(own_tower.dsn, autocommit=True) as monitor,
-        db.session(own_tower.dsn, autocommit=True) as other,
+        user_session(own_tower.dsn, autocommit=True) as asking,
+        user_session(own_tower.dsn, autocommit=True) as monitor,
+        user_session(own_tower.dsn, autocommit=True) as other,
     ):
         counter = Counter(monitor)
         asking.execute("SET track_functions = 'pl'")
@@ -449,7 +450,7 @@ def test_a_version_by_number(tower: Tower, asking: db.Connection) -> None:
 
 
 def test_without_a_model(database: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         for text in ("pub", "old river"):
             said = refusal(connection, "SELECT text_embed(%s::text)", text)
             assert (said.sqlstate, said.message_primary) == ("55000", "no model is active")
@@ -458,7 +459,7 @@ def test_without_a_model(database: str) -> None:
 
 def test_after_the_model_is_dropped(own_tower: Tower) -> None:
     first, second = (model.version for model in own_tower.models)
-    with db.session(own_tower.dsn) as connection:
+    with user_session(own_tower.dsn) as connection:
         connection.execute("PREPARE asked AS SELECT text_embed('old river')")
         connection.execute("EXECUTE asked")
         connection.execute("SELECT callipper.drop_model(%s, true)", [first])
@@ -501,7 +502,7 @@ def test_a_long_text_is_cut_before_any_work(asking: db.Connection) -> None:
 
 def test_an_owner_sets_how_many_tokens_are_read(own_tower: Tower) -> None:
     text = "old river park zoo fishing " * 20
-    with db.session(own_tower.dsn) as session:
+    with user_session(own_tower.dsn) as session:
         whole = vector(session, text)
         np.testing.assert_allclose(whole, own_tower.expected([text])[0], atol=AGREES)
         for most in (3, 7):
@@ -604,7 +605,7 @@ def private_memory(connection: db.Connection) -> int:
 
 def test_a_session_stays_small(module_town: str, encoder: TextEncoder) -> None:
     assert install_encoder(module_town, encoder)
-    with db.session(module_town) as connection:
+    with user_session(module_town) as connection:
         assert one(connection, "SELECT text_embed('park') IS NOT NULL") is True
         before = private_memory(connection)
         for number in range(100):

@@ -32,6 +32,7 @@ from callipper_trainer.text_encoder import TextEncoder, find_encoder
 from callipper_trainer.train import TrainOptions, train
 from handmade import Model, write_model
 from processes import wait_for
+from sessions import user_session
 from tiny_encoder import (
     PIECES,
     TEXTS,
@@ -83,7 +84,7 @@ def installed_town(module_town: str, encoder: TextEncoder) -> str:
 @pytest.fixture
 def asking(installed_town: str) -> Iterator[db.Connection]:
     """A session in that town whose work is rolled back."""
-    with db.session(installed_town) as connection:
+    with user_session(installed_town) as connection:
         yield connection
         connection.rollback()
 
@@ -95,7 +96,7 @@ def tiny(tmp_path: Path) -> TextEncoder:
 
 def rows(dsn: str) -> dict[str, int]:
     """How many rows the encoders' tables hold."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         counted = {}
         for table in ("text_encoder", *TABLES):
             found = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("callipper", table)))
@@ -152,7 +153,7 @@ def check_tiny(dsn: str, encoder: TextEncoder) -> None:
     number = install_encoder(dsn, encoder)
     expected = encoder.transformer.encode(TEXTS)
     assert len(np.unique(np.round(expected, 3), axis=0)) > 5, "the encoder tells texts apart"
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         found = read_vectors(connection, ENCODED.format(number), TEXTS)
     largest = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(found, expected, atol=AGREES * largest, rtol=0)
@@ -347,7 +348,7 @@ def test_rows_come_in_order_by_the_primary_key(asking: db.Connection, statistics
 @pytest.mark.parametrize("statistics", ["as installed", "none"])
 def test_so_do_those_of_tables_of_a_few_pages(database: str, tiny: TextEncoder, statistics: str) -> None:
     number = install_encoder(database, tiny)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         check_plans(connection, number, statistics)
 
 
@@ -366,7 +367,7 @@ def test_what_is_installed(database: str, tiny: TextEncoder) -> None:
     assert rows(database) == expected
     assert install(database, tiny, Silent()) is False
     assert rows(database) == expected
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         found = connection.execute("SELECT name, revision, dim, arch FROM callipper.text_encoder").fetchone()
     assert found is not None
     revision = sha256((tiny.folder / "model.safetensors").read_bytes()).hexdigest()
@@ -476,7 +477,7 @@ def test_an_interrupted_installation_leaves_nothing(database: str, tiny: TextEnc
 
 def test_a_lost_connection_leaves_nothing(database: str, tiny: TextEncoder) -> None:
     def end_all_others() -> None:
-        with db.session(database) as connection:
+        with user_session(database) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -497,7 +498,7 @@ class Holding(Silent):
 
     def stage(self, name: str, total: int | None = None) -> None:
         self.begun.set()
-        with db.session(self.dsn, autocommit=True) as connection:
+        with user_session(self.dsn, autocommit=True) as connection:
             query = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'callipper.text_norm'::regclass"
             wait_for(lambda: connection.execute(query).rowcount)
 
@@ -515,14 +516,14 @@ def test_of_two_installations_at_once_one_writes(database: str, tiny: TextEncode
 def test_models_share_the_rows_of_their_encoder(database: str, tiny: TextEncoder) -> None:
     number = install_encoder(database, tiny)
     before = rows(database)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         models = [write_model(connection, seed=seed) for seed in (0, 1)]
         for seed, model in enumerate(models):
             give_text_tower(connection, model.version, number, tiny.dim, seed)
     assert install(database, tiny, Silent()) is False
     assert rows(database) == before | {"text_encoder": 2}  # the second is what write_model brings
     vectors = tiny.transformer.encode(TEXTS)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         for model in models:
             expected = expected_embeddings(connection, model.version, vectors)
             found = read_vectors(connection, f"text_embed(text, {model.version})", TEXTS)
@@ -552,7 +553,7 @@ def test_training_installs_what_it_can(database: str, tiny: TextEncoder, tmp_pat
         ),
         Noting(),
     )
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         if known:
             assert notes == []
             expected = expected_embeddings(connection, 1, tiny.transformer.encode(TEXTS))
@@ -573,7 +574,7 @@ def test_training_installs_what_it_can(database: str, tiny: TextEncoder, tmp_pat
 @pytest.fixture
 def model(database: str, tiny: TextEncoder) -> Model:
     """A model with the tiny encoder, which is not installed yet."""
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         model = write_model(connection)
         row = connection.execute(
             "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES (%s, %s, %s) RETURNING text_encoder_id",
@@ -592,7 +593,7 @@ def test_list_install_and_remove(run: Callable[..., Result], database: str, mode
         return encoder
 
     def embedded() -> Array:
-        with db.session(database) as connection:
+        with user_session(database) as connection:
             return read_vectors(connection, "text_embed(text)", ["quiet river", "pub"])
 
     assert listed() == {
@@ -614,7 +615,7 @@ def test_list_install_and_remove(run: Callable[..., Result], database: str, mode
     )
     assert listed()["installed"] is False
     assert rows(database) == EMPTY | {"text_encoder": 1}
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         remembered = read_vectors(connection, "text_embed(text)", ["pub", " PUB "])
         np.testing.assert_array_equal(remembered, [model.texts["pub"]] * 2)
         with pytest.raises(db.psycopg.errors.NoDataFound) as caught:
@@ -655,7 +656,7 @@ def test_removing_an_encoder_leaves_the_others(database: str, run: Callable[...,
 def test_list_as_a_table(run: Callable[..., Result], database: str, tiny: TextEncoder) -> None:
     said = run("text-encoder", "list", "--dsn", database).stdout
     assert said == "There is no text encoder yet. callipper-db train installs one.\n"
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         write_model(connection)
     head, line = run("text-encoder", "list", "--dsn", database).stdout.splitlines()
     assert head.split() == ["name", "revision", "dimensions", "installed", "used", "by", "models"]

@@ -25,9 +25,10 @@ from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import AutoTokenizer
 
-from callipper_db import db, schema
+from callipper_db import schema
 from callipper_db.db import Connection
 from callipper_trainer.text_encoder import TextEncoder, find_encoder
+from sessions import user_connection, user_session
 from town import ENCODER
 
 REPOSITORY = Path(__file__).parents[2]
@@ -151,9 +152,9 @@ def hugging_face(files: Path) -> Tokenizer:
 @pytest.fixture(scope="module")
 def reader(module_database: str, files: Path) -> Iterator[Connection]:
     """A connection to a database with the vocabulary, which no test changes."""
-    with db.session(module_database) as connection:
+    with user_session(module_database) as connection:
         install(connection, UNCASED, files)
-    connection = db.connect(module_database, autocommit=True)
+    connection = user_connection(module_database, autocommit=True)
     connection.execute("SET statement_timeout = '60s'")  # stands in for time that grows with the square of a text
     yield connection
     connection.close()
@@ -468,7 +469,7 @@ def test_any_locale(empty_database: str, files: Path, provider: str) -> None:
     options = "LOCALE 'C'" if provider == "C" else "LOCALE_PROVIDER icu ICU_LOCALE 'tr' LOCALE 'C'"
     with own_database(empty_database, f"ENCODING 'UTF8' {options}") as dsn:
         schema.init(dsn)
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             compare(
                 connection,
                 files,
@@ -483,7 +484,7 @@ def test_other_encoding(empty_database: str) -> None:
     with own_database(empty_database, "ENCODING 'LATIN1' LOCALE 'C'") as dsn:
         schema.init(dsn)
         with (
-            db.connect(dsn) as connection,
+            user_connection(dsn) as connection,
             pytest.raises(psycopg.errors.FeatureNotSupported, match="UTF8 only, not LATIN1"),
         ):
             connection.execute("SELECT callipper._wordpiece('pub', 1)")
@@ -493,11 +494,11 @@ def test_other_encoding(empty_database: str) -> None:
 def own_database(dsn: str, options: str) -> Iterator[str]:
     """A database with the extensions that is not of the cluster's own locale."""
     name = f"callipper_test_{os.getpid()}_locale"
-    with db.session(dsn, autocommit=True) as admin:
+    with user_session(dsn, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")  # type: ignore[call-overload]
         try:
             own = make_conninfo(dsn, dbname=name)
-            with db.session(own) as connection:
+            with user_session(own) as connection:
                 connection.execute("CREATE EXTENSION postgis")
                 connection.execute("CREATE EXTENSION vector")
             yield own

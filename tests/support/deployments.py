@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from callipper_db import db
 from callipper_db.server import BINARY_FOLDERS, ENVIRONMENT, EmbeddedServer
 from processes import wait_for
+from sessions import user_session
 
 NOBODY = 65534
 NAMED_STATEMENTS_SINCE = (1, 21)  # of PgBouncer: it knows which server connection has which prepared statement
@@ -26,7 +27,7 @@ NAMED_STATEMENTS_SINCE = (1, 21)  # of PgBouncer: it knows which server connecti
 
 def binaries(dsn: str) -> Path:
     """The folder of PostgreSQL's programs in the major version of a running server."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         major = connection.info.server_version // 10000
     on_path = shutil.which("initdb")
     folders = [Path(on_path).resolve().parent] if on_path else []
@@ -63,7 +64,7 @@ def start_primary(home: Path, folder: Path) -> EmbeddedServer:
     """A server that a standby can follow, which the embedded server's own settings rule out."""
     server = EmbeddedServer(home / "primary", pg_bin=folder, durable=False, root_area=home / "area")
     server.start()
-    with db.session(server.dsn(), autocommit=True) as connection:
+    with user_session(server.dsn(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET wal_level = replica")
         connection.execute("ALTER SYSTEM SET max_wal_senders = 4")
     server.stop()
@@ -90,9 +91,9 @@ def start_standby(primary: EmbeddedServer, home: Path) -> EmbeddedServer:
 
 def wait_for_replay(primary: EmbeddedServer, standby: EmbeddedServer) -> None:
     """Until the standby has done all that the primary has done by now."""
-    with db.session(primary.dsn()) as connection:
+    with user_session(primary.dsn()) as connection:
         (position,) = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone() or (None,)
-    with db.session(standby.dsn(), autocommit=True) as connection:
+    with user_session(standby.dsn(), autocommit=True) as connection:
         query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
         wait_for(lambda: connection.execute(query, [position]).fetchone() == (True,))
 

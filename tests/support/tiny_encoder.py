@@ -21,6 +21,7 @@ from callipper_db.progress import Silent
 from callipper_db.tables import DIMENSIONS
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.text_encoder import TextEncoder, find_encoder
+from sessions import user_session
 
 logging.disable_progress_bar()  # of saving, amid pytest's own
 
@@ -121,7 +122,7 @@ def change_json(path: Path, **values: object) -> None:
 def install_encoder(dsn: str, encoder: TextEncoder) -> int:
     """Put an encoder into a database; its id there."""
     install(dsn, encoder, Silent())
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         row = connection.execute(
             "SELECT text_encoder_id FROM callipper.text_encoder WHERE name = %s AND revision = %s",
             [encoder.name, encoder.revision],

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.progress import Reporter, Silent
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.source import Source
 from callipper_trainer.train import TrainOptions, TrainSummary, train
+from sessions import user_session
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 SRID = 32631  # UTM 31 N, which the town lies in
@@ -46,7 +46,7 @@ def fill_town(dsn: str) -> None:
         for number, (lon, lat) in enumerate(places(kind).tolist())
         for name in [NAMES[number % len(NAMES)]]
     ]
-    with db.session(dsn) as connection, connection.cursor() as cursor:
+    with user_session(dsn) as connection, connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO callipper.poi (source, source_id, name, category, category_group, geom)"
             " VALUES (%s, %s, %s, %s, %s, ST_SetSRID(ST_Point(%s, %s), 4326))",
@@ -86,7 +86,7 @@ def train_town(
 
 def contents(dsn: str) -> dict[str, Any]:
     """All that stands in the schema callipper: its relations with their rows, and what it answers."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         names = connection.execute(
             "SELECT relname::text FROM pg_class WHERE relnamespace = 'callipper'::regnamespace AND relkind IN ('r', 'p')"
         ).fetchall()

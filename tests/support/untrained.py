@@ -19,6 +19,7 @@ from callipper_trainer.data.samples import Samples
 from callipper_trainer.features import make_features
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.publish import Publication, publish
+from sessions import user_session
 
 SRID = 32631  # UTM 31 N
 
@@ -55,7 +56,7 @@ def places(seed: int = 0, count: int = POIS) -> Array:
 def publish_untrained(dsn: str, metres: Array, encoder: str, size: str) -> Published:
     """A model of POIs at (N, 2) metres through the product's own path, but for the training. It becomes the active one."""
     config = TrainConfig(encoder=encoder, device="cpu", **SIZES[size])
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         return _publish_untrained(connection, metres, config)
 
 

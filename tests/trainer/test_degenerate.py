@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callipper_db import db, search
+from callipper_db import search
 from callipper_db.arrays import Array
 from callipper_db.errors import BadExtent, NotEnoughData
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.train import TrainSummary
+from sessions import user_session
 from town import train_town
 
 QUICK = TrainConfig(hidden=32, blocks=1, frequencies=8, epochs=3, device="cpu")
@@ -25,7 +26,7 @@ SPREAD_DEGREES = 0.01
 @pytest.fixture
 def database(town: str) -> str:
     """A database without POIs and models, whose text_vector knows the place words already: encoding them takes seconds."""
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute("SELECT callipper.drop_model(1, true)")
         connection.execute("TRUNCATE callipper.poi, callipper.grid CASCADE")
     return town
@@ -43,7 +44,7 @@ def in_turn(count: int, kinds: tuple[str, ...] = KINDS) -> list[str]:
 
 def fill(dsn: str, lonlat: Array, kinds: list[str]) -> None:
     """POIs without names."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         connection.execute(
             "INSERT INTO callipper.poi (source, source_id, category, geom)"
             " SELECT 'test', n::text, kind, ST_SetSRID(ST_Point(x, y), 4326)"
@@ -59,7 +60,7 @@ def learn(dsn: str, folder: Path, **changes: Any) -> TrainSummary:
 
 def assert_answers(dsn: str, question: str = "school") -> list[dict[str, Any]]:
     """It answers with cells, and SQL computes of every POI's place what torch has published of it."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         unit, difference = connection.execute(
             "SELECT bool_and(abs(vector_norm(emb) - 1) < 1e-4), max(loc_embed(geom) <-> emb)::float8 FROM"
             " (SELECT emb, geom FROM callipper.points ORDER BY point_id LIMIT 50) AS p"
@@ -75,7 +76,7 @@ def assert_answers(dsn: str, question: str = "school") -> list[dict[str, Any]]:
 
 def assert_untouched(dsn: str) -> None:
     """Nothing of the refused run is left."""
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         left = connection.execute(
             "SELECT (SELECT count(*) FROM callipper.model) + (SELECT count(*) FROM callipper.cell)"
         ).fetchone()
@@ -130,7 +131,7 @@ def test_categories_that_differ_in_case_and_space_alone(database: str, tmp_path:
     fill(database, scattered(70), in_turn(70, spellings))
     learn(database, tmp_path)
     assert_answers(database)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         apart = connection.execute("SELECT text_embed('school') <-> text_embed(' SCHOOL ')").fetchone()
     assert apart == (0.0,)
 

@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from callipper_db import db
 from callipper_db.errors import NotEnoughData, PeerLost
 from callipper_db.progress import Silent
 from callipper_trainer.config import TrainConfig
@@ -29,6 +28,7 @@ from callipper_trainer.loss import objective
 from callipper_trainer.model import TrainedModel
 from fits import Interrupted, StopAfter, city, without_time
 from processes import CONTEXT
+from sessions import user_session
 from stored import samples_of
 from town import GRID_M, contents
 
@@ -254,7 +254,7 @@ def test_the_command_in_two_processes(module_town: str, tmp_path: Path, mode: st
     after = contents(module_town)["active"]
     assert len(after) == len(before) + 1  # one version, though two have trained it
     assert after[-1] == (lines[-1]["version"], "active")
-    with db.session(module_town) as connection:
+    with user_session(module_town) as connection:
         row = connection.execute(
             "SELECT provenance -> 'processes' FROM callipper.model ORDER BY version DESC"
         ).fetchone()

@@ -16,12 +16,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from callipper_db import db, schema
+from callipper_db import schema
 from callipper_db.cli.main import Terminated, unwound_by_signals
 from callipper_db.server import EmbeddedServer
 from deployments import kill_server
 from locks import locked, wait_until_alone
 from processes import Command, running
+from sessions import user_session
 from town import CONFIG, GRID_M, contents, fill_town, train_town
 
 QUICK = replace(CONFIG, epochs=1)
@@ -40,7 +41,7 @@ def succeeds(dsn: str, folder: Path) -> None:
     before = contents(dsn)
     version = train_town(dsn, folder, QUICK).version
     assert contents(dsn)["active"][-1] == (version, "active")
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         connection.execute("SELECT callipper.activate(1)")
         connection.execute("SELECT callipper.drop_model(%s)", [version])
     assert contents(dsn) == before

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.errors import (
     BatchTooLarge,
@@ -37,6 +36,7 @@ from callipper_trainer.model import TrainedModel
 from callipper_trainer.text_encoder import TextEncoder, encode_cached
 from fits import Interrupted, StopAfter, assert_same, city
 from processes import CONTEXT
+from sessions import user_session
 
 MONACO = Path(__file__).parents[2] / "demo" / "monaco.osm.pbf"
 ENCODERS = ("coordinate", "contextual")
@@ -325,7 +325,7 @@ def test_small_sources_get_smaller_batches_and_more_epochs(count: int, batch: in
 @pytest.fixture(scope="module")
 def monaco(module_database: str, encoder: TextEncoder) -> tuple[Samples, Array]:
     load(module_database, [MONACO])
-    with db.session(module_database, autocommit=True) as connection:
+    with user_session(module_database, autocommit=True) as connection:
         samples = read_samples(connection, Source(template="A place of {category}")).samples
     return samples, encode_cached(module_database, encoder, samples.texts)
 

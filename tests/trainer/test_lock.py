@@ -13,11 +13,12 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from callipper_db import db, schema
+from callipper_db import schema
 from callipper_db.errors import ConnectionLost, TrainerBusy
 from callipper_db.progress import Silent
 from callipper_trainer.lock import LOCK, only_trainer
 from processes import running, wait_for
+from sessions import user_session
 
 ADVISORY = 0x0CA1_0002  # what it was once: anybody could take it
 
@@ -25,15 +26,15 @@ ADVISORY = 0x0CA1_0002  # what it was once: anybody could take it
 @pytest.fixture
 def reader(database: str) -> Iterator[str]:
     name = f"callipper_test_lock_reader_{os.getpid()}"
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN IN ROLE callipper_reader").format(sql.Identifier(name)))
     yield make_conninfo(database, user=name)
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
 def holders(dsn: str) -> list[int]:
-    with db.session(dsn) as connection:
+    with user_session(dsn) as connection:
         rows = connection.execute(
             "SELECT pid FROM pg_locks WHERE relation = 'callipper.training_lock'::regclass AND granted"
         )
@@ -97,7 +98,7 @@ def test_the_lock_keeps_nobody_else_waiting(database: str) -> None:
 
 
 def test_timeouts_of_the_role_do_not_end_it(database: str) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         name = sql.Identifier(connection.info.dbname)
         for setting in ("idle_in_transaction_session_timeout", "idle_session_timeout", "statement_timeout"):
             connection.execute(sql.SQL("ALTER DATABASE {} SET {} = '200ms'").format(name, sql.Identifier(setting)))
@@ -118,7 +119,7 @@ def is_alive(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_it_goes_with_its_holder(town: str, tmp_path: Path, number: signal.Signals) -> None:
-    with db.session(town) as connection, running(tmp_path, "train", "--dsn", town, "--no-text-tower") as run:
+    with user_session(town) as connection, running(tmp_path, "train", "--dsn", town, "--no-text-tower") as run:
         connection.execute("LOCK TABLE callipper.poi IN ACCESS EXCLUSIVE MODE")
         wait_for(lambda: holders(town))
         run.end(number)

@@ -18,6 +18,7 @@ from callipper_trainer.data.source import Source
 from callipper_trainer.remember import remember
 from callipper_trainer.text_encoder import TextEncoder, place_words
 from published import check_embeddings, check_texts
+from sessions import user_session
 from town import CONFIG, EACH, ENCODER, GRID_M, QUARTERS, SRID, contents, train_town
 
 COUNT = EACH * len(QUARTERS)
@@ -90,7 +91,7 @@ def test_what_is_stored_about_a_model(shared_town: str, encoder: TextEncoder) ->
     assert (shown["grid_kind"], shown["grid_size_m"]) == ("square", GRID_M)
     assert shown["points"] == COUNT
     json.dumps(provenance)
-    with db.session(shared_town) as connection:
+    with user_session(shared_town) as connection:
         covered = connection.execute(
             "SELECT bool_and(ST_Covers(m.extent, p.geom)) FROM poi p, model m WHERE m.version = 1"
         ).fetchone()
@@ -109,7 +110,7 @@ def second(module_town: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_versions_stand_beside_each_other(second: str, encoder: TextEncoder) -> None:
-    with db.session(second) as connection:
+    with user_session(second) as connection:
         for version in (2, 1, 2):
             connection.execute("SELECT callipper.activate(%s)", [version])
             check_embeddings(connection, version)
@@ -119,7 +120,7 @@ def test_versions_stand_beside_each_other(second: str, encoder: TextEncoder) -> 
 
 
 def test_versions_share_the_grid(second: str) -> None:
-    with db.session(second) as connection:
+    with user_session(second) as connection:
         assert connection.execute("SELECT count(*), count(DISTINCT grid_id) FROM model").fetchone() == (2, 1)
         assert connection.execute("SELECT count(*) FROM grid").fetchone() == (1,)
         cells = connection.execute(
@@ -132,7 +133,7 @@ def test_versions_share_the_grid(second: str) -> None:
 
 def test_the_same_seed_and_data_give_the_same_model(second: str, tmp_path: Path) -> None:
     summary = train_town(second, tmp_path, OTHER)
-    with db.session(second) as connection:
+    with user_session(second) as connection:
         differing = connection.execute(
             "SELECT count(*) FROM cell_embedding a JOIN cell_embedding b USING (cell_id)"
             " WHERE a.version = 2 AND b.version = %s AND a.emb <> b.emb",
@@ -144,7 +145,7 @@ def test_the_same_seed_and_data_give_the_same_model(second: str, tmp_path: Path)
 
 
 def test_a_source_of_the_users_own(town: str, tmp_path: Path) -> None:
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute(
             'CREATE TABLE public."Stops" AS SELECT poi_id + 1000 AS gid, category AS kind, geom FROM poi'
         )
@@ -152,7 +153,7 @@ def test_a_source_of_the_users_own(town: str, tmp_path: Path) -> None:
     source = Source("public.Stops", template="A place of {kind}")
     summary = train_town(town, tmp_path, replace(OTHER, epochs=1), source=source)
     assert summary.texts == len(QUARTERS)
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         found = connection.execute(
             "SELECT min(point_id), count(*), count(name), count(category) FROM points"
         ).fetchone()
@@ -164,7 +165,7 @@ def test_a_source_of_the_users_own(town: str, tmp_path: Path) -> None:
 def test_an_hnsw_index_is_built_and_used(town: str, tmp_path: Path) -> None:
     train_town(town, tmp_path, replace(OTHER, epochs=1), index="hnsw")
     query = "SELECT cell_id FROM cells ORDER BY emb <-> text_embed('park') LIMIT 5"
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         index = connection.execute(
             "SELECT indexdef FROM pg_indexes WHERE tablename = 'cell_embedding_v2' AND indexdef LIKE '%hnsw%'"
         ).fetchall()
@@ -185,7 +186,7 @@ def test_remember_adds_texts_to_the_active_model(town: str, encoder: TextEncoder
         search.nearest_cells(town, texts[0])
     assert remember(town, texts) == 2
     assert remember(town, ["fresh  fish"]) == 0
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         check_texts(connection, 1, encoder, texts)
     assert len(search.nearest_cells(town, "fresh fish", 3)) == 3
 
@@ -199,7 +200,7 @@ def test_remember_refuses_an_empty_text(town: str, texts: list[str]) -> None:
 def test_remember_needs_a_model_and_its_own_encoder(database: str, town: str) -> None:
     with pytest.raises(NoActiveModel):
         remember(database, ["park"])
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute("UPDATE callipper.text_encoder SET revision = 'another'")
     with pytest.raises(TextEncoderMissing, match="its weights are not those that the active model was trained with"):
         remember(town, ["fresh fish"])
@@ -249,7 +250,7 @@ def test_a_failure_leaves_nothing(module_town: str, tmp_path: Path, stage: str) 
 
 
 def test_a_failure_in_the_server_leaves_nothing(town: str, tmp_path: Path) -> None:
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute(
             "ALTER TABLE callipper.model ADD CONSTRAINT refuses CHECK (version < 2 OR status <> 'active')"
         )
@@ -258,7 +259,7 @@ def test_a_failure_in_the_server_leaves_nothing(town: str, tmp_path: Path) -> No
         train_town(town, tmp_path, replace(OTHER, epochs=2))
     assert isinstance(caught.value.__cause__, psycopg.errors.CheckViolation)
     assert contents(town) == before
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute("ALTER TABLE callipper.model DROP CONSTRAINT refuses")
     # The training itself was done; it is not repeated.
     reporter = Noting()

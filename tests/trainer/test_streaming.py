@@ -18,7 +18,6 @@ import torch
 from click.testing import Result
 from scipy import stats
 
-from callipper_db import db
 from callipper_db.errors import BadExtent, BadSource, CheckpointMismatch, NotEnoughData, RowsUnwritable
 from callipper_db.progress import Silent
 from callipper_trainer.config import TrainConfig
@@ -35,6 +34,7 @@ from callipper_trainer.model import TrainedModel
 from callipper_trainer.train import TrainOptions, TrainSummary, train
 from fits import TEXTS, Interrupted, StopAfter, assert_same, city
 from published import check_embeddings
+from sessions import user_session
 from stored import samples_of
 from town import CONFIG, ENCODER, GRID_M, contents, train_town
 
@@ -318,7 +318,7 @@ def test_too_little_to_learn_from(tmp_path: Path) -> None:
 
 
 def test_a_source_in_parts_is_the_source(shared_town: str) -> None:
-    with db.session(shared_town, autocommit=True) as connection:
+    with user_session(shared_town, autocommit=True) as connection:
         whole = read_samples(connection, Source()).samples
         with open_source(connection, Source()) as opened:
             counted: list[int] = []
@@ -331,7 +331,7 @@ def test_a_source_in_parts_is_the_source(shared_town: str) -> None:
 
 
 def read_parts(dsn: str, source: Source, rows: int) -> list[Samples]:
-    with db.session(dsn, autocommit=True) as connection, open_source(connection, source) as opened:
+    with user_session(dsn, autocommit=True) as connection, open_source(connection, source) as opened:
         return list(opened.parts(rows))
 
 
@@ -379,7 +379,7 @@ def test_a_streamed_model_is_published_whole(town: str, tmp_path: Path) -> None:
     summary = stream_town(town, tmp_path)
     assert (summary.version, summary.rows, summary.streamed) == (2, 300, True)
     assert not list(tmp_path.iterdir())
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         check_embeddings(connection, 2)
         # Both versions hold the same places and texts, and the same lattices: one was trained from memory.
         for what in (

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from psycopg import sql
 
-from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.errors import TextEncoderMissing
 from callipper_trainer import text_encoder as text
@@ -23,6 +22,7 @@ from callipper_trainer.text_encoder import (
     place_words,
     register_encoder,
 )
+from sessions import user_session
 from town import ENCODER
 
 TEXTS = [
@@ -117,7 +117,7 @@ def test_another_run_may_add_the_same_text_meanwhile(database: str, counting: Co
     slow = Slow(counting.name, counting.folder)
     slow.__dict__["transformer"] = counting.transformer
     assert np.isfinite(encode_cached(database, slow, TEXTS)).all()
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert connection.execute("SELECT count(*) FROM callipper.text_vector").fetchone() == (len(TEXTS),)
 
 
@@ -136,10 +136,10 @@ def test_no_texts_at_all(database: str, counting: CountingEncoder) -> None:
 
 @pytest.fixture
 def tables_of_that_name(database: str) -> Iterator[str]:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute("CREATE TABLE public.wanted (number int, text text)")
     yield database
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         assert connection.execute("SELECT count(*) FROM public.wanted").fetchone() == (0,)
 
 
@@ -166,7 +166,7 @@ def test_a_folder_is_an_encoder(encoder: TextEncoder, monkeypatch: pytest.Monkey
 
 
 def test_register_is_by_name_and_weights(database: str, encoder: TextEncoder) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         first = register_encoder(connection, encoder)
         assert register_encoder(connection, encoder) == first
         assert register_encoder(connection, TextEncoder("mine", encoder.folder)) != first

@@ -67,11 +67,14 @@ def write_model(connection: db.Connection, trained: TrainedModel, config: TrainC
     context = trained.model.location.context
     mean, scale = ([], []) if context is None else (context.mean.tolist(), context.scale.tolist())
     inserted = connection.execute(
-        "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch,"
-        " standardisation, metrics, provenance)"
-        # A little wider than the POIs, so that a single spot still makes a polygon.
-        " VALUES ('ready', %s, %s, %s, ST_Expand(ST_MakeEnvelope(%s, %s, %s, %s, 4326), 1e-6), %s, %s, %s, %s, %s, %s)"
-        " RETURNING version",
+        connection.named(
+            "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id,"
+            " arch, standardisation, metrics, provenance)"
+            # A little wider than the POIs, so that a single spot still makes a polygon.
+            " VALUES ('ready', %s, %s, %s, "
+            " ST_Expand(ST_MakeEnvelope(%s::float8, %s::float8, %s::float8, %s::float8, 4326), float8 '1e-6'),"
+            " %s, %s, %s, %s, %s, %s) RETURNING version"
+        ),
         [
             row.srid,
             *trained.origin.tolist(),
@@ -114,10 +117,13 @@ def architecture(config: TrainConfig, trained: TrainedModel) -> dict[str, Any]:
 
 def _load(connection: db.Connection, version: int | None) -> LoadedModel:
     row = connection.execute(
-        "SELECT m.version, m.srid, ARRAY[ST_XMin(m.extent), ST_YMin(m.extent), ST_XMax(m.extent), ST_YMax(m.extent)],"
-        " e.name, e.revision, e.dim, m.provenance, m.arch, m.standardisation, m.origin_easting, m.origin_northing"
-        " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
-        " WHERE m.version = coalesce(%s::bigint, callipper._active_version())",
+        connection.named(
+            "SELECT m.version, m.srid, ARRAY[ST_XMin(b), ST_YMin(b), ST_XMax(b), ST_YMax(b)],"
+            " e.name, e.revision, e.dim, m.provenance, m.arch, m.standardisation, m.origin_easting, m.origin_northing"
+            " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id),"
+            " LATERAL (SELECT m.extent::@box3d AS b) AS box"
+            " WHERE m.version = coalesce(%s::bigint, callipper._active_version())"
+        ),
         [version],
     ).fetchone()
     if row is None:

@@ -144,7 +144,9 @@ def insert_texts(
     The first `words` of them are the vocabulary of describe(), which wants to know how far each is from the city's sampled
     cells. embeddings: (V, 128) of all of them.
     """
-    connection.execute("CREATE TEMPORARY TABLE known (number int4, text text, emb vector) ON COMMIT DROP")
+    connection.execute(
+        connection.named("CREATE TEMPORARY TABLE known (number int4, text text, emb @vector) ON COMMIT DROP")
+    )
     columns: dict[str, tuple[str, Any]] = {
         "number": ("int4", np.arange(len(texts))),
         "text": ("text", [text.encode() for text in texts]),

@@ -34,8 +34,10 @@ def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int
     embeddings = torch.nn.functional.normalize(projected, dim=1).tolist()
     with db.session(dsn) as connection, connection.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO callipper.text_embedding (version, text, emb)"
-            " SELECT %s, callipper._text_key(%s), %s::real[]::vector ON CONFLICT DO NOTHING",
+            connection.named(
+                "INSERT INTO callipper.text_embedding (version, text, emb)"
+                " SELECT %s, callipper._text_key(%s), %s::real[]::@vector ON CONFLICT DO NOTHING"
+            ),
             [(version, text, emb) for text, emb in zip(dict.fromkeys(texts), embeddings, strict=True)],
         )
         return cursor.rowcount

@@ -204,8 +204,10 @@ def _remember_vectors(connection: db.Connection, encoder_id: int, texts: list[st
     # Not COPY: another run may have added the same text in the meantime.
     with connection.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO callipper.text_vector (text_encoder_id, text, vec) VALUES (%s, %s, %s::real[]::vector)"
-            " ON CONFLICT DO NOTHING",
+            connection.named(
+                "INSERT INTO callipper.text_vector (text_encoder_id, text, vec) VALUES (%s, %s, %s::real[]::@vector)"
+                " ON CONFLICT DO NOTHING"
+            ),
             [(encoder_id, text, vector.tolist()) for text, vector in zip(texts, vectors, strict=True)],
         )
 

@@ -71,7 +71,10 @@ class WeightRows:
     def _inputs(self) -> dict[str, int]:
         """How many inputs each layer has."""
         rows = self.connection.execute(
-            "SELECT DISTINCT ON (layer) layer, vector_dims(weight) FROM callipper.location_weight WHERE version = %s",
+            self.connection.named(
+                "SELECT DISTINCT ON (layer) layer, @extschema:vector@.vector_dims(weight)"
+                " FROM callipper.location_weight WHERE version = %s"
+            ),
             [self.version],
         )
         return dict(rows.fetchall())

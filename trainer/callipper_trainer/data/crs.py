@@ -63,17 +63,17 @@ TRANSVERSE_MERCATOR = re.compile(r"\+proj=(?:utm .*?\+zone=(\d+)|tmerc .*?\+lon_
 # To be created before the session turns read-only: how many metres of the CRS a metre eastward and a metre northward are at
 # a place; NULL where the CRS has no such place.
 METRE_IN = """
-CREATE OR REPLACE FUNCTION pg_temp.metre_in(place geometry, srid int) RETURNS float8[] LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION pg_temp.metre_in(place @geometry, srid int) RETURNS float8[] LANGUAGE plpgsql STABLE AS $$
 DECLARE
     lat float8 := greatest(least(ST_Y(place), 89.9), -89.9);
-    here geometry := ST_SetSRID(ST_MakePoint(ST_X(place), lat), 4326);
-    east geometry := ST_SetSRID(ST_MakePoint(ST_X(place) - sign(ST_X(place)) * 0.001 / cosd(lat), lat), 4326);
-    north geometry := ST_SetSRID(ST_MakePoint(ST_X(place), lat - sign(lat) * 0.001), 4326);
-    origin geometry;
+    here @geometry := ST_SetSRID(ST_MakePoint(ST_X(place), lat), 4326);
+    east @geometry := ST_SetSRID(ST_MakePoint(ST_X(place) - sign(ST_X(place)) * 0.001 / cosd(lat), lat), 4326);
+    north @geometry := ST_SetSRID(ST_MakePoint(ST_X(place), lat - sign(lat) * 0.001), 4326);
+    origin @geometry;
     scale float8[];
 BEGIN
     IF ST_X(place) = 0 OR lat = 0 THEN
-        RETURN pg_temp.metre_in(ST_Translate(here, 1e-6, 1e-6), srid);
+        RETURN pg_temp.metre_in(ST_Translate(here, float8 '1e-6', float8 '1e-6'), srid);
     END IF;
     origin := ST_Transform(here, srid);
     scale := ARRAY[
@@ -90,7 +90,7 @@ DISTORTION = """
 SELECT percentile_disc(%(share)s) WITHIN GROUP (ORDER BY off) FROM (
     SELECT coalesce(greatest(abs(scale[1] - 1), abs(scale[2] - 1)), 'Infinity') AS off
     FROM (SELECT geom FROM pg_temp.sample ORDER BY hashfloat8(ST_X(geom) + ST_Y(geom)), id LIMIT %(rows)s) AS s,
-        LATERAL (SELECT pg_temp.metre_in(s.geom, %(srid)s) AS scale OFFSET 0) AS m
+        LATERAL (SELECT pg_temp.metre_in(s.geom, %(srid)s::int4) AS scale OFFSET 0) AS m
 ) AS measured"""
 
 
@@ -119,7 +119,9 @@ def choose_crs(connection: Connection) -> Crs:
     utm, reach = _utm_zone(connection)
     if reach <= REACH_DEGREES:
         return Crs(utm, 0.0)
-    known = {srid for (srid,) in connection.execute("SELECT srid FROM spatial_ref_sys WHERE srtext <> ''")}
+    known = {
+        srid for (srid,) in connection.execute(connection.named("SELECT srid FROM spatial_ref_sys WHERE srtext <> ''"))
+    }
     candidates = [PACIFIC] if _crosses_180(connection) else [*EQUAL_AREA.items()]
     found = [
         Crs(srid, _distortion(connection, srid), region.name)
@@ -137,7 +139,8 @@ def choose_crs(connection: Connection) -> Crs:
 
 def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
     """The user's CRS, if it is one in metres that are true where the POIs are. Raises BadExtent, with a better one."""
-    row = connection.execute("SELECT proj4text, srtext FROM spatial_ref_sys WHERE srid = %s", [srid]).fetchone()
+    query = connection.named("SELECT proj4text, srtext FROM spatial_ref_sys WHERE srid = %s")
+    row = connection.execute(query, [srid]).fetchone()
     if row is None or not row[1]:
         raise BadExtent(reason=f"PostGIS does not know EPSG:{srid}. Leave --srid away to use the UTM zone.")
     if not str(row[1]).startswith("PROJCS") or "+units=m" not in str(row[0]).split():
@@ -172,8 +175,10 @@ def _is_in_use(connection: Connection, srid: int, proj4text: str) -> bool:
 def _holds(connection: Connection, region: Region) -> bool:
     """Are nearly all POIs in it?"""
     row = connection.execute(
-        "SELECT avg((ST_Y(geom) BETWEEN %(south)s AND %(north)s AND (ST_X(geom) BETWEEN %(west)s AND %(east)s"
-        " OR ST_X(geom) + 360 BETWEEN %(west)s AND %(east)s))::int) FROM pg_temp.sample",
+        connection.named(
+            "SELECT avg((ST_Y(geom) BETWEEN %(south)s AND %(north)s AND (ST_X(geom) BETWEEN %(west)s AND %(east)s"
+            " OR ST_X(geom) + 360 BETWEEN %(west)s AND %(east)s))::int) FROM pg_temp.sample"
+        ),
         region._asdict(),
     ).fetchone()
     return row is not None and float(row[0]) >= HELD
@@ -182,8 +187,10 @@ def _holds(connection: Connection, region: Region) -> bool:
 def _crosses_180(connection: Connection) -> bool:
     """Do the POIs lie on both sides of the 180th meridian, and together, rather than around the globe?"""
     row = connection.execute(
-        "SELECT max(ST_X(geom)) - min(ST_X(geom)), max(x) - min(x) FROM pg_temp.sample,"
-        " LATERAL (SELECT CASE WHEN ST_X(geom) < 0 THEN ST_X(geom) + 360 ELSE ST_X(geom) END AS x) AS shifted"
+        connection.named(
+            "SELECT max(ST_X(geom)) - min(ST_X(geom)), max(x) - min(x) FROM pg_temp.sample,"
+            " LATERAL (SELECT CASE WHEN ST_X(geom) < 0 THEN ST_X(geom) + 360 ELSE ST_X(geom) END AS x) AS shifted"
+        )
     ).fetchone()
     return row is not None and float(row[0]) > 180 > float(row[1])
 
@@ -191,7 +198,10 @@ def _crosses_180(connection: Connection) -> bool:
 def _reach(connection: Connection, meridian: float) -> float:
     """Degrees that the POIs reach from a meridian."""
     row = connection.execute(
-        "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample", {"c": meridian}
+        connection.named(
+            "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample"
+        ),
+        {"c": meridian},
     ).fetchone()
     assert row is not None
     return float(row[0])
@@ -201,7 +211,9 @@ def _utm_zone(connection: Connection) -> tuple[int, float]:
     """The zone of the middle of the POIs, and how many degrees they reach from its meridian."""
     row = connection.execute(
         # A circular mean, so that a country on both sides of the 180th meridian is no trouble.
-        "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
+        connection.named(
+            "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
+        )
     ).fetchone()
     assert row is not None
     zone = min(60, math.floor((float(row[0]) + 180) / 6) + 1)
@@ -209,6 +221,6 @@ def _utm_zone(connection: Connection) -> tuple[int, float]:
 
 
 def _distortion(connection: Connection, srid: int) -> float:
-    row = connection.execute(DISTORTION, {"share": SHARE, "rows": LOOKED_AT, "srid": srid}).fetchone()
+    row = connection.execute(connection.named(DISTORTION), {"share": SHARE, "rows": LOOKED_AT, "srid": srid}).fetchone()
     assert row is not None
     return float(row[0])

@@ -52,12 +52,12 @@ class OsmColumns:
             for key in self._tags.keys
             if (value := self.value(key)) != "NULL"
         ]
-        return f"jsonb_strip_nulls(jsonb_build_object({', '.join(pairs)}))::text"
+        return f"pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object({', '.join(pairs)}))::text"
 
     @property
     def category(self) -> str:
         """The category, of those in KIND_TABLE."""
-        return f"(SELECT k.category FROM {KIND_TABLE} AS k WHERE k.key = md5({self.tags}))"
+        return f"(SELECT k.category FROM {KIND_TABLE} AS k WHERE k.key = pg_catalog.md5({self.tags}))"
 
 
 def fill_kinds(connection: Connection, relation: sql.Composable, columns: OsmColumns) -> None:
@@ -65,9 +65,11 @@ def fill_kinds(connection: Connection, relation: sql.Composable, columns: OsmCol
     query = sql.SQL("SELECT DISTINCT t, t::jsonb FROM (SELECT {} AS t FROM {} AS s) AS r").format(
         sql.SQL(columns.tags), relation
     )
-    kinds = [(text, osm.categorise(tags)) for text, tags in connection.execute(query).fetchall()]
+    with connection.users_names():
+        found = connection.execute(query).fetchall()
+    kinds = [(text, osm.categorise(tags)) for text, tags in found]
     with connection.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO pg_temp.osm_kind SELECT md5(%s), %s",
+            "INSERT INTO pg_temp.osm_kind SELECT md5(%s::text), %s",
             [(text, kind.category) for text, kind in kinds if kind and kind.group != osm.STREET_FURNITURE],
         )

@@ -31,7 +31,7 @@ INTEGERS = {"int2", "int4", "int8"}
 NUMBERS = INTEGERS | {"float4", "float8", "numeric"}
 LON_LAT = (("lon", "lat"), ("lng", "lat"), ("long", "lat"), ("longitude", "latitude"), ("x", "y"))
 # The first 64 bits of the MD5 of a key, as sql/055_point_id.sql has it.
-POINT_ID = "('x' || left(md5({}), 16))::bit(64)::bigint"
+POINT_ID = "('x' || pg_catalog.left(pg_catalog.md5({}), 16))::bit(64)::bigint"
 TEXT_COLUMNS = ("text", "description")
 STREAM_KINDS = ("int8", "float8", "float8", "float8", "float8", "int4", "int4")  # of stream_query
 QUERY = re.compile(r"(?is)(\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|table|values)\b")
@@ -39,10 +39,10 @@ QUERY = re.compile(r"(?is)(\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|table|values
 # The tables are the session's own, and named with pg_temp everywhere: the user may have a table called sample. Once
 # they are there the transaction can write nothing else, whatever functions the source or --text calls.
 PREPARE = """
-CREATE TEMPORARY TABLE sample (id bigint, text text, name text, geom geometry) ON COMMIT DROP;
+CREATE TEMPORARY TABLE sample (id bigint, text text, name text, geom @geometry) ON COMMIT DROP;
 CREATE TEMPORARY TABLE distinct_text (text text, text_id int4) ON COMMIT DROP;
 CREATE TEMPORARY TABLE osm_kind (key text PRIMARY KEY, category text) ON COMMIT DROP;
-CREATE OR REPLACE FUNCTION pg_temp.lon_lat(place geometry) RETURNS geometry LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION pg_temp.lon_lat(place @geometry) RETURNS @geometry LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN ST_Transform(place, 4326);
 EXCEPTION WHEN internal_error THEN
@@ -50,7 +50,7 @@ EXCEPTION WHEN internal_error THEN
 END
 $$;
 -- Several categories in one order, as callipper-db load has them: 'restaurant;bar' is 'bar and restaurant'.
-CREATE OR REPLACE FUNCTION pg_temp.words(parts text[]) RETURNS text LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION pg_temp.words(parts text[]) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
     SELECT CASE WHEN cardinality(w) > 1 THEN array_to_string(w[:cardinality(w) - 1], ', ') || ' and ' || w[cardinality(w)]
         ELSE w[1] END
     FROM (SELECT array_agg(DISTINCT btrim(p) COLLATE "C" ORDER BY btrim(p) COLLATE "C") FILTER (WHERE btrim(p) <> '')
@@ -166,8 +166,8 @@ def open_source(connection: Connection, source: Source) -> Iterator[OpenSource]:
 
 def _open(connection: Connection, source: Source) -> OpenSource:
     taken_at = str(_scalar(connection, "SELECT now()"))
-    connection.execute(PREPARE)
-    connection.execute(METRE_IN)
+    connection.execute(connection.named(PREPARE))
+    connection.execute(connection.named(METRE_IN))
     connection.execute(READ_ONLY)
     is_query = QUERY.match(source.relation) is not None
     name = source.relation.strip().rstrip(";") if is_query else _table_name(connection, source.relation)
@@ -176,14 +176,14 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     columns = _columns(connection, source, relation)
     text_sql = _text_expression(connection, source, columns)
     name_sql = _name_expression(connection, source, columns)
-    geometry = _geometry_expression(source, columns)
+    geometry = _geometry_expression(connection, source, columns)
     if KIND_TABLE in text_sql:
         _fill_kinds(connection, source, relation, columns)
     key = _key_expression(connection, source, name, relation, columns, geometry, text_sql)
     # Read once, into a table of the session's own: a query is not run twice, and a volatile one cannot differ.
-    query = sql.SQL(
+    query = connection.named(
         "INSERT INTO pg_temp.sample"
-        " SELECT id, text, name, CASE WHEN ST_GeometryType(geom) = 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
+        " SELECT id, text, name, CASE WHEN ST_GeometryType(geom) = text 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
         " FROM (SELECT {id} AS id, {text} AS text, {name} AS name, {geom} AS geom FROM {relation} AS s) AS raw"
     ).format(
         id=key,
@@ -193,7 +193,8 @@ def _open(connection: Connection, source: Source) -> OpenSource:
         relation=relation,
     )
     try:
-        connection.execute(query, binary=True)  # binary: the protocol that takes one statement only
+        with connection.users_names():
+            connection.execute(query, binary=True)  # binary: the protocol that takes one statement only
         _to_lon_lat(connection)
     except psycopg.Error as error:
         raise _bad_source(source, error) from error
@@ -227,7 +228,10 @@ def _open(connection: Connection, source: Source) -> OpenSource:
 
 def _leave_out(connection: Connection) -> Outliers:
     """Delete the rows whose place is most likely wrong."""
-    found = find_outliers(connection, "SELECT id AS name, ST_X(geom) AS x, ST_Y(geom) AS y FROM pg_temp.sample")
+    found = find_outliers(
+        connection,
+        connection.named("SELECT id AS name, ST_X(geom) AS x, ST_Y(geom) AS y FROM pg_temp.sample").as_string(),
+    )
     ids = [name for name, _, _, _ in found.rows]
     connection.execute("DELETE FROM pg_temp.sample WHERE id = ANY(%s)", [ids])
     return found
@@ -242,8 +246,10 @@ def _fill_kinds(connection: Connection, source: Source, relation: sql.Composable
 
 def _to_lon_lat(connection: Connection) -> None:
     unknown = connection.execute(
-        "SELECT ST_SRID(geom), count(*) FROM pg_temp.sample WHERE NOT ST_IsEmpty(geom)"
-        " AND ST_SRID(geom) NOT IN (SELECT srid FROM spatial_ref_sys) GROUP BY 1 ORDER BY 1 LIMIT 1"
+        connection.named(
+            "SELECT ST_SRID(geom), count(*) FROM pg_temp.sample WHERE NOT ST_IsEmpty(geom)"
+            " AND ST_SRID(geom) NOT IN (SELECT srid FROM spatial_ref_sys) GROUP BY 1 ORDER BY 1 LIMIT 1"
+        )
     ).fetchone()
     if unknown:
         said = f"the SRID {unknown[0]}, which PostGIS does not know" if unknown[0] else "no SRID"
@@ -252,19 +258,23 @@ def _to_lon_lat(connection: Connection) -> None:
         )
     # Out of range, empty or not finite: no place on earth, counted as without geometry.
     connection.execute(
-        "UPDATE pg_temp.sample SET geom = CASE WHEN NOT ST_IsEmpty(geom) THEN pg_temp.lon_lat(geom) END"
-        " WHERE ST_SRID(geom) <> 4326 OR ST_IsEmpty(geom)"
+        connection.named(
+            "UPDATE pg_temp.sample SET geom = CASE WHEN NOT ST_IsEmpty(geom) THEN pg_temp.lon_lat(geom) END"
+            " WHERE ST_SRID(geom) <> 4326 OR ST_IsEmpty(geom)"
+        )
     )
     connection.execute(
-        "UPDATE pg_temp.sample SET geom = NULL"
-        " WHERE NOT (ST_X(geom) BETWEEN -180 AND 180 AND ST_Y(geom) BETWEEN -90 AND 90)"
+        connection.named(
+            "UPDATE pg_temp.sample SET geom = NULL"
+            " WHERE NOT (ST_X(geom) BETWEEN -180 AND 180 AND ST_Y(geom) BETWEEN -90 AND 90)"
+        )
     )
 
 
 def _stream(connection: Connection, srid: int, advance: Advance) -> Samples:
     texts = _texts(connection)
     try:
-        columns = read_rows(connection, stream_query(srid), STREAM_KINDS, advance=advance)
+        columns = read_rows(connection, stream_query(connection, srid), STREAM_KINDS, advance=advance)
     except psycopg.InternalError as error:  # PROJ's, for a point that the CRS does not reach
         raise _out_of_reach(srid) from error
     point_id, lon, lat, easting, northing, text_id, name_id = columns
@@ -284,7 +294,7 @@ def _stream(connection: Connection, srid: int, advance: Advance) -> Samples:
 
 def _stream_parts(connection: Connection, srid: int, source: Source, rows: int, advance: Advance) -> Iterator[Samples]:
     texts, last = _texts(connection), None
-    query = sql.SQL("{} ORDER BY s.id").format(stream_query(srid))
+    query = sql.SQL("{} ORDER BY s.id").format(stream_query(connection, srid))
     try:
         for columns in read_parts(connection, query, STREAM_KINDS, rows, advance=advance):
             point_id, lon, lat, easting, northing, text_id, name_id = columns
@@ -310,9 +320,9 @@ def _check_reach(columns: list[Array], srid: int) -> None:
         raise _out_of_reach(srid)
 
 
-def stream_query(srid: int) -> sql.Composed:
+def stream_query(connection: Connection, srid: int) -> sql.Composed:
     """The query whose rows are streamed: id, lon, lat, easting, northing, text_id, name_id, each of fixed width."""
-    return sql.SQL(
+    return connection.named(
         "SELECT s.id, ST_X(s.geom), ST_Y(s.geom), ST_X(p.geom), ST_Y(p.geom), t.text_id, coalesce(n.text_id, -1)"
         " FROM pg_temp.sample s JOIN pg_temp.distinct_text t USING (text)"
         " LEFT JOIN pg_temp.distinct_text n ON n.text = s.name,"
@@ -337,12 +347,14 @@ def _table_name(connection: Connection, relation: str) -> str:
     spelt = sql.Identifier(*relation.strip().split(".")).as_string()
     query = (
         "SELECT format('%%I.%%I', nspname, relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
-        " ON n.oid = relnamespace WHERE c.oid = to_regclass(%s)"
+        " ON n.oid = relnamespace WHERE c.oid = %s::oid"
     )
     for name in (relation, spelt):
         try:
             with connection.transaction():
-                row = connection.execute(query, [name]).fetchone()
+                with connection.users_names():
+                    found = connection.execute("SELECT pg_catalog.to_regclass(%s::text)::oid", [name]).fetchone()
+                row = connection.execute(query, found).fetchone()
         except psycopg.errors.InsufficientPrivilege as error:
             raise BadSource(source=relation, reason=_reason(error)) from error
         except (psycopg.DataError, psycopg.NotSupportedError, psycopg.ProgrammingError):
@@ -359,7 +371,8 @@ def _table_name(connection: Connection, relation: str) -> str:
 def _columns(connection: Connection, source: Source, relation: sql.Composable) -> dict[str, str]:
     """Column names and their types."""
     try:
-        cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(relation), binary=True)
+        with connection.users_names():
+            cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(relation), binary=True)
     except psycopg.Error as error:
         raise _bad_source(source, error) from error
     names = _type_names(connection, [column.type_code for column in cursor.description or []])
@@ -371,11 +384,11 @@ def _type_names(connection: Connection, codes: list[int]) -> dict[int, str]:
     return dict(connection.execute(query, [codes]).fetchall())
 
 
-def _geometry_expression(source: Source, columns: dict[str, str]) -> sql.Composable:
+def _geometry_expression(connection: Connection, source: Source, columns: dict[str, str]) -> sql.Composable:
     placed = [name for name, kind in columns.items() if kind in {"geometry", "geography"}]
     if found := [source.geometry] if source.geometry else placed:
         column = sql.Identifier("s", found[0])
-        return sql.SQL("{}::geometry").format(column) if columns.get(found[0]) == "geography" else column
+        return connection.named("{}::@geometry").format(column) if columns.get(found[0]) == "geography" else column
     lower = {name.lower(): name for name, kind in columns.items() if kind in NUMBERS}
     pairs = [(lower[x], lower[y]) for x, y in LON_LAT if x in lower and y in lower]
     if not pairs:
@@ -384,7 +397,7 @@ def _geometry_expression(source: Source, columns: dict[str, str]) -> sql.Composa
             reason=f"no column of type geometry among {', '.join(columns)}. Use a query that makes one, such as"
             " SELECT *, ST_SetSRID(ST_Point(lon, lat), 4326) AS geom FROM ...",
         )
-    return sql.SQL("ST_SetSRID(ST_MakePoint({}, {}), 4326)").format(
+    return connection.named("ST_SetSRID(ST_MakePoint({}, {}), 4326)").format(
         *(sql.SQL("{}::float8").format(sql.Identifier("s", column)) for column in pairs[0])
     )
 
@@ -416,7 +429,8 @@ def _key_expression(
         return sql.SQL('row_number() OVER (ORDER BY {}, ({})::text COLLATE "C")').format(geometry, sql.SQL(text_sql))
     probe = sql.SQL("SELECT ({}) FROM {} AS s LIMIT 0").format(expression, relation)
     try:
-        cursor = connection.execute(probe, binary=True)
+        with connection.users_names():
+            cursor = connection.execute(probe, binary=True)
     except psycopg.Error as error:
         raise _bad_source(source, error) from error
     kind = _type_names(connection, [column.type_code for column in cursor.description or []])
@@ -432,7 +446,7 @@ def _primary_key(connection: Connection, name: str) -> list[str]:
     rows = connection.execute(
         "SELECT a.attname::text FROM pg_catalog.pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(number, place)"
         " JOIN pg_catalog.pg_attribute a ON a.attnum = k.number"
-        " WHERE i.indisprimary AND i.indrelid = to_regclass(%s) AND a.attrelid = i.indrelid ORDER BY k.place",
+        " WHERE i.indisprimary AND i.indrelid = to_regclass(%s::text) AND a.attrelid = i.indrelid ORDER BY k.place",
         [name],
     ).fetchall()
     return [str(column) for (column,) in rows]

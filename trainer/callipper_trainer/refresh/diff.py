@@ -30,7 +30,7 @@ class PointDiff:
 
 def compare_points(connection: Connection, version: int, samples: Samples) -> PointDiff:
     """By id, place and text; texts by their hash of 64 bits."""
-    query = sql.SQL(
+    query = connection.named(
         "SELECT point_id, ST_X(geom), ST_Y(geom), hashtextextended(text, 0), trained::int4::int2"
         " FROM callipper.point_embedding WHERE version = {} ORDER BY point_id"
     ).format(sql.Literal(version))

@@ -95,7 +95,7 @@ def write_plan(connection: Connection, plan: RefreshPlan) -> int:
 
 
 def _write_lattices(connection: Connection, plan: RefreshPlan) -> None:
-    with _temporary(connection, "lattice_change", "level int4, i int4, j int4, n float4, code_sum vector") as table:
+    with _temporary(connection, "lattice_change", "level int4, i int4, j int4, n float4, code_sum @vector") as table:
         for lattice in plan.lattices:
             binary_copy.write_rows(connection, table, lattice_columns(lattice.number, lattice.now))
         _execute(
@@ -118,13 +118,14 @@ def _write_cells(connection: Connection, plan: RefreshPlan) -> None:
         "cell_id": ("int8", plan.grid.cell_id[plan.cells]),
         "emb": ("vector", plan.cell_vectors),
     }
-    with _temporary(connection, "cell_change", "cell_id int8, emb vector") as table:
+    with _temporary(connection, "cell_change", "cell_id int8, emb @vector") as table:
         binary_copy.write_rows(connection, table, columns)
         _execute(
             connection,
             plan,
             "INSERT INTO {cell_embedding} AS e (version, cell_id, emb) SELECT {version}, cell_id, emb FROM pg_temp.cell_change"
-            " ON CONFLICT (cell_id, version) DO UPDATE SET emb = excluded.emb WHERE e.emb <> excluded.emb",
+            " ON CONFLICT (cell_id, version) DO UPDATE SET emb = excluded.emb"
+            " WHERE e.emb OPERATOR(@extschema:vector@.<>) excluded.emb",
         )
 
 
@@ -138,7 +139,7 @@ def _write_points(connection: Connection, plan: RefreshPlan) -> None:
         "emb": ("vector", plan.point_vectors),
         "as_before": ("int4", ~np.isin(chosen, np.concatenate([found.added, found.changed]))),
     }
-    types = "point_id int8, text text, geom geometry, emb vector, as_before int4"
+    types = "point_id int8, text text, geom @geometry, emb @vector, as_before int4"
     with _temporary(connection, "point_change", types) as table:
         binary_copy.write_rows(connection, table, columns)
         _execute(
@@ -147,7 +148,8 @@ def _write_points(connection: Connection, plan: RefreshPlan) -> None:
             "INSERT INTO {point_embedding} AS e (version, point_id, text, geom, emb, trained)"
             " SELECT {version}, point_id, text, geom, emb, as_before::boolean FROM pg_temp.point_change"
             " ON CONFLICT (point_id, version) DO UPDATE SET text = excluded.text, geom = excluded.geom, emb = excluded.emb,"
-            " trained = e.trained AND excluded.trained WHERE NOT excluded.trained OR e.emb <> excluded.emb",
+            " trained = e.trained AND excluded.trained"
+            " WHERE NOT excluded.trained OR e.emb OPERATOR(@extschema:vector@.<>) excluded.emb",
         )
     connection.execute(
         sql.SQL("DELETE FROM {} WHERE point_id = ANY(%s)").format(
@@ -161,11 +163,12 @@ def _write_sample(connection: Connection, plan: RefreshPlan) -> None:
     """The cells that a new version would draw; the vocabulary keeps how far it is from them."""
     cell_id = np.sort(plan.grid.cell_id)
     drawn = cell_id[draw_sample(len(cell_id), plan.seed)]
-    statement = sql.SQL(
+    statement = connection.named(
         "INSERT INTO callipper.cell_sample AS s (version, number, emb)"
         " SELECT e.version, d.number - 1, e.emb FROM unnest(%s::int8[]) WITH ORDINALITY AS d(cell_id, number)"
         " JOIN {} e USING (cell_id)"
-        " ON CONFLICT (version, number) DO UPDATE SET emb = excluded.emb WHERE s.emb <> excluded.emb"
+        " ON CONFLICT (version, number) DO UPDATE SET emb = excluded.emb"
+        " WHERE s.emb OPERATOR(@extschema:vector@.<>) excluded.emb"
     ).format(partitions.partition("cell_embedding", plan.version))
     if connection.execute(statement, [drawn.tolist()]).rowcount:
         _execute(
@@ -193,10 +196,13 @@ def _write_texts(connection: Connection, plan: RefreshPlan) -> int:
 def _widen_extent(connection: Connection, plan: RefreshPlan) -> None:
     """Where POIs lie outside. It never becomes narrower."""
     connection.execute(
-        "UPDATE callipper.model SET extent = ST_Envelope(ST_Collect(extent, ST_Expand(box, 1e-6)))"
-        " FROM ST_MakeEnvelope(%s, %s, %s, %s, 4326) AS box"
-        " WHERE version = %s AND NOT (ST_XMin(extent) <= ST_XMin(box) AND ST_YMin(extent) <= ST_YMin(box)"
-        " AND ST_XMax(extent) >= ST_XMax(box) AND ST_YMax(extent) >= ST_YMax(box))",
+        connection.named(
+            "UPDATE callipper.model SET extent = ST_Envelope(ST_Collect(extent, ST_Expand(box, float8 '1e-6')))"
+            " FROM ST_MakeEnvelope(%s::float8, %s::float8, %s::float8, %s::float8, 4326) AS box,"
+            " LATERAL (SELECT box::@box3d AS b) AS seen WHERE version = %s"
+            " AND NOT (ST_XMin(extent::@box3d) <= ST_XMin(b) AND ST_YMin(extent::@box3d) <= ST_YMin(b)"
+            " AND ST_XMax(extent::@box3d) >= ST_XMax(b) AND ST_YMax(extent::@box3d) >= ST_YMax(b))"
+        ),
         [*plan.samples.extent, plan.version],
     )
 
@@ -221,7 +227,7 @@ def _analyse(connection: Connection, plan: RefreshPlan) -> None:
 def _temporary(connection: Connection, name: str, columns: str) -> Iterator[sql.Identifier]:
     """A table of the session's own, named with pg_temp everywhere: the user may have one of that name."""
     table = sql.Identifier("pg_temp", name)
-    connection.execute(sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(table, sql.SQL(columns)))
+    connection.execute(sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(table, connection.named(columns)))
     yield table
     connection.execute(sql.SQL("DROP TABLE {}").format(table))
 
@@ -229,4 +235,4 @@ def _temporary(connection: Connection, name: str, columns: str) -> Iterator[sql.
 def _execute(connection: Connection, plan: RefreshPlan, statement: str) -> None:
     """A statement that names the version and its partitions."""
     named = {name: partitions.partition(name, plan.version) for name in PARTITIONED}
-    connection.execute(sql.SQL(statement).format(version=sql.Literal(plan.version), **named))
+    connection.execute(connection.named(statement).format(version=sql.Literal(plan.version), **named))
