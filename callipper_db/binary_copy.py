@@ -21,7 +21,7 @@ TRAILER = b"\xff\xff"
 POINT_EWKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("srid", "<u4"), ("xy", "<f8", (2,))])
 ROWS_PER_MESSAGE = 8192
 MESSAGE_BYTES = 4 * 2**20
-SCALARS = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float4": ">f4", "float8": ">f8"}
+SCALARS = {"bool": "?", "int2": ">i2", "int4": ">i4", "int8": ">i8", "float4": ">f4", "float8": ">f8"}
 
 
 def write_rows(
@@ -32,7 +32,7 @@ def write_rows(
 ) -> int:
     """COPY arrays into a table; returns the number of rows.
 
-    `columns` maps a column's name to its type and values: int2, int4, int8, float4, float8 (N,); vector (N, D), finite;
+    `columns` maps a column's name to its type and values: bool, int2, int4, int8, float4, float8 (N,); vector (N, D), finite;
     point (N, 2) longitude and latitude, SRID 4326; text (N,) of UTF-8 bytes, which change the order of the rows.
     """
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(

@@ -25,7 +25,7 @@ def check_room(connection: Connection, rows_bytes: int, what: str, *, fresh: boo
     logged = not fresh or connection.execute("SHOW wal_level").fetchone() != ("minimal",)
     needed = rows_bytes * (2 if logged else 1) + RESERVE_BYTES
     if needed > free:
-        raise DiskTooSmall(what=what, needed=needed / 2**20, free=free / 2**20, path=path)
+        raise DiskTooSmall(what=what, needed=f"{needed / 2**20:.0f}", free=f"{free / 2**20:.0f}", path=path)
 
 
 def _free(connection: Connection) -> tuple[Path, int] | None:

@@ -44,7 +44,7 @@ class ConnectionLost(ServerError):
 
 
 class DiskTooSmall(ServerError):
-    """{what} takes about {needed:.0f} MiB on the disk of the database ({path}), and {free:.0f} MiB are free. Nothing was
+    """{what} takes about {needed} MiB on the disk of the database ({path}), and {free} MiB are free. Nothing was
     changed; free some space and run the same command again (train goes on with --resume)."""
 
 
@@ -185,7 +185,7 @@ class PeerLost(TrainingError):
 
 
 class BatchTooLarge(TrainingError):
-    """A step with a batch of {batch:,} POIs takes about {needed:.1f} GiB of memory, and {free:.1f} GiB are free ({device}).
+    """A step with a batch of {batch} POIs takes about {needed} GiB of memory, and {free} GiB are free ({device}).
     Give --batch-size {fits} or less."""
 
 

@@ -24,6 +24,7 @@ class Kind(NamedTuple):
     narrower: tuple[str, ...]  # special kinds of it; they keep their own reading
     phrases: tuple[str, ...]
     said: bool  # `describe` may say its name
+    named_after: bool  # its names are those of something near, as a bus stop's
 
 
 class Thesaurus(NamedTuple):
@@ -66,6 +67,12 @@ def phrases(category: str) -> list[str]:
     return list(dict.fromkeys(text for text in in_turn if text))[:MOST_PHRASES]
 
 
+def kind_of(category: str) -> Kind | None:
+    """The kind of place that the category is, None if it is unknown."""
+    found = _find(category)
+    return found[0] if found else None
+
+
 def vocabulary() -> list[str]:
     """The words for places that `describe` may say, sorted: one name for each kind of place, and words for areas."""
     thesaurus = load_thesaurus()
@@ -92,7 +99,9 @@ def look_up_key(category: str) -> str:
 
 def _kind(name: str, entry: dict[str, Any]) -> Kind:
     also, codes, narrower = (tuple(entry.get(names, [])) for names in ("also", "codes", "narrower"))
-    return Kind(name, also, codes, narrower, tuple(entry["phrases"]), entry.get("said", True))
+    return Kind(
+        name, also, codes, narrower, tuple(entry["phrases"]), entry.get("said", True), entry.get("named_after", False)
+    )
 
 
 def _find(category: str) -> tuple[Kind, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,45 +14,73 @@ from callipper_db import db
 from callipper_db.errors import BadArea, BadPlace, TextUnknown
 from callipper_db.models import active_version
 
-CELLS = """
-SELECT a.cell_id, round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile,
-       round(ST_X(ST_Centroid(a.geom))::numeric, 6)::float8 AS lon, round(ST_Y(ST_Centroid(a.geom))::numeric, 6)::float8 AS lat,
+FIT = """round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile"""
+CENTRE = """round(ST_X({geom})::numeric, 6)::float8 AS lon, round(ST_Y({geom})::numeric, 6)::float8 AS lat"""
+CELLS = f"""
+SELECT a.cell_id, {FIT}, {CENTRE.format(geom="ST_Centroid(a.geom)")}, {{reasons}}
        ARRAY(SELECT coalesce(p.name, p.category, p.text) FROM callipper.points p
              ORDER BY p.geom OPERATOR(@extschema:postgis@.<->) ST_Centroid(a.geom) LIMIT 3) AS places
-FROM {answer} WITH ORDINALITY AS a(cell_id, geom, similarity, percentile, rank) ORDER BY a.rank
+FROM {{answer}} ORDER BY a.rank
 """
-SEARCH = CELLS.format(answer="callipper.search(%(text)s, %(k)s, ST_GeomFromEWKT(%(area)s::text))")
-SIMILAR = CELLS.format(
-    answer="callipper.similar_to(ST_GeomFromEWKT(%(place)s::text), %(k)s, ST_GeomFromEWKT(%(area)s::text), %(min_distance_m)s)"
+SEARCH = CELLS.format(
+    reasons="a.relevant, round(a.lift::numeric, 2)::float8 AS lift, a.because,",
+    answer="callipper.search(%(text)s, %(k)s, ST_GeomFromEWKT(%(area)s::text))"
+    " WITH ORDINALITY AS a(cell_id, geom, similarity, percentile, relevant, lift, because, rank)",
 )
-DESCRIBE = """
-SELECT a.text, round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile
-FROM callipper.describe(ST_GeomFromEWKT(%(place)s::text), %(k)s) WITH ORDINALITY AS a(text, similarity, percentile, rank)
+SIMILAR = CELLS.format(
+    reasons="",
+    answer="callipper.similar_to(ST_GeomFromEWKT(%(place)s::text), %(k)s, ST_GeomFromEWKT(%(area)s::text), %(min_distance_m)s)"
+    " WITH ORDINALITY AS a(cell_id, geom, similarity, percentile, rank)",
+)
+POINTS = f"""
+SELECT a.point_id, a.name, a.category, a.text, {FIT}, {CENTRE.format(geom="a.geom")}, a.because
+FROM callipper.search_points(%(text)s, %(k)s, ST_GeomFromEWKT(%(area)s::text))
+    WITH ORDINALITY AS a(point_id, name, category, text, geom, similarity, percentile, because, rank)
 ORDER BY a.rank
+"""
+DESCRIBE = f"""
+SELECT a.text, {FIT}, a.pois, round(a.lift::numeric, 2)::float8 AS lift, a.because
+FROM callipper.describe(ST_GeomFromEWKT(%(place)s::text), %(k)s)
+    WITH ORDINALITY AS a(text, similarity, percentile, pois, lift, because, rank)
+ORDER BY a.rank
+"""
+# A place may be any geometry; its POIs are those that describe() looks at. The box lets an index find them.
+SURROUNDINGS = """
+SELECT ST_Dimension(g) = 2 AS is_area, ST_Intersects(m.extent, g) AS inside,
+       ST_Intersects(m.extent, ST_FlipCoordinates(g)) AS inside_if_swapped, ST_AsText(ST_FlipCoordinates(g), 6) AS swapped,
+       (SELECT count(*) FROM callipper.points p WHERE CASE WHEN ST_Dimension(g) = 2 THEN ST_Intersects(p.geom, g)
+            ELSE p.geom OPERATOR(@extschema:postgis@.&&) ST_Buffer(ST_Centroid(g)::@geography, float8 '251')::@geometry
+                AND ST_DWithin(p.geom::@geography, ST_Centroid(g)::@geography, float8 '250', true) END) AS pois
+FROM callipper.model m, ST_GeomFromEWKT(%(place)s::text) g WHERE m.status = 'active'
 """
 
 
 def nearest_cells(dsn: str, text: str, k: int = 10, within: str | None = None) -> list[dict[str, Any]]:
-    """The k cells that fit a text best, best first: cell_id, similarity (cosine), percentile, lon, lat, places (nearest POIs).
+    """The k cells that fit a text best, best first.
 
-    `percentile`: how many percent of the city's cells fit less well, None for a model without a sample. `within`: a bounding
-    box 'west,south,east,north' in degrees, or WKT (SRID 4326 unless it says another); cells that touch it count. Raises
-    NoActiveModel, TextUnknown, BadArea.
+    Keys: cell_id, similarity (cosine), percentile, lon, lat, relevant, lift, because, places.
+    `percentile`: how many percent of the city's cells fit less well, None for a model without a sample. `relevant`: how many
+    POIs that the text asks for stand within 250 m; `lift`: their share there over their share in the city; `because`: up to
+    three of them. All three are None for a cell that comes by its embedding alone. `places`: the three nearest POIs.
+    `within`: a bounding box 'west,south,east,north' in degrees, or WKT (SRID 4326 unless it says another); cells that touch
+    it count. Raises NoActiveModel, TextUnknown, BadArea.
     """
-    with _asking(dsn) as connection:
-        area = None if within is None else _area(connection, within)
-        try:
-            return _rows(connection, SEARCH, text=text, k=k, area=area)
-        except (psycopg.errors.NoDataFound, psycopg.errors.InvalidParameterValue) as error:
-            raise TextUnknown(reason=_with_hint(error)) from error
-        except UnicodeEncodeError as error:
-            raise TextUnknown(reason="The text is not valid UTF-8.") from error
+    return _for_text(dsn, SEARCH, text, k, within)
+
+
+def nearest_points(dsn: str, text: str, k: int = 10, within: str | None = None) -> list[dict[str, Any]]:
+    """The k training POIs that fit a text best: point_id, name, category, text, similarity, percentile, lon, lat, because.
+
+    `because`: 'name' where the POI's name holds the words of the text, 'kind' where the text asks for its kind, None where
+    the embedding of its place fits. `within` and the errors are those of nearest_cells.
+    """
+    return _for_text(dsn, POINTS, text, k, within)
 
 
 def similar_cells(
     dsn: str, place: str, k: int = 10, within: str | None = None, min_distance_m: float = 0.0
 ) -> list[dict[str, Any]]:
-    """The k cells that are most like a place, best first, with the keys of nearest_cells.
+    """The k cells that are most like a place, best first: cell_id, similarity, percentile, lon, lat, places.
 
     `place`: 'LON,LAT' in degrees, or WKT. `min_distance_m`: cells nearer to it do not count; metres in the model's projection.
     Raises NoActiveModel, BadPlace, BadArea.
@@ -62,12 +91,38 @@ def similar_cells(
 
 
 def describe_place(dsn: str, place: str, k: int = 10) -> list[dict[str, Any]]:
-    """The k texts that say best what a place, 'LON,LAT' or WKT, is like: text, similarity (cosine), percentile.
+    """Up to k kinds of places that say what a place, 'LON,LAT' or WKT, is like.
 
-    Raises NoActiveModel, BadPlace.
+    Keys: text, similarity (cosine), percentile, pois, lift, because; similarity is None for a kind that the model has not met.
+    `pois`: POIs of the kind within 250 m (of a polygon: in it); `lift`: their share there over their share in the city;
+    `because`: up to three of them. The three are None for a model of an earlier program. Raises NoActiveModel, BadPlace.
     """
     with _asking(dsn) as connection:
         return _about(connection, DESCRIBE, place, k=k)
+
+
+def why_no_description(dsn: str, place: str) -> str:
+    """One sentence on why describe_place says nothing of a place. Raises NoActiveModel, BadPlace."""
+    with _asking(dsn) as connection:
+        (found,) = _about(connection, SURROUNDINGS, place)
+    where = "in the area" if found["is_area"] else "within 250 m of the place"
+    if found["pois"]:
+        return f"Nothing stands out: the {found['pois']:,} POIs {where} are a mix that is usual in the city."
+    if found["inside"]:
+        return f"There are no POIs {where}."
+    if not found["inside_if_swapped"]:
+        return "The place is outside of the area that the model was trained on, and there are no POIs around it."
+    return (
+        "The place is outside of the area that the model was trained on. Did you swap longitude and latitude? Try:"
+        f" callipper-db describe {_swap(place, found['swapped'])}"
+    )
+
+
+def _swap(place: str, swapped_wkt: str) -> str:
+    """A place with its axes swapped, in the form in which it was given."""
+    if _numbers(place, 2) is None:
+        return shlex.quote(swapped_wkt)
+    return ",".join(reversed([part.strip() for part in place.split(",")]))
 
 
 @contextmanager
@@ -76,6 +131,17 @@ def _asking(dsn: str) -> Iterator[db.Connection]:
     with db.session(dsn) as connection:
         active_version(connection)
         yield connection
+
+
+def _for_text(dsn: str, query: str, text: str, k: int, within: str | None) -> list[dict[str, Any]]:
+    with _asking(dsn) as connection:
+        area = None if within is None else _area(connection, within)
+        try:
+            return _rows(connection, query, text=text, k=k, area=area)
+        except (psycopg.errors.NoDataFound, psycopg.errors.InvalidParameterValue) as error:
+            raise TextUnknown(reason=_with_hint(error)) from error
+        except UnicodeEncodeError as error:
+            raise TextUnknown(reason="The text is not valid UTF-8.") from error
 
 
 def _rows(connection: db.Connection, query: str, **values: object) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -30,7 +31,7 @@ from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, JSONB, REAL
 
 SCHEMA = "callipper"
 DIMENSIONS = 128  # of every embedding that users meet
-PARTITIONED = ("text_embedding", "cell_embedding", "point_embedding")  # one partition a model version
+PARTITIONED = ("text_embedding", "cell_embedding", "point_embedding", "point_kind")  # one partition a model version
 
 metadata = MetaData(
     schema=SCHEMA,
@@ -335,6 +336,9 @@ point_embedding = Table(
     Column("geom", _geometry("POINT"), nullable=False),
     Column("emb", VECTOR(DIMENSIONS), nullable=False),
     Column(
+        "name", Text, nullable=False, server_default=text("''"), comment="the POI's name in the source, '' for none"
+    ),
+    Column(
         "trained",
         Boolean,
         nullable=False,
@@ -343,6 +347,96 @@ point_embedding = Table(
     ),
     PrimaryKeyConstraint("point_id", "version"),
     Index("point_embedding_geom_idx", "geom", postgresql_using="gist"),
+    Index("point_embedding_name_idx", text("to_tsvector('simple'::regconfig, name)"), postgresql_using="gin"),
     comment="what a model makes of each training POI's place; unit length",
     postgresql_partition_by="LIST (version)",
+)
+
+kind = Table(
+    "kind",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
+    Column("kind_id", Integer, nullable=False, autoincrement=False),
+    Column("name", Text, nullable=False, comment='as a person says it: "bicycle shop"'),
+    Column("said", Boolean, nullable=False, comment="whether describe may say it"),
+    Column(
+        "pois",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="POIs of this kind, by their category or by their name",
+    ),
+    Column(
+        "own_pois",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="POIs whose category is this kind; each POI counts for one kind",
+    ),
+    PrimaryKeyConstraint("version", "kind_id"),
+    UniqueConstraint("version", "name"),
+    comment="kinds of places that the POIs of a model version are of",
+)
+
+kind_phrase = Table(
+    "kind_phrase",
+    metadata,
+    Column("version", Integer, nullable=False),
+    Column("kind_id", Integer, nullable=False),
+    Column("phrase", Text, nullable=False),
+    Column("vec", VECTOR, nullable=False, comment="the sentence encoder's vector of the phrase, unit length"),
+    PrimaryKeyConstraint("version", "kind_id", "phrase"),
+    ForeignKeyConstraint(
+        ["version", "kind_id"],
+        [kind.c.version, kind.c.kind_id],
+        name="kind_phrase_version_kind_id_fkey",
+        ondelete="CASCADE",
+    ),
+    comment="the names of a kind and the phrases by which people ask for it",
+)
+
+point_kind = Table(
+    "point_kind",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
+    Column("point_id", BigInteger, nullable=False),
+    Column("kind_id", Integer, nullable=False),
+    Column(
+        "by_name",
+        Boolean,
+        nullable=False,
+        comment="whether the POI's name says so; false for the kind of its category",
+    ),
+    Column("easting", Float(53), nullable=False, comment="metres in the CRS of the model"),
+    Column("northing", Float(53), nullable=False, comment="metres in the CRS of the model"),
+    Column(
+        "i",
+        Integer,
+        Computed("floor(easting / 100.0::float8)::integer", persisted=True),
+        nullable=False,
+        comment="column of the square of 100 m",
+    ),
+    Column(
+        "j",
+        Integer,
+        Computed("floor(northing / 100.0::float8)::integer", persisted=True),
+        nullable=False,
+        comment="row of the square of 100 m",
+    ),
+    PrimaryKeyConstraint("point_id", "kind_id", "version"),
+    Index("point_kind_kind_id_idx", "kind_id"),
+    Index("point_kind_i_j_idx", "i", "j"),
+    comment="the kinds of each training POI, and where it stands",
+    postgresql_partition_by="LIST (version)",
+)
+
+poi_density = Table(
+    "poi_density",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
+    Column("i", Integer, nullable=False),
+    Column("j", Integer, nullable=False),
+    Column("pois", REAL, nullable=False),
+    PrimaryKeyConstraint("version", "i", "j"),
+    comment="POIs within 250 m of the middle of each square of 100 m that has POIs",
 )

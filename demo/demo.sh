@@ -27,9 +27,9 @@ run "train and publish" callipper-db train --grid-size 25
 run "ask: supermarket" callipper-db query supermarket -k 5
 run "ask: where to eat" callipper-db query 'somewhere to eat' -k 5
 run "ask, inside a box" callipper-db query 'museum' -k 5 --within 7.415,43.725,7.43,43.735
-run "any text, in SQL" callipper-db server psql -c "SELECT cell_id, round(similarity::numeric, 3) AS similarity, percentile,
-       ST_AsText(ST_Centroid(geom), 4) AS centre FROM search('somewhere to buy fresh fish', 5)"
-run "what is it like there" callipper-db server psql -c "SELECT text, round(percentile::numeric, 1) AS percentile
+run "any text, in SQL" callipper-db server psql -c "SELECT cell_id, ST_AsText(ST_Centroid(geom), 4) AS centre, relevant, because
+       FROM search('buy fresh bread', 5)"
+run "what is it like there" callipper-db server psql -c "SELECT text, pois, round(lift::numeric, 1) AS lift, because
        FROM describe(ST_SetSRID(ST_Point(7.4276, 43.7396), 4326), 5)"
 run "map" callipper-db plot 'somewhere to eat' -o demo/out/somewhere-to-eat.png
 

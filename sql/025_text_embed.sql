@@ -18,7 +18,7 @@ END
 $$;
 COMMENT ON FUNCTION callipper._sign(text, integer, text) IS 'signature of the embedding of a text, as an open cursor keeps it';
 
--- A text through the encoder and the model's projection. SECURITY DEFINER, here and below: who asks needs no right on weights.
+-- A text through the encoder of a model version. SECURITY DEFINER, here and below: who asks needs no right on weights.
 CREATE OR REPLACE FUNCTION callipper._encode_text(content text, version integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -27,7 +27,6 @@ DECLARE
         WHERE m.version = _encode_text.version
     );
     tokens integer[];
-    encoded @extschema:vector@.vector;
 BEGIN
     PERFORM callipper._require_model(version);
     IF NOT EXISTS (SELECT FROM callipper.text_norm n WHERE n.text_encoder_id = encoder.text_encoder_id) THEN
@@ -44,48 +43,53 @@ BEGIN
         RAISE EXCEPTION 'the text holds nothing that can be read' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Give a word or a phrase, such as ''park''.';
     END IF;
-    encoded := callipper._encode_tokens(tokens, encoder.text_encoder_id);
-    RETURN @extschema:vector@.l2_normalize(ARRAY(
-        SELECT @extschema:vector@.inner_product(p.weight, encoded) + p.bias FROM callipper.text_projection p
-        WHERE p.version = _encode_text.version ORDER BY p.neuron
-    )::@extschema:vector@.vector);
+    RETURN callipper._encode_tokens(tokens, encoder.text_encoder_id);
 END
 $$;
-COMMENT ON FUNCTION callipper._encode_text(text, integer) IS 'embedding of any text by a model version, by the transformer';
+COMMENT ON FUNCTION callipper._encode_text(text, integer) IS
+    'the sentence encoder''s vector of any text, by the encoder of a model version';
 
--- The embedding of a text by a model version: one that is remembered in text_embedding, else one that this transaction has
--- met, else the transformer's. Only the beginning of a long text is read, so that it is cut before any work is done on it.
+-- The beginning of a text, which is all that is read: a long one is cut before any work is done on it.
+CREATE OR REPLACE FUNCTION callipper._cut_text(content text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    longest_read constant integer := 10000;  -- characters; an encoder reads the first few hundred words
+    is_cut constant boolean := octet_length(content) > longest_read AND length(content) > longest_read;
+BEGIN
+    content := left(content, longest_read);
+    IF callipper._text_key(content) = '' THEN
+        RAISE EXCEPTION 'the text is empty' USING ERRCODE = 'invalid_parameter_value',
+            HINT = concat_ws(' ', 'Give a word or a phrase, such as ''park''.',
+                             CASE WHEN is_cut THEN format('Only the first %s characters are read.', longest_read) END);
+    END IF;
+    RETURN content;
+END
+$$;
+COMMENT ON FUNCTION callipper._cut_text(text) IS
+    'the first characters of a text, as many as are read; an error where they are blank';
+
+-- The sentence encoder's vector of a text: one that the trainer has left in text_vector, else one that this transaction has
+-- met, else the transformer's.
 --
 -- What a transaction has met lies in open cursors: they are the one kind of memory that a function has in a parallel worker,
 -- on a standby and in a read-only transaction alike, and they go with the transaction. The vector is read from the text of
 -- the cursor. To fetch it would run whatever somebody has opened under that name, with the rights of this function's owner.
 -- And somebody may: another function in this transaction, or a client of a pooler before us, with a cursor that stays. So the
 -- text of a cursor counts only with a signature that nobody else can make.
-CREATE OR REPLACE FUNCTION callipper._find_text(content text, version integer) RETURNS @extschema:vector@.vector
+CREATE OR REPLACE FUNCTION callipper._find_vector(content text, version integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 1000000 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    longest_read constant integer := 10000;  -- characters; an encoder reads the first few hundred words
-    is_cut constant boolean := octet_length(content) > longest_read AND length(content) > longest_read;
     most_cursors constant integer := 256;
-    key text;
     met refcursor;
     statement text;
     is_taken boolean;
-    answered_by integer;
     answer @extschema:vector@.vector;
 BEGIN
-    content := left(content, longest_read);
-    key := callipper._text_key(content);
-    IF key = '' THEN
-        RAISE EXCEPTION 'the text is empty' USING ERRCODE = 'invalid_parameter_value',
-            HINT = concat_ws(' ', 'Give a word or a phrase, such as ''park''.',
-                             CASE WHEN is_cut THEN format('Only the first %s characters are read.', longest_read) END);
-    END IF;
-    -- The constant lets this statement be planned once, for the one partition. It may stand for another version than the one
-    -- that is asked, which is looked up below.
-    SELECT t.version, t.emb INTO answered_by, answer FROM callipper.text_embedding t
-        WHERE t.version = callipper._newest_version() AND t.text_hash = hashtextextended(key, 0) AND t.text = key;
-    IF answered_by = version THEN
+    content := callipper._cut_text(content);
+    SELECT v.vec INTO answer FROM callipper.model m JOIN callipper.text_vector v
+        ON v.text_encoder_id = m.text_encoder_id AND v.text_hash = hashtextextended(content, 0) AND v.text = content
+        WHERE m.version = _find_vector.version;
+    IF FOUND THEN
         RETURN answer;
     END IF;
     met := format('callipper text v%s %s %s', version, hashtextextended(content, 1), hashtextextended(content, 2));
@@ -93,11 +97,6 @@ BEGIN
     is_taken := FOUND;
     IF split_part(statement, '''', 4) = callipper._sign(content, version, split_part(statement, '''', 2)) THEN
         RETURN split_part(statement, '''', 2);
-    END IF;
-    EXECUTE format('SELECT t.emb FROM callipper.text_embedding t WHERE t.version = %s'
-                   ' AND t.text_hash = hashtextextended($1, 0) AND t.text = $1', version) INTO answer USING key;
-    IF answer IS NOT NULL THEN
-        RETURN answer;
     END IF;
     answer := callipper._encode_text(content, version);
     IF is_taken THEN
@@ -113,6 +112,41 @@ BEGIN
     END IF;
     OPEN met NO SCROLL FOR EXECUTE format('SELECT %L, %L', answer, callipper._sign(content, version, answer::text));
     RETURN answer;
+END
+$$;
+COMMENT ON FUNCTION callipper._find_vector(text, integer) IS
+    'the sentence encoder''s vector of a text, remembered or computed';
+
+-- The embedding of a text by a model version: one that is remembered in text_embedding, else the model's projection of the
+-- sentence encoder's vector.
+CREATE OR REPLACE FUNCTION callipper._find_text(content text, version integer) RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 1000000 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    key text;
+    answered_by integer;
+    answer @extschema:vector@.vector;
+BEGIN
+    content := callipper._cut_text(content);
+    key := callipper._text_key(content);
+    -- The constant lets this statement be planned once, for the one partition. It may stand for another version than the one
+    -- that is asked, which is looked up below.
+    SELECT t.version, t.emb INTO answered_by, answer FROM callipper.text_embedding t
+        WHERE t.version = callipper._newest_version() AND t.text_hash = hashtextextended(key, 0) AND t.text = key;
+    IF answered_by = version THEN
+        RETURN answer;
+    END IF;
+    IF version <> callipper._newest_version() THEN
+        EXECUTE format('SELECT t.emb FROM callipper.text_embedding t WHERE t.version = %s'
+                       ' AND t.text_hash = hashtextextended($1, 0) AND t.text = $1', version) INTO answer USING key;
+        IF answer IS NOT NULL THEN
+            RETURN answer;
+        END IF;
+    END IF;
+    answer := callipper._find_vector(content, version);
+    RETURN @extschema:vector@.l2_normalize(ARRAY(
+        SELECT @extschema:vector@.inner_product(p.weight, answer) + p.bias FROM callipper.text_projection p
+        WHERE p.version = _find_text.version ORDER BY p.neuron
+    )::@extschema:vector@.vector);
 END
 $$;
 COMMENT ON FUNCTION callipper._find_text(text, integer) IS 'embedding of a text by a model version, remembered or computed';

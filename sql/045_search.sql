@@ -3,48 +3,149 @@
 -- in the same statement are of the same version. SECURITY DEFINER, since readers have no right on the tables of each version,
 -- which come and go. Asked by NULL, they answer with no rows.
 
--- The cells for a text.
+-- The sentence encoder's vector of a question, unit length; NULL where the database does not have the encoder, and knows the
+-- question by its embedding alone. An EXCEPTION block would not do: before PostgreSQL 18 it fails where the statement has
+-- parallel workers.
+CREATE OR REPLACE FUNCTION callipper._question(query text, version integer) RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    encoder constant integer := (SELECT m.text_encoder_id FROM callipper.model m WHERE m.version = _question.version);
+    content constant text := callipper._cut_text(query);
+    key constant text := callipper._text_key(content);
+    answer @extschema:vector@.vector;
+BEGIN
+    SELECT v.vec INTO answer FROM callipper.text_vector v
+        WHERE v.text_encoder_id = encoder AND v.text_hash IN (hashtextextended(content, 0), hashtextextended(key, 0))
+            AND v.text IN (content, key)
+        ORDER BY v.text = content DESC LIMIT 1;
+    IF NOT FOUND AND EXISTS (SELECT FROM callipper.text_norm n WHERE n.text_encoder_id = encoder) THEN
+        answer := callipper._find_vector(content, version);
+    END IF;
+    RETURN @extschema:vector@.l2_normalize(answer);
+END
+$$;
+COMMENT ON FUNCTION callipper._question(text, integer) IS
+    'the sentence encoder''s vector of a question, NULL where it is not to be had';
+
+-- The cells for a text: first those with evidence, then, where these are fewer than k, those that are nearest by the embedding.
 CREATE OR REPLACE FUNCTION callipper.search(
     query text, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
     model integer DEFAULT callipper._active_version()
-) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
+) RETURNS TABLE (
+    cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8,
+    relevant integer, lift float8, because text
+)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
 DECLARE
-    version integer := callipper._require_model(model);
+    version constant integer := callipper._require_model(model);
+    question constant @extschema:vector@.vector := callipper._find_text(query, version);
+    area constant @extschema:postgis@.geometry := callipper._area(within);
+    city constant real[] := callipper._city_distances(version, question);
+    vector @extschema:vector@.vector;
+    found bigint[] := '{}';
+    answer record;
 BEGIN
-    RETURN QUERY SELECT * FROM callipper._best_cells(
-        version, callipper._find_text(query, version), k, callipper._area(within), '{}');
+    IF callipper._require_k(k) IS NULL OR question IS NULL THEN
+        RETURN;
+    END IF;
+    IF callipper._has_evidence(version) THEN
+        vector := callipper._question(query, version);
+    END IF;
+    IF vector IS NOT NULL THEN
+        FOR answer IN EXECUTE format(
+            'SELECT f.cell_id, f.geom, -(e.emb OPERATOR(@extschema:vector@.<#>) $6) AS similarity, f.relevant, f.lift, f.because'
+            ' FROM callipper._cells_by_evidence($1, $2, $3, $4, $5) WITH ORDINALITY'
+            '    AS f(cell_id, geom, score, relevant, lift, because, place)'
+            ' JOIN callipper.%I e ON e.cell_id = f.cell_id ORDER BY f.place', 'cell_embedding_v' || version
+        ) USING version, vector, query, k, area, question LOOP
+            found := found || answer.cell_id;
+            cell_id := answer.cell_id;
+            geom := answer.geom;
+            similarity := answer.similarity;
+            percentile := callipper._percentile(-answer.similarity, city);
+            relevant := answer.relevant;
+            lift := answer.lift;
+            because := answer.because;
+            RETURN NEXT;
+        END LOOP;
+    END IF;
+    IF cardinality(found) < k THEN
+        RETURN QUERY SELECT b.cell_id, b.geom, b.similarity, b.percentile, NULL::integer, NULL::float8, NULL::text
+            FROM callipper._best_cells(version, question, k - cardinality(found), area, found) b;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION callipper.search(text, integer, @extschema:postgis@.geometry, integer) IS
     'The k grid cells that fit a text best, best first: SELECT * FROM search(''quiet park'', 10,'
-    ' ST_MakeEnvelope(7.41, 43.72, 7.43, 43.74, 4326)). similarity is the cosine, from -1 to 1. percentile says how many'
-    ' percent of the city''s cells fit less well, by a random sample of up to 1,000 of them. With within, a geometry of any'
-    ' kind and SRID, only cells that intersect it count, and none of them is missed. NULL is the whole city; there an HNSW'
-    ' index, where the cells have one, answers for k up to 100, and about one of a hundred cells can be missing.';
+    ' ST_MakeEnvelope(7.41, 43.72, 7.43, 43.74, 4326)). First come the cells around which POIs stand that the text asks for:'
+    ' relevant is their number within 250 m, lift their share there over their share in the city, because names up to three.'
+    ' Then come the cells nearest to the text by their embedding, without these. similarity is the cosine, from -1 to 1.'
+    ' percentile says how many percent of the city''s cells are less similar, by a random sample of up to 1,000 of them. With'
+    ' within, a geometry of any kind and SRID, only cells that intersect it count. NULL is the whole city.';
 
--- The training POIs for a text.
+-- The training POIs for a text: those whose name holds its words, then those of the kinds that it asks for. Among equals the
+-- surroundings decide, by the embedding.
 CREATE OR REPLACE FUNCTION callipper.search_points(
     query text, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
     model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (
     point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
-    similarity float8, percentile float8
+    similarity float8, percentile float8, because text
 )
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
 DECLARE
-    version integer := callipper._require_model(model);
+    version constant integer := callipper._require_model(model);
+    question constant @extschema:vector@.vector := callipper._find_text(query, version);
+    area constant @extschema:postgis@.geometry := callipper._area(within);
+    city constant real[] := callipper._city_distances(version, question);
+    vector @extschema:vector@.vector;
+    found bigint[] := '{}';
+    answer record;
 BEGIN
-    RETURN QUERY SELECT * FROM callipper._best_points(
-        version, callipper._find_text(query, version), k, callipper._area(within), '{}');
+    IF callipper._require_k(k) IS NULL OR question IS NULL THEN
+        RETURN;
+    END IF;
+    IF callipper._has_evidence(version) THEN
+        vector := callipper._question(query, version);
+    END IF;
+    IF vector IS NOT NULL THEN
+        FOR answer IN EXECUTE format(
+            'SELECT r.point_id, coalesce(p.name, nullif(e.name, '''')) AS name, p.category, e.text, e.geom,'
+            '    -(e.emb OPERATOR(@extschema:vector@.<#>) $4) AS similarity,'
+            '    CASE WHEN r.named THEN ''name'' ELSE ''kind'' END AS because'
+            ' FROM callipper._relevant_points($1, $2, $3) r JOIN callipper.%I e ON e.point_id = r.point_id'
+            ' LEFT JOIN callipper.poi p ON p.poi_id = e.point_id AND callipper._points_are_pois($1)'
+            ' WHERE $5 IS NULL OR @extschema:postgis@.ST_Intersects(e.geom, $5)'
+            ' ORDER BY r.named DESC, CASE WHEN r.named THEN length(e.name) END, r.weight DESC, similarity DESC, r.point_id'
+            ' LIMIT $6', 'point_embedding_v' || version
+        ) USING version, vector, query, question, area, k LOOP
+            found := found || answer.point_id;
+            point_id := answer.point_id;
+            name := answer.name;
+            category := answer.category;
+            text := answer.text;
+            geom := answer.geom;
+            similarity := answer.similarity;
+            percentile := callipper._percentile(-answer.similarity, city);
+            because := answer.because;
+            RETURN NEXT;
+        END LOOP;
+    END IF;
+    IF cardinality(found) < k THEN
+        RETURN QUERY SELECT b.point_id, b.name, b.category, b.text, b.geom, b.similarity, b.percentile, NULL::text
+            FROM callipper._best_points(version, question, k - cardinality(found), area, found) b;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION callipper.search_points(text, integer, @extschema:postgis@.geometry, integer) IS
-    'The k training POIs whose places fit a text best, best first: SELECT * FROM search_points(''quiet park'', 10). What counts'
-    ' is the place, not the POI''s own text. similarity, percentile (among the city''s cells) and within are those of search();'
-    ' name and category are NULL where the model was not trained on callipper.poi.';
+    'The k training POIs that fit a text best, best first: SELECT * FROM search_points(''quiet park'', 10). First come POIs'
+    ' whose name holds all of its words (because is name), then POIs of the kinds that it asks for (because is kind), then those'
+    ' whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
+    ' of search(); category is NULL where the model was not trained on callipper.poi.';
 
 -- Examples as a single vector, so that an index can serve it. To subtract the dislikes as a whole would find places that are
 -- like nothing of either; half of them leaves what is liked in charge.
@@ -97,86 +198,3 @@ COMMENT ON FUNCTION callipper.search_by_examples(text[], text[], integer, @extsc
     ' search_by_examples(ARRAY[''park'', ''school''], ARRAY[''nightclub'']). Cells rank by their mean similarity to the likes'
     ' less half of that to the dislikes; similarity is the cosine to the one vector that ranks so. percentile, k and within are'
     ' those of search().';
-
--- What lies too near to a place, by its identifiers: distances are taken in the model's projected coordinates, of what a box
--- in degrees lets through. The box is cut a little too wide, since what is straight in metres is not in degrees.
-CREATE OR REPLACE FUNCTION callipper._too_near(
-    version integer, place @extschema:postgis@.geometry, distance_m float8, relation text, identifier text
-) RETURNS bigint[]
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
-SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-DECLARE
-    srid integer := (SELECT m.srid FROM callipper.model m WHERE m.version = _too_near.version);
-    spot @extschema:postgis@.geometry := @extschema:postgis@.ST_Transform(callipper._area(place), srid);
-    box @extschema:postgis@.geometry
-        := @extschema:postgis@.ST_MakeEnvelope(float8 '-180', float8 '-90', float8 '180', float8 '90', 4326);
-    result bigint[];
-BEGIN
-    IF distance_m IS NULL OR NOT distance_m BETWEEN 0 AND 1e8 THEN
-        RAISE EXCEPTION 'min_distance_m is %', coalesce(distance_m::text, 'NULL') USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Give a number of metres, from 0 on.';
-    ELSIF distance_m = 0 OR place IS NULL THEN
-        RETURN '{}';
-    ELSIF distance_m < 50000 THEN
-        box := @extschema:postgis@.ST_Expand(@extschema:postgis@.ST_Envelope(spot), distance_m * 1.01 + 1);
-        box := @extschema:postgis@.ST_Segmentize(box, greatest(distance_m, 100) / 4);
-        box := @extschema:postgis@.ST_Envelope(@extschema:postgis@.ST_Transform(box, 4326));
-    END IF;
-    EXECUTE format(
-        'SELECT array_agg(x.%I) FROM callipper.%I x WHERE x.geom OPERATOR(@extschema:postgis@.&&) $1'
-        '    AND @extschema:postgis@.ST_Distance(@extschema:postgis@.ST_Transform(x.geom, $2), $3) < $4',
-        identifier, relation
-    ) INTO result USING box, srid, spot, distance_m;
-    RETURN coalesce(result, '{}');
-END
-$$;
-COMMENT ON FUNCTION callipper._too_near(integer, @extschema:postgis@.geometry, float8, text, text) IS
-    'identifiers of the rows of a table whose geom is less than a distance from a place';
-
--- The cells for a place.
-CREATE OR REPLACE FUNCTION callipper.similar_to(
-    place @extschema:postgis@.geometry, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
-    min_distance_m float8 DEFAULT 0, model integer DEFAULT callipper._active_version()
-) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
-SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    version integer := callipper._require_model(model);
-BEGIN
-    RETURN QUERY SELECT * FROM callipper._best_cells(
-        version, callipper._locate(place, version), k, callipper._area(within),
-        callipper._too_near(version, place, min_distance_m, 'cell', 'cell_id'));
-END
-$$;
-COMMENT ON FUNCTION callipper.similar_to(
-    @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry, float8, integer
-) IS
-    'The k grid cells that are most like a place, best first: SELECT * FROM'
-    ' similar_to(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326), 10, NULL, 500). The place is any geometry that loc_embed() takes.'
-    ' Cells nearer to it than min_distance_m do not count: metres from edge to edge in the model''s projected coordinates; by'
-    ' default none is too near, not even the place''s own. similarity, percentile, k and within are those of search().';
-
--- The training POIs for a place.
-CREATE OR REPLACE FUNCTION callipper.similar_points_to(
-    place @extschema:postgis@.geometry, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
-    min_distance_m float8 DEFAULT 0, model integer DEFAULT callipper._active_version()
-) RETURNS TABLE (
-    point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
-    similarity float8, percentile float8
-)
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
-SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    version integer := callipper._require_model(model);
-BEGIN
-    RETURN QUERY SELECT * FROM callipper._best_points(
-        version, callipper._locate(place, version), k, callipper._area(within),
-        callipper._too_near(version, place, min_distance_m, 'point_embedding_v' || version, 'point_id'));
-END
-$$;
-COMMENT ON FUNCTION callipper.similar_points_to(
-    @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry, float8, integer
-) IS
-    'The k training POIs whose places are most like a place, best first: SELECT * FROM'
-    ' similar_points_to(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326), 10, NULL, 500). The columns are those of search_points(),'
-    ' the arguments those of similar_to().';

@@ -52,6 +52,7 @@ FLOORS = (
     {"model"},
     {"embed", "loss", "model_rows"},
     {"data"},
+    {"kinds"},
     {"fit", "publish"},
     {"evaluation", "refresh", "train"},
 )

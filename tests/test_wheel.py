@@ -39,5 +39,5 @@ def test_it_carries_all_that_the_program_reads(names: list[str]) -> None:
     }
     needed |= {f"callipper_db/sql/{path.name}" for path in (ROOT / "sql").glob("*.sql")}
     needed |= {f"callipper_db/migrations/versions/{path.name}" for path in (ROOT / "migrations/versions").glob("*.py")}
-    assert {"callipper_db/py.typed", "callipper_trainer/py.typed", "callipper_trainer/place_words.txt"} <= needed
+    assert {"callipper_db/place_words.toml", "callipper_db/py.typed", "callipper_trainer/py.typed"} <= needed
     assert not needed - set(names)

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_LINE_EVERY_S = 10.0
 EPOCH_LINE_EVERY_S = 2.0
@@ -174,5 +175,5 @@ def print_table(columns: list[str], rows: list[list[object]]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        table.add_row(*(Text("" if value is None else str(value)) for value in row))  # names may hold [brackets]
     console.print(table)

@@ -90,6 +90,7 @@ for command in (
     training.refresh,
     training.remember,
     search.query,
+    search.points,
     search.similar,
     search.describe,
     evaluation.evaluate,

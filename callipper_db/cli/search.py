@@ -1,4 +1,4 @@
-"""`callipper-db query`, `similar`, `describe` and `plot`."""
+"""`callipper-db query`, `points`, `similar`, `describe` and `plot`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,24 @@ from callipper_db.cli.console import print_json, print_table
 from callipper_db.cli.options import with_dsn
 from callipper_db.errors import MissingExtra
 
+how_many_cells = click.option(
+    "-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many cells."
+)
+only_within = click.option("--within", metavar="AREA", help="'west,south,east,north' in degrees, or a WKT geometry.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
 
 @click.command()
 @click.argument("text")
-@click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many cells.")
-@click.option("--within", metavar="AREA", help="'west,south,east,north' in degrees, or a WKT geometry.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@how_many_cells
+@only_within
+@json_option
 @with_dsn
 def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> None:
-    """The grid cells that fit a text best.
+    """The grid cells that fit a text best, and why.
+
+    First come the cells around which POIs stand that the text asks for: how many within 250 m, how many times more of them than
+    is usual in the city (lift), and up to three of them. Then come the cells whose embedding fits, with the POIs near.
 
     \b
     Examples:
@@ -28,13 +37,49 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
       callipper-db query 'fresh fish' -k 5 --within -0.2,51.4,0,51.6 --json
     """
     schema.ensure_current(dsn)
-    print_cells(search.nearest_cells(dsn, text, k, within), as_json)
+    print_cells(search.nearest_cells(dsn, text, k, within), as_json, within)
+
+
+@click.command()
+@click.argument("text")
+@click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many POIs.")
+@only_within
+@json_option
+@with_dsn
+def points(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> None:
+    """The POIs that fit a text best: by their name, then by their kind, then by where they are.
+
+    \b
+    Examples:
+      callipper-db points 'fresh bread' -k 5
+      callipper-db points 'evans cycles' --within -0.2,51.4,0,51.6 --json
+    """
+    schema.ensure_current(dsn)
+    found = search.nearest_points(dsn, text, k, within)
+    if as_json:
+        print_json(found)
+        return
+    if not found and within is not None:
+        click.echo(f"No POI of the model is in --within {within}.")
+        return
+    rows: list[list[object]] = [
+        [
+            rank,
+            point["name"],
+            point["category"] or point["text"],
+            *_fit(point),
+            f"{point['lat']:.5f}, {point['lon']:.5f}",
+            point["because"] or "place",
+        ]
+        for rank, point in enumerate(found, start=1)
+    ]
+    print_table(["", "name", "category", *FIT, "latitude, longitude", "because of its"], rows)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # a longitude may begin with a minus
 @click.argument("place", metavar="LON,LAT|WKT")
-@click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many cells.")
-@click.option("--within", metavar="AREA", help="'west,south,east,north' in degrees, or a WKT geometry.")
+@how_many_cells
+@only_within
 @click.option(
     "--min-distance",
     type=click.FloatRange(0, 1e7),
@@ -42,7 +87,7 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
     show_default=True,
     help="Metres from the place, at least.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @with_dsn
 def similar(dsn: str, place: str, k: int, within: str | None, min_distance: float, as_json: bool) -> None:
     """The grid cells that are most like a place.
@@ -53,16 +98,18 @@ def similar(dsn: str, place: str, k: int, within: str | None, min_distance: floa
       callipper-db similar -0.1276,51.5072 -k 5 --within -0.2,51.4,0,51.6 --json
     """
     schema.ensure_current(dsn)
-    print_cells(search.similar_cells(dsn, place, k, within, min_distance), as_json)
+    print_cells(search.similar_cells(dsn, place, k, within, min_distance), as_json, within)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("place", metavar="LON,LAT|WKT")
-@click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many texts.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many kinds.")
+@json_option
 @with_dsn
 def describe(dsn: str, place: str, k: int, as_json: bool) -> None:
-    """The common words and categories that say best what a place is like, compared with the rest of the city.
+    """The kinds of POIs by which a place stands out from the rest of the city.
+
+    POIs are those within 250 m; of a polygon, those in it. Lift is how many times more of them there are than is usual.
 
     \b
     Examples:
@@ -70,34 +117,58 @@ def describe(dsn: str, place: str, k: int, as_json: bool) -> None:
       callipper-db describe 'LINESTRING(7.42 43.73, 7.43 43.74)' -k 5 --json
     """
     schema.ensure_current(dsn)
-    texts = search.describe_place(dsn, place, k)
+    kinds = search.describe_place(dsn, place, k)
     if as_json:
-        print_json(texts)
-        return
-    rows: list[list[object]] = [
-        [rank, text["text"], f"{text['similarity']:.3f}", f"{text['percentile']:.1f}"]
-        for rank, text in enumerate(texts, start=1)
-    ]
-    print_table(["", "text", "similarity", "percentile"], rows)
+        print_json(kinds)
+    elif not kinds:
+        click.echo(search.why_no_description(dsn, place))
+    elif kinds[0]["pois"] is None:  # a model of an earlier program
+        print_table(["", "text", *FIT], [[rank, kind["text"], *_fit(kind)] for rank, kind in enumerate(kinds, start=1)])
+    else:
+        rows: list[list[object]] = [
+            [rank, kind["text"], kind["pois"], _lift(kind), kind["because"]] for rank, kind in enumerate(kinds, start=1)
+        ]
+        print_table(["", "text", "POIs", "lift", "because"], rows)
 
 
-def print_cells(cells: list[dict[str, Any]], as_json: bool) -> None:
-    """Cells with what is near, best first."""
+FIT = ["similarity", "percentile"]
+
+
+def _fit(row: dict[str, Any]) -> list[object]:
+    """The two columns of FIT; a model without a sample of cells has no percentiles."""
+    return [f"{row['similarity']:.3f}", None if row["percentile"] is None else f"{row['percentile']:.1f}"]
+
+
+def _lift(row: dict[str, Any]) -> str | None:
+    return None if row["lift"] is None else f"{row['lift']:.1f}"
+
+
+def print_cells(cells: list[dict[str, Any]], as_json: bool, within: str | None = None) -> None:
+    """Cells, best first, with the reasons for them or the POIs that are near."""
     if as_json:
         print_json(cells)
         return
+    if not cells and within is not None:
+        click.echo(f"No cell of the model touches --within {within}.")
+        return
+    with_reasons = any(cell.get("because") for cell in cells)
+    columns = ["POIs", "lift", "because"] if with_reasons else ["nearest POIs"]
     rows: list[list[object]] = [
         [
             rank,
             cell["cell_id"],
-            f"{cell['similarity']:.3f}",
-            None if cell["percentile"] is None else f"{cell['percentile']:.1f}",
+            *_fit(cell),
             f"{cell['lat']:.5f}, {cell['lon']:.5f}",
-            "; ".join(cell["places"]),
+            *(_reasons(cell) if with_reasons else ["; ".join(cell["places"])]),
         ]
         for rank, cell in enumerate(cells, start=1)
     ]
-    print_table(["", "cell", "similarity", "percentile", "latitude, longitude", "nearest POIs"], rows)
+    print_table(["", "cell", *FIT, "latitude, longitude", *columns], rows)
+
+
+def _reasons(cell: dict[str, Any]) -> list[object]:
+    """How many POIs are relevant, their lift, and which they are; for a cell without, the POIs that are near."""
+    return [cell["relevant"], _lift(cell), cell["because"] or f"(near: {'; '.join(cell['places'])})"]
 
 
 @click.command("plot")

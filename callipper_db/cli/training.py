@@ -26,9 +26,9 @@ from callipper_db.config import Settings
 @click.option(
     "--names",
     type=click.IntRange(0),
-    default=25_000,
+    default=100_000,
     show_default=True,
-    help="How many of the most frequent names the model learns.",
+    help="How many of the most frequent names are read; 0: none.",
 )
 @click.option(
     "--id", "identifier", help="Unique column of the source, or several with commas (default: its primary key)."
@@ -161,7 +161,7 @@ def train(
                     geometry,
                     srid=srid,
                     name=name,
-                    names=names if config.name_weight else 0,
+                    names=names,
                     keep_outliers=keep_outliers,
                     force_srid=force_srid,
                 ),

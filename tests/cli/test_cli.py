@@ -16,10 +16,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from callipper_db import schema
+from callipper_db import db, schema, search
 from callipper_db.cli.main import main
 from handmade import ORIGIN, Model, write_model
 from sessions import user_session
+from town import MIDDLE
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,9 +131,121 @@ def test_query(run: Any, database: str, model: Model) -> None:
     assert "place 1" in lines[1]
     found = json.loads(run("query", "PUB ", "--dsn", database, "-k", "3", "--json").stdout)
     assert [cell["cell_id"] for cell in found] == model.ranking("pub")[:3].tolist()
-    assert set(found[0]) == {"cell_id", "similarity", "percentile", "lon", "lat", "places"}
+    keys = {"cell_id", "similarity", "percentile", "lon", "lat", "relevant", "lift", "because", "places"}
+    assert all(set(cell) == keys and cell["because"] is None for cell in found), "a model without evidence"
     within = json.loads(run("query", "pub", "--dsn", database, "--within", "-10,-10,0,0", "--json").stdout)
     assert within == []
+    said = run("query", "pub", "--dsn", database, "--within", "-10,-10,0,0").stdout
+    assert said == "No cell of the model touches --within -10,-10,0,0.\n"
+
+
+def test_similar_within_nothing(run: Any, shared_town: str) -> None:
+    said = run("similar", "5.12,52.09", "--dsn", shared_town, "--within", "0,0,1,1").stdout
+    assert said == "No cell of the model touches --within 0,0,1,1.\n"
+
+
+def test_query_says_why(run: Any, shared_town: str) -> None:
+    lines = run("query", "cafe", "--dsn", shared_town, "-k", "3").stdout.splitlines()
+    assert lines[0].split() == ["cell", "similarity", "percentile", "latitude,", "longitude", "POIs", "lift", "because"]
+    first, *_ = json.loads(run("query", "cafe", "--dsn", shared_town, "-k", "3", "--json").stdout)
+    assert first == search.nearest_cells(shared_town, "cafe", 3)[0]
+    assert first["relevant"] > 3 and first["lift"] > 2 and "(cafe)" in first["because"]
+    assert lines[1].split()[1:3] == [str(first["cell_id"]), f"{first['similarity']:.3f}"]
+    assert lines[1].split()[6:8] == [str(first["relevant"]), f"{first['lift']:.1f}"]
+    assert first["because"].split()[0] in lines[1]
+
+
+def test_query_names_what_is_near_where_no_poi_is_the_reason(run: Any, shared_town: str) -> None:
+    cells = json.loads(run("query", "cafe", "--dsn", shared_town, "-k", "1000", "--json").stdout)
+    with_reason = [cell["because"] is not None for cell in cells]
+    assert 0 < sum(with_reason) < len(cells)
+    assert with_reason == sorted(with_reason, reverse=True)
+    said = run("query", "cafe", "--dsn", shared_town, "-k", "1000").stdout
+    assert said.count("(near:") == len(cells) - sum(with_reason)
+
+
+def test_points(run: Any, shared_town: str) -> None:
+    columns = ["name", "category", "similarity", "percentile", "latitude,", "longitude", "because", "of", "its"]
+    lines = run("points", "The Old Park, park", "--dsn", shared_town, "-k", "2").stdout.splitlines()
+    assert lines[0].split() == columns
+    assert all("The Old Park" in line and line.split()[-1] == "name" for line in lines[1:])
+    found = json.loads(run("points", "park", "--dsn", shared_town, "-k", "70", "--json").stdout)
+    assert found == search.nearest_points(shared_town, "park", 70)
+    keys = {"point_id", "name", "category", "text", "similarity", "percentile", "lon", "lat", "because"}
+    assert all(set(point) == keys for point in found)
+    assert [point["because"] for point in found] == ["name"] * 45 + ["kind"] * 15 + [None] * 10
+    assert all(point["name"] is None and point["category"] == "park" for point in found[45:60])
+
+
+def test_points_within(run: Any, shared_town: str) -> None:
+    area = f"{MIDDLE[0] - 0.003},{MIDDLE[1] - 0.002},{MIDDLE[0] + 0.003},{MIDDLE[1] + 0.002}"
+    west, south, east, north = map(float, area.split(","))
+    found = json.loads(run("points", "cafe", "--dsn", shared_town, "--within", area, "-k", "500", "--json").stdout)
+    assert 10 < len(found) < 300
+    assert all(west <= point["lon"] <= east and south <= point["lat"] <= north for point in found)
+    said = run("points", "cafe", "--dsn", shared_town, "--within", "0,0,1,1").stdout
+    assert said == "No POI of the model is in --within 0,0,1,1.\n"
+    assert run("points", "cafe", "--dsn", shared_town, "--within", "0,0,1,1", "--json").stdout == "[]\n"
+
+
+def test_describe(run: Any, shared_town: str) -> None:
+    place = f"{MIDDLE[0]},{MIDDLE[1]}"
+    lines = run("describe", place, "--dsn", shared_town).stdout.splitlines()
+    found = json.loads(run("describe", place, "--dsn", shared_town, "--json").stdout)
+    assert found == search.describe_place(shared_town, place)
+    assert set(found[0]) == {"text", "similarity", "percentile", "pois", "lift", "because"}
+    assert lines[0].split() == ["text", "POIs", "lift", "because"]
+    assert found[0]["text"] == "cafe" and found[0]["lift"] > 2
+    assert lines[1].split()[:4] == ["1", "cafe", str(found[0]["pois"]), f"{found[0]['lift']:.1f}"]
+
+
+def test_a_model_without_evidence(run: Any, town: str) -> None:
+    """One of an earlier program: cells come with what is near, and words are said by their similarity."""
+    with db.session(town) as connection:
+        connection.execute("DROP TABLE callipper.point_kind_v1")
+        connection.execute("DELETE FROM callipper.kind")
+    lines = run("query", "cafe", "--dsn", town, "-k", "3").stdout.splitlines()
+    assert lines[0].split()[5:] == ["nearest", "POIs"]
+    lines = run("describe", "5.12,52.09", "--dsn", town, "-k", "3").stdout.splitlines()
+    assert lines[0].split() == ["text", "similarity", "percentile"]
+    assert len(lines) == 4
+
+
+EMPTY_CORNER = (MIDDLE[0] + 0.018, MIDDLE[1] + 0.0115)  # inside the town's extent, between two quarters
+OUTSIDE = "The place is outside of the area that the model was trained on"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("{east},{north}", "There are no POIs within 250 m of the place."),
+        ("POINT({east} {north})", "There are no POIs within 250 m of the place."),
+        ("POLYGON(({east} {north}, {east} 52.102, 5.1385 52.102, {east} {north}))", "There are no POIs in the area."),
+        (
+            "POLYGON((5 52, 5.3 52, 5.3 52.2, 5 52.2, 5 52))",
+            "Nothing stands out: the 300 POIs in the area are a mix that is usual in the city.",
+        ),
+        ("1.5,2", f"{OUTSIDE}, and there are no POIs around it."),
+        (
+            "52.09,5.12",
+            f"{OUTSIDE}. Did you swap longitude and latitude? Try: callipper-db describe 5.12,52.09",
+        ),
+        (
+            "POINT(52.09 5.12)",
+            f"{OUTSIDE}. Did you swap longitude and latitude? Try: callipper-db describe 'POINT(5.12 52.09)'",
+        ),
+    ],
+)
+def test_describe_says_why_it_says_nothing(run: Any, shared_town: str, place: str, said: str) -> None:
+    place = place.format(east=EMPTY_CORNER[0], north=EMPTY_CORNER[1])
+    assert run("describe", place, "--dsn", shared_town).stdout == f"{said}\n"
+    assert run("describe", place, "--dsn", shared_town, "--json").stdout == "[]\n"
+
+
+def test_a_name_with_brackets_is_printed_as_it_is(run: Any, database: str, model: Model) -> None:
+    with db.session(database) as connection:
+        connection.execute("UPDATE callipper.poi SET name = '[/b][red]Inn'")
+    assert "[/b][red]Inn" in run("query", "pub", "--dsn", database).stdout
 
 
 def test_models(run: Any, database: str, model: Model) -> None:
@@ -227,6 +340,7 @@ ASKS_THE_DATABASE: list[list[str]] = [
     ["init"],
     ["init", "--sql"],
     ["query", "pub"],
+    ["points", "pub"],
     ["similar", "-0.1,51"],
     ["describe", "-0.1,51"],
     ["plot", "pub"],
@@ -278,6 +392,7 @@ def test_a_schema_from_the_future(run: Any, database: str, arguments: list[str])
     [
         ["query", "pub"],
         ["query", "pub", "--within", "1,2,3,4"],
+        ["points", "pub"],
         ["similar", "-0.1,51"],
         ["describe", "-0.1,51"],
         ["plot", "pub"],
@@ -308,6 +423,8 @@ def test_no_active_model(run: Any, database: str, arguments: list[str]) -> None:
         (["query", ""], "the text is empty"),
         (["query", "\udcff"], "The text is not valid UTF-8."),
         (["query", "a\0b"], "The database refused: "),
+        (["points", "zoo"], "model version 1 has not met the text"),
+        (["points", "pub", "--within", "here"], "--within 'here' is neither a bounding box"),
         (["query", "pub", "--within", "here"], "--within 'here' is neither a bounding box"),
         (["similar", "200,3"], "'200,3' cannot be asked about as a place"),
         (["similar", "3,49", "--within", "here"], "--within 'here' is neither a bounding box"),
@@ -338,6 +455,7 @@ def test_a_setting_that_is_not_usable(run: Any, monkeypatch: pytest.MonkeyPatch)
     "arguments",
     [
         ["query", "pub", "-k", "0"],
+        ["points", "pub", "-k", "0"],
         ["similar", "3,49", "--min-distance", "-1"],
         ["describe"],
         ["query"],

@@ -125,11 +125,11 @@ def test_poi_table_uses_poi_id_and_the_template(database: str) -> None:
             ]
             names = snapshot.samples.name_id
             assert [snapshot.samples.texts[name] if name >= 0 else None for name in names] == [
-                "Bob's",
+                "Bob's, cafe",
                 None,
                 None,
-                "x",
-                "x",
+                "x, A quiet corner",
+                "x, pub",
             ]
             assert snapshot.source == "callipper.poi"
             assert snapshot.samples.point_id.tolist() == [1, 2, 3, 4, 5]

@@ -62,13 +62,14 @@ QUESTIONS = {
     "a place in metres": "SELECT callipper.loc_embed(public.ST_SetSRID(public.ST_Point(136757, 456116), 28992))",
     "places of a table": "SELECT point_id, callipper.loc_embed(geom) FROM callipper.points ORDER BY point_id LIMIT 20",
     "the support of a place": f"SELECT callipper.loc_support({PLACE})",
-    "a search": f"SELECT * FROM callipper.search('{UNKNOWN}')",
-    "a search in an area": f"SELECT * FROM callipper.search('park', 20, {AREA})",
+    "a search": f"SELECT cell_id, geom, similarity, percentile FROM callipper.search('{UNKNOWN}')",
+    "a search in an area": f"SELECT cell_id, geom, similarity, percentile FROM callipper.search('park', 20, {AREA})",
     "a search of points": "SELECT point_id, text, geom, similarity, percentile FROM callipper.search_points('school', 20)",
     "a search by examples": f"SELECT * FROM callipper.search_by_examples('{{park, cafe}}', '{{factory, {UNKNOWN}}}', 20)",
     "cells similar to a place": f"SELECT * FROM callipper.similar_to({PLACE}, 20, {AREA}, 300)",
     "points similar to a place": f"SELECT point_id, similarity FROM callipper.similar_points_to({PLACE}, 20, NULL, 300)",
-    "what a place is like": f"SELECT * FROM callipper.describe({PLACE}, 400)",
+    "what a place is like": f"SELECT text, pois, lift, because FROM callipper.describe({PLACE}, 400)",
+    "the point of a key": "SELECT callipper.point_id('a key')",
     "a text and a place": f"SELECT callipper.text_similarity('{UNKNOWN}', {PLACE})",
 }
 ACTIONS = {"activate", "drop_model"}  # what changes the model is no question
@@ -514,12 +515,12 @@ SOURCES = """
     UNION ALL SELECT pg_get_viewdef(oid) FROM pg_class WHERE relnamespace = 'callipper'::regnamespace AND relkind = 'v'
 """
 SHADOWED_RELATIONS = """
-    SELECT DISTINCT relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'v') AND relname = ANY(%s)
+    SELECT DISTINCT relname::text FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p', 'v') AND relname = ANY(%s)
 """
 SHADOWED_FUNCTIONS = """
     SELECT DISTINCT format('CREATE FUNCTION hostile.%%I(%%s) RETURNS %%s LANGUAGE plpgsql', proname,
                            pg_get_function_identity_arguments(oid), coalesce(pg_get_function_result(oid), 'void'))
-    FROM pg_proc LEFT JOIN pg_aggregate ON aggfnoid = oid
+    FROM pg_catalog.pg_proc LEFT JOIN pg_catalog.pg_aggregate ON aggfnoid = oid
     WHERE prokind IN ('f', 'a') AND coalesce(aggkind, 'n') = 'n' AND NOT proretset AND proname = ANY(%s)
       AND pronamespace IN ('pg_catalog'::regnamespace, 'public'::regnamespace, 'callipper'::regnamespace)
       AND 0 = ALL (SELECT count(*) FROM unnest(proargtypes::oid[] || prorettype) t
@@ -528,7 +529,7 @@ SHADOWED_FUNCTIONS = """
 SHADOWED_OPERATORS = """
     SELECT oprname, concat_ws(', ', nullif(oprleft, 0)::regtype, oprright::regtype),
         concat_ws(', ', 'LEFTARG = ' || nullif(oprleft, 0)::regtype, 'RIGHTARG = ' || oprright::regtype)
-    FROM pg_operator
+    FROM pg_catalog.pg_operator
     WHERE oprnamespace IN ('pg_catalog'::regnamespace, 'public'::regnamespace) AND oprname = ANY(%s)
 """
 HIJACKED = " AS $$ BEGIN RAISE EXCEPTION 'hijacked'; END $$"

@@ -123,10 +123,10 @@ def test_a_server_that_goes_down_with_its_disk_is_named(server: EmbeddedServer, 
         holder.rollback()
         assert load.end() == 1
     assert "No space left on device" in load.complaint
-    assert load.complaint.startswith(
+    assert load.complaint.partition("\n")[2].startswith(  # the first line names the database
         ("Error: The embedded PostgreSQL cannot run", "Error: The database server has no room")
     )
-    assert load.complaint.count("\n") == 1
+    assert load.complaint.count("\n") == 2
     free_again(disk)
     server.start()
     with user_session(server.dsn()) as connection:

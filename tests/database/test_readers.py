@@ -42,8 +42,8 @@ QUESTIONS = {
     "texts and places of rows": "SELECT text_similarity(t.text, p.geom), -(text_embed(t.text) <#> loc_embed(p.geom))"
     " FROM unnest(ARRAY['park', 'cafe']) t(text),"
     " (SELECT geom FROM callipper.poi ORDER BY poi_id LIMIT 3) p",
-    "in a subquery": "SELECT (SELECT max(similarity) FROM search('school', 1)),"
-    " (SELECT max(-(emb <#> text_embed('school'))) FROM cells)",
+    "in a subquery": "SELECT (SELECT similarity FROM search('school', 1)),"
+    " (SELECT -(emb <#> text_embed('school')) FROM cells WHERE cell_id = (SELECT cell_id FROM search('school', 1)))",
 }
 
 

@@ -83,10 +83,20 @@ def test_an_upgraded_database_answers_as_before(fixture: Path, upgraded: str) ->
         np.testing.assert_allclose(found[name], vectors, atol=TOLERANCE, err_msg=name)
     with user_session(upgraded) as connection:
         assert schema.is_current(connection)
-        assert connection.execute("SELECT count(*) FROM search('park', 5)").fetchone() == (5,)
-        assert connection.execute(
-            "SELECT count(*) FROM describe(ST_SetSRID(ST_Point(5.12, 52.09), 4326), 5)"
-        ).fetchone()
+        # Without evidence, the embedding answers.
+        rows = connection.execute("SELECT cell_id, relevant, lift, because FROM search('park', 5)").fetchall()
+        nearest = connection.execute(
+            "SELECT cell_id, NULL, NULL, NULL FROM cells ORDER BY emb <#> text_embed('park') LIMIT 5"
+        )
+        assert rows == nearest.fetchall() and len(rows) == 5
+        rows = connection.execute("SELECT similarity, because FROM search_points('park', 5)").fetchall()
+        assert len(rows) == 5 and {because for _, because in rows} == {None}
+        place = "ST_SetSRID(ST_Point(5.12, 52.09), 4326)"
+        rows = connection.execute(
+            f"SELECT text, similarity, percentile, pois, lift, because FROM describe({place}, 5)".encode()
+        ).fetchall()
+        best = "SELECT b.*, NULL, NULL, NULL FROM callipper._best_texts(2, loc_embed({}), 5) b"
+        assert rows == connection.execute(best.format(place).encode()).fetchall() and len(rows) == 5
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,4 +1,7 @@
-"""describe() and text_similarity() against numpy in float64, and what publishing leaves for them."""
+"""describe() of a trained town, text_similarity(), and what publishing leaves for them.
+
+The rule by which kinds are said is tested in test_evidence.py too, on a town that has more of everything.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from callipper_db import db
+from callipper_db import db, place_words
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.cli.main import main
 from callipper_db.errors import BadPlace, NoActiveModel
 from callipper_db.search import describe_place, similar_cells
-from callipper_trainer.text_encoder import place_words
+from evidence import REACH_M, Evidence
 from handmade import write_model, write_sample
 from sessions import user_session
-from town import CONFIG, MIDDLE, QUARTERS
+from town import CONFIG, MIDDLE, QUARTERS, SRID
 
 TIE = 1e-6  # cosines closer than this are the same: the server's are float32
 ALL = 10_000
+WITHOUT_EVIDENCE = "DROP TABLE callipper.point_kind_v1"  # as a version of an earlier program
+IN_ONE_TRANSACTION = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 HERE = f"ST_SetSRID(ST_Point({MIDDLE[0]}, {MIDDLE[1]}), 4326)"
 
 
@@ -78,33 +85,92 @@ def check(rows: list[Any], town: Town, place: Array, k: int) -> None:
     assert score[level].max(initial=-9) <= score[chosen[-1]] + 1e-3
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture
+def evidence(reading: db.Connection) -> Evidence:
+    return Evidence.read(reading, 1, 384)
+
+
+def metres(connection: db.Connection, place: str) -> Array:
+    """(2,) of a point in SQL."""
+    row = connection.execute(f"SELECT ST_X(p), ST_Y(p) FROM ST_Transform({place}, {SRID}) AS p".encode()).fetchone()
+    return np.array(row)
+
+
+@IN_ONE_TRANSACTION
+@given(
+    lon=st.floats(MIDDLE[0] - 0.05, MIDDLE[0] + 0.05),
+    lat=st.floats(MIDDLE[1] - 0.03, MIDDLE[1] + 0.03),
+    k=st.sampled_from([1, 2, 10, ALL]),
+)
+def test_the_kinds_that_stand_out(reading: db.Connection, evidence: Evidence, lon: float, lat: float, k: int) -> None:
+    place = f"ST_SetSRID(ST_Point({lon!r}, {lat!r}), 4326)"
+    away = np.linalg.norm(evidence.metres - metres(reading, place), axis=1)
+    if np.abs(away - REACH_M).min() < 1e-3:
+        return  # too close to call
+    rows = reading.execute(f"SELECT * FROM callipper.describe({place}, %s)".encode(), [k]).fetchall()
+    wanted = evidence.described(np.flatnonzero(away <= REACH_M).tolist())[:k]
+    assert [(text, pois) for text, _, _, pois, _, _ in rows] == [(name, pois) for name, pois, _, _ in wanted]
+    np.testing.assert_allclose([row[4] for row in rows], [lift for _, _, lift, _ in wanted], rtol=1e-9)
+    for (*_, because), (_, pois, _, labels) in zip(rows, wanted, strict=True):
+        assert set(because.split("; ")) <= labels and len(because.split("; ")) <= min(3, pois)
+
+
+def test_a_kind_is_as_similar_as_its_name(reading: db.Connection, town: Town) -> None:
+    """similarity and percentile are those of search() for the name of the kind; each kind's name is remembered."""
+    rows = reading.execute(
+        f"SELECT text, similarity, percentile FROM callipper.describe({HERE}, {ALL})".encode()
+    ).fetchall()
+    assert rows
+    here = vectors(reading, f"SELECT callipper.loc_embed({HERE})")[0]
+    for text, similarity, percentile in rows:
+        emb = town.emb[town.words.index(text)]
+        assert similarity == pytest.approx(float(emb @ here), abs=TIE)
+        usual = town.sample @ emb
+        assert (
+            100 * np.mean(usual < similarity - TIE) - 1e-9
+            <= percentile
+            <= 100 * np.mean(usual < similarity + TIE) + 1e-9
+        )
+    unknown = (
+        "SELECT name FROM callipper.kind k WHERE version = 1 AND NOT EXISTS (SELECT FROM callipper.text_embedding t"
+    )
+    assert reading.execute(f"{unknown} WHERE t.version = 1 AND t.text = k.name)".encode()).fetchall() == []
+
+
+@IN_ONE_TRANSACTION
 @given(
     lon=st.floats(MIDDLE[0] - 0.05, MIDDLE[0] + 0.05),
     lat=st.floats(MIDDLE[1] - 0.03, MIDDLE[1] + 0.03),
     k=st.sampled_from([1, 2, 10, 100, ALL]),
 )
-def test_the_texts_by_which_a_place_stands_out(
+def test_without_evidence_the_texts_by_which_a_place_stands_out(
     reading: db.Connection, town: Town, lon: float, lat: float, k: int
 ) -> None:
     place = f"ST_SetSRID(ST_Point({lon!r}, {lat!r}), 4326)"
-    rows = reading.execute(f"SELECT * FROM callipper.describe({place}, %s)".encode(), [k]).fetchall()
-    check(rows, town, vectors(reading, f"SELECT callipper.loc_embed({place})")[0], k)
+    embedding = vectors(reading, f"SELECT callipper.loc_embed({place})")[0]
+    with reading.transaction(force_rollback=True):
+        reading.execute(WITHOUT_EVIDENCE)
+        rows = reading.execute(f"SELECT * FROM callipper.describe({place}, %s)".encode(), [k]).fetchall()
+    assert all(row[3:] == (None, None, None) for row in rows)
+    check(rows, town, embedding, k)
 
 
 @pytest.mark.parametrize("kind", QUARTERS)
 def test_a_quarter_is_described_by_what_is_there(reading: db.Connection, kind: str) -> None:
     _, east, north = QUARTERS[kind]
-    rows = reading.execute(
-        "SELECT text, percentile FROM callipper.describe(ST_SetSRID(ST_Point(%s, %s), 4326), %s)",
-        [MIDDLE[0] + east, MIDDLE[1] + north, ALL],
-    ).fetchall()
+    ask = "SELECT text, percentile FROM callipper.describe(ST_SetSRID(ST_Point(%s, %s), 4326), %s)"
+    values = [MIDDLE[0] + east, MIDDLE[1] + north, ALL]
+    text, percentile = reading.execute(ask, values).fetchall()[0]
+    assert text == place_words.reading(kind) and percentile > 85
+    reading.execute(WITHOUT_EVIDENCE)
+    rows = reading.execute(ask, values).fetchall()
     place = {text: number for number, (text, _) in enumerate(rows)}
     assert min(QUARTERS, key=place.__getitem__) == kind
     assert dict(rows)[kind] > 85
 
 
 def test_what_is_not_kept_is_computed(reading: db.Connection, town: Town) -> None:
+    reading.execute(WITHOUT_EVIDENCE)
     query = f"SELECT * FROM callipper.describe({HERE}, 50)".encode()
     kept = reading.execute(query).fetchall()
     reading.execute("UPDATE callipper.text_embedding SET city_distances = NULL WHERE version = 1")
@@ -133,7 +199,10 @@ def test_a_text_like_any_other_comes_last_among_equals(connection: db.Connection
 
 def test_the_vocabulary_is_words_and_categories(reading: db.Connection, town: Town) -> None:
     categories = [*QUARTERS, *(group for group, _, _ in QUARTERS.values())]
-    assert set(town.words) == {" ".join(text.lower().split()) for text in [*place_words(), *categories]}
+    kinds = [name for (name,) in reading.execute("SELECT name FROM callipper.kind WHERE version = 1")]
+    assert {*QUARTERS} <= set(kinds)
+    texts = [*place_words.vocabulary(), *kinds, *categories]
+    assert set(town.words) == {" ".join(text.lower().split()) for text in texts}
     others = reading.execute(
         "SELECT count(*), count(city_distances) FROM callipper.text_embedding WHERE version = 1 AND NOT vocabulary"
     ).fetchone()
@@ -159,7 +228,7 @@ def test_the_distances_are_of_the_sample(reading: db.Connection, town: Town) -> 
 # A text and a place
 
 
-@pytest.mark.parametrize("text", ["park", " Fish  and\tCHIPS ", "school"])
+@pytest.mark.parametrize("text", ["park", " Fish  and\tCHIP shop ", "school"])
 def test_the_similarity_of_a_text_and_a_place(reading: db.Connection, text: str) -> None:
     reading.execute("SELECT set_config('test.text', %s, true)", [text])
     ours = vectors(reading, f"SELECT callipper.loc_embed({HERE})")[0]
@@ -204,8 +273,10 @@ def test_no_place_has_no_description(reading: db.Connection) -> None:
 @pytest.mark.parametrize(
     "lost", ["DELETE FROM callipper.cell_sample", "UPDATE callipper.text_embedding SET vocabulary = false"]
 )
-def test_a_model_without_words_or_sample_says_so(reading: db.Connection, lost: str) -> None:
+def test_a_model_without_evidence_words_or_sample_says_so(reading: db.Connection, lost: str) -> None:
     reading.execute(lost.encode())
+    assert reading.execute(f"SELECT * FROM callipper.describe({HERE})".encode()).fetchall(), "evidence suffices"
+    reading.execute(WITHOUT_EVIDENCE)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="version 1 was published without") as caught:
         reading.execute(f"SELECT * FROM callipper.describe({HERE})".encode())
     assert caught.value.diag.message_hint == "Train a new version with: callipper-db train"
@@ -275,15 +346,18 @@ def run(dsn: str, *arguments: str) -> str:
 def test_the_command_describe(shared_town: str) -> None:
     place = f"{MIDDLE[0]},{MIDDLE[1]}"
     lines = run(shared_town, "describe", place, "-k", "3").splitlines()
-    assert lines[0].split() == ["text", "similarity", "percentile"] and len(lines) == 4
+    assert lines[0].split() == ["text", "POIs", "lift", "because"]
     found = json.loads(run(shared_town, "describe", place, "-k", "3", "--json"))
-    assert found == describe_place(shared_town, place, 3)
-    assert set(found[0]) == {"text", "similarity", "percentile"}
-    assert lines[1].split()[0] == "1" and found[0]["text"] in lines[1] and f"{found[0]['percentile']:.1f}" in lines[1]
+    assert found == describe_place(shared_town, place, 3) and len(lines) == 1 + len(found) > 1
+    assert set(found[0]) == {"text", "similarity", "percentile", "pois", "lift", "because"}
+    for rank, (line, row) in enumerate(zip(lines[1:], found, strict=True), start=1):
+        assert line.split()[:3] == [str(rank), row["text"], str(row["pois"])]
+        assert f"{row['lift']:.1f}" in line and row["because"] in line
     with user_session(shared_town) as connection:
         rows = connection.execute(f"SELECT * FROM callipper.describe({HERE}, 3)".encode()).fetchall()
-    assert [(row["text"], row["similarity"], row["percentile"]) for row in found] == [
-        (text, round(similarity, 4), round(percentile, 1)) for text, similarity, percentile in rows
+    assert [tuple(row.values()) for row in found] == [
+        (text, round(similarity, 4), round(percentile, 1), pois, round(lift, 2), because)
+        for text, similarity, percentile, pois, lift, because in rows
     ]
 
 
@@ -326,10 +400,10 @@ def test_what_is_no_place_is_refused(shared_town: str, place: str, reason: str) 
 
 
 def test_the_manual_has_an_example_that_runs(reading: db.Connection) -> None:
-    for name, rows in (("describe", 10), ("text_similarity", 1)):
+    for name in ("describe", "text_similarity"):
         row = reading.execute("SELECT obj_description(%s::regproc, 'pg_proc')", [f"callipper.{name}"]).fetchone()
         assert row is not None
         start = row[0].index("SELECT ")
         example = row[0][start : row[0].index("4326))", start) + len("4326))")]
         example = example.replace("quiet park", "park").replace("7.4206, 43.7326", "5.12, 52.09")
-        assert len(reading.execute(example.encode()).fetchall()) == rows
+        assert reading.execute(example.encode()).fetchall()

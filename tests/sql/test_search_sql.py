@@ -384,7 +384,8 @@ def embedding(connection: db.Connection, call: str) -> Array:
 
 
 @pytest.mark.parametrize("k", [1, 10, 1000])
-def test_points_for_a_text(reading: db.Connection, town: City, k: int) -> None:
+def test_points_for_a_text_without_evidence(reading: db.Connection, town: City, k: int) -> None:
+    reading.execute("DROP TABLE callipper.point_kind_v1")  # as a version of an earlier program; see test_evidence.py
     point_id, emb = vectors(reading, "SELECT point_id, emb FROM callipper.points ORDER BY point_id")
     points = City(1, point_id, emb, np.empty(0), town.sample, {}, False)
     about = {

@@ -6,7 +6,7 @@ from psycopg import sql
 
 from callipper_db import partitions
 from callipper_db.db import Connection
-from callipper_db.tables import DIMENSIONS
+from callipper_db.tables import DIMENSIONS, PARTITIONED
 
 MODEL = "srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch, standardisation, metrics, provenance"
 COPIED = {
@@ -16,9 +16,12 @@ COPIED = {
     "cell_sample": "number, {emb}",
     "text_embedding": "text, {emb}, vocabulary, city_distances",
     "cell_embedding": "cell_id, {emb}",
-    "point_embedding": "point_id, text, geom, {emb}, trained",
+    "point_embedding": "point_id, text, geom, {emb}, name, trained",
+    "kind": "kind_id, name, said, pois, own_pois",
+    "kind_phrase": "kind_id, phrase, vec",
+    "point_kind": "point_id, kind_id, by_name, easting, northing",
+    "poi_density": "i, j, pois",
 }
-PARTITIONED = {"text_embedding", "cell_embedding", "point_embedding"}
 
 
 def clone_model(connection: Connection, version: int, shift: int) -> int:

@@ -17,6 +17,7 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.features import make_features
+from callipper_trainer.kinds import KindRows, Kinds
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.publish import Publication, publish
 from sessions import user_session
@@ -73,11 +74,17 @@ def _publish_untrained(connection: db.Connection, metres: Array, config: TrainCo
         model.location.context.fit_standardisation(context)
     trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
     nothing = np.empty((0, TEXT_DIM), np.float32)
+    kinds = Kinds()
+    kinds.read_texts(samples.texts)
+    random = np.random.default_rng(3)
+    kind_rows = KindRows.of(kinds, 0, lambda texts: random.normal(size=(len(texts), TEXT_DIM)).astype(np.float32))
     publication = Publication(
         text_encoder_id=register(connection),
         words=[],
         word_vectors=nothing,
         text_vectors=vectors,
+        kinds=kinds,
+        kind_rows=kind_rows,
         grid_size_m=250.0,
         grid_kind="square",
         index="none",

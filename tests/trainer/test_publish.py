@@ -13,10 +13,11 @@ import pytest
 
 from callipper_db import db, models, search
 from callipper_db.errors import CheckpointMissing, DatabaseFailed, NoActiveModel, TextEncoderMissing, TextUnknown
+from callipper_db.place_words import vocabulary
 from callipper_db.progress import Silent
 from callipper_trainer.data.source import Source
 from callipper_trainer.remember import remember
-from callipper_trainer.text_encoder import TextEncoder, place_words
+from callipper_trainer.text_encoder import TextEncoder
 from published import check_embeddings, check_texts
 from sessions import user_session
 from town import CONFIG, EACH, ENCODER, GRID_M, QUARTERS, SRID, contents, train_town
@@ -35,7 +36,7 @@ def test_embeddings_are_what_the_published_weights_make(reading: db.Connection) 
 def test_texts_are_what_the_encoder_and_the_published_projection_make(
     reading: db.Connection, encoder: TextEncoder
 ) -> None:
-    texts = ["park", "Cafe", "education", "school", place_words()[-1]]
+    texts = ["park", "Cafe", "education", "school", vocabulary()[-1]]
     check_texts(reading, 1, encoder, texts)
     norms = reading.execute("SELECT min(vector_norm(emb)), max(vector_norm(emb)) FROM callipper.text_embedding")
     np.testing.assert_allclose(norms.fetchone(), [1, 1], atol=1e-5)
@@ -44,10 +45,11 @@ def test_texts_are_what_the_encoder_and_the_published_projection_make(
 def test_every_training_text_category_and_place_word_is_answered(reading: db.Connection) -> None:
     texts = [text for (text,) in reading.execute("SELECT DISTINCT text FROM points").fetchall()]
     assert "cafe" in texts
-    names = [name for (name,) in reading.execute("SELECT DISTINCT name FROM points WHERE name IS NOT NULL").fetchall()]
-    assert "The Old Cafe" in names
+    query = "SELECT DISTINCT name || ', ' || text FROM points WHERE name IS NOT NULL"
+    names = [name for (name,) in reading.execute(query).fetchall()]
+    assert "The Old Cafe, cafe" in names
     texts += names
-    texts += [*QUARTERS, *(group for group, _, _ in QUARTERS.values()), *place_words()]
+    texts += [*QUARTERS, *(group for group, _, _ in QUARTERS.values()), *vocabulary()]
     answered = reading.execute("SELECT count(text_embed(t)) FROM unnest(%s::text[]) t", [texts]).fetchone()
     assert answered == (len(texts),)
     same = reading.execute(

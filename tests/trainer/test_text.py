@@ -13,13 +13,13 @@ from psycopg import sql
 
 from callipper_db.arrays import Array
 from callipper_db.errors import TextEncoderMissing
+from callipper_db.place_words import vocabulary
 from callipper_trainer import text_encoder as text
 from callipper_trainer.text_encoder import (
     PACKAGED,
     TextEncoder,
     encode_cached,
     find_encoder,
-    place_words,
     register_encoder,
 )
 from sessions import user_session
@@ -63,7 +63,7 @@ def counting(encoder: TextEncoder) -> CountingEncoder:
 
 
 def test_vectors_equal_sentence_transformers(database: str, encoder: TextEncoder) -> None:
-    texts = [*TEXTS, *place_words()[:20]]
+    texts = [*TEXTS, *vocabulary()[:20]]
     expected = encoder.transformer.encode(texts)
     found = encode_cached(database, encoder, texts)
     assert found.dtype == np.float32
@@ -209,10 +209,3 @@ def test_damaged_weights_are_refused(encoder: TextEncoder, tmp_path: Path) -> No
     (folder / "model.safetensors").write_bytes(b"\0" * 1000)
     with pytest.raises(TextEncoderMissing, match="is no whole sentence encoder"):
         find_encoder(str(folder)).encode(["a pub"])
-
-
-def test_place_words_are_distinct_and_plain() -> None:
-    words = place_words()
-    assert {"park", "school", "hospital"} <= set(words)
-    assert len(words) == len(set(words))
-    assert all(word == word.lower().strip() and "#" not in word for word in words)

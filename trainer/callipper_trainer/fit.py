@@ -106,7 +106,9 @@ def check_batch(count: int, config: TrainConfig, device: torch.device, ranks: Ra
     fits = batch
     while fits > 2 and here * step_bytes(fits, config) > 0.8 * free:  # the rest for all else
         fits = int(0.95 * fits)
-    raise BatchTooLarge(batch=batch, needed=needed / 2**30, free=free / 2**30, device=device, fits=fits)
+    raise BatchTooLarge(
+        batch=f"{batch:,}", needed=f"{needed / 2**30:.1f}", free=f"{free / 2**30:.1f}", device=device, fits=fits
+    )
 
 
 def step_bytes(batch: int, config: TrainConfig) -> int:

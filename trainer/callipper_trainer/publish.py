@@ -20,6 +20,7 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.embed import embed_places, embed_texts
+from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import ModelRow, write_model
 from callipper_trainer.stopwatch import Stopwatch
@@ -39,6 +40,8 @@ class Publication:
     words: list[str]  # texts to remember in addition to those of the training
     word_vectors: Array  # (W, T)
     text_vectors: Array  # (V, T), of samples.texts
+    kinds: Kinds  # of the POIs
+    kind_rows: KindRows
     grid_size_m: float
     grid_kind: str
     index: str  # auto, hnsw or none
@@ -89,6 +92,8 @@ def publish(
             _write_texts(connection, version, trained, samples, publication)
         reporter.stage("writing points", len(samples))
         _write_points(connection, version, trained, samples, reporter.advance, watch)
+        with watch.timing("write"):
+            _write_evidence(connection, version, samples, publication)
         if publication.index == "hnsw" or (publication.index == "auto" and len(grid.cell_id) >= HNSW_PAYS_FROM):
             with watch.timing("index"):
                 reporter.stage("building the HNSW index", len(grid.cell_id))
@@ -231,8 +236,21 @@ def _write_points(
             "text": ("text", texts[part.text_id]),
             "geom": ("point", part.lonlat),
             "emb": ("vector", embeddings),
+            "name": ("text", [name.encode() for name in plain_names(part)]),
         }
         with watch.timing("write"):
             binary_copy.write_rows(connection, name, columns, advance)
     with watch.timing("write"):
         partitions.attach_partition(connection, "point_embedding", version)
+
+
+def _write_evidence(
+    connection: Connection, version: int, samples: Samples | StoredSamples, publication: Publication
+) -> None:
+    """The kinds of the POIs, which answers rest on."""
+    write_kinds(connection, version, publication.kind_rows)
+    partitions.create_partition(connection, "point_kind", version)
+    for part in samples.chunks():
+        write_point_kinds(connection, version, publication.kinds, part)
+    partitions.attach_partition(connection, "point_kind", version)
+    connection.execute("SELECT callipper._count_evidence(%s)", [version])

@@ -210,9 +210,3 @@ def _remember_vectors(connection: db.Connection, encoder_id: int, texts: list[st
             ),
             [(encoder_id, text, vector.tolist()) for text, vector in zip(texts, vectors, strict=True)],
         )
-
-
-def place_words() -> list[str]:
-    """Common words for places, which every published model answers."""
-    lines = (Path(__file__).parent / "place_words.txt").read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from callipper_db import db
+from callipper_db import db, place_words
 from callipper_db.arrays import Array
 from callipper_db.errors import (
     CallipperError,
@@ -28,11 +28,12 @@ from callipper_trainer.device import choose_device
 from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.fit import Run, check_batch, fit, fit_stored
 from callipper_trainer.install_text_encoder import install
+from callipper_trainer.kinds import Encode, KindRows, Kinds
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.publish import Publication, check_grid, check_space, publish
 from callipper_trainer.stopwatch import Stopwatch
-from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder, place_words, register_encoder
+from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder, register_encoder
 
 PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
 
@@ -117,7 +118,11 @@ def train(
         check_grid(samples, options.grid_size_m, options.grid_kind)
         with watch.timing("encode"):
             encoder = find_encoder(options.text_encoder, str(device))
-            text_vectors, word_vectors = _encode(dsn, encoder, samples.texts, reading.words, reporter)
+            encode = _encoding(dsn, encoder, reporter)
+            text_vectors = encode(samples.texts)
+            kinds, kind_rows = _find_kinds(samples, text_vectors, encode)
+            words = list(dict.fromkeys([*reading.words, *kinds.names]))
+            word_vectors = encode(words)
         if options.text_tower:
             with watch.timing("install"):
                 _install(dsn, encoder, reporter)
@@ -135,9 +140,11 @@ def train(
         with db.session(dsn) as connection:
             publication = Publication(
                 text_encoder_id=register_encoder(connection, encoder),
-                words=reading.words,
+                words=words,
                 word_vectors=word_vectors,
                 text_vectors=text_vectors,
+                kinds=kinds,
+                kind_rows=kind_rows,
                 grid_size_m=options.grid_size_m,
                 grid_kind=options.grid_kind,
                 index=options.index,
@@ -226,7 +233,7 @@ def _read(
                 )
             else:
                 samples = opened.read(reporter.advance)
-        words = place_words() + _categories(connection, opened.name)
+        words = place_words.vocabulary() + _categories(connection, opened.name)
     for note in opened.notes:
         reporter.note(note)
     return Reading(opened, samples, words)
@@ -240,14 +247,30 @@ def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
         reporter.note(str(error))
 
 
-def _encode(
-    dsn: str, encoder: TextEncoder, texts: list[str], words: list[str], reporter: Reporter
-) -> tuple[Array, Array]:
-    distinct = list(dict.fromkeys([*texts, *words]))
-    reporter.stage("encoding texts", len(distinct))
-    vectors = encode_cached(dsn, encoder, distinct, reporter.advance)
-    row_of = {text: row for row, text in enumerate(distinct)}
-    return vectors[: len(texts)], vectors[np.array([row_of[word] for word in words], dtype=np.int64)]
+def _encoding(dsn: str, encoder: TextEncoder, reporter: Reporter) -> Encode:
+    """(V,) texts -> (V, T), with progress; what the database has already is not encoded again."""
+
+    def encode(texts: list[str]) -> Array:
+        reporter.stage("encoding texts", len(texts))
+        return encode_cached(dsn, encoder, texts, reporter.advance)
+
+    return encode
+
+
+def _find_kinds(samples: Samples | StoredSamples, text_vectors: Array, encode: Encode) -> tuple[Kinds, KindRows]:
+    """The kinds of all POIs: by their texts and by their names."""
+    texts, named = (np.unique(np.concatenate(parts)) for parts in _text_numbers(samples))
+    named = named[named >= 0]
+    kinds = Kinds()
+    kinds.read_texts([samples.texts[number] for number in texts])
+    kinds.read_named_texts([samples.texts[number] for number in named], text_vectors[named], encode)
+    return kinds, KindRows.of(kinds, 0, encode)
+
+
+def _text_numbers(samples: Samples | StoredSamples) -> tuple[list[Array], list[Array]]:
+    """Which texts there are, and which names, of each part of the samples."""
+    pairs = [(np.unique(part.text_id), np.unique(part.name_id)) for part in samples.chunks()]
+    return [texts for texts, _ in pairs], [names for _, names in pairs]
 
 
 def _categories(connection: db.Connection, source: str) -> list[str]:

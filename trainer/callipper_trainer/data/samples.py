@@ -43,9 +43,12 @@ class Samples:
     def chunks(self, rows: int = CHUNK) -> Iterator[Samples]:
         """The same in parts of so many rows."""
         for start in range(0, len(self), rows):
-            part = slice(start, start + rows)
-            columns = (self.point_id[part], self.lonlat[part], self.metres[part], self.text_id[part])
-            yield Samples(*columns, self.texts, self.srid, self.name_id[part])
+            yield self.take(slice(start, start + rows))
+
+    def take(self, rows: Array | slice) -> Samples:
+        """Some of the rows, with all texts."""
+        columns = (self.point_id[rows], self.lonlat[rows], self.metres[rows], self.text_id[rows])
+        return Samples(*columns, self.texts, self.srid, self.name_id[rows])
 
     def content_hash(self) -> str:
         """sha256 over places and texts: the same data gives the same hash."""

@@ -71,7 +71,7 @@ class Source:
     geometry: str | None = None  # column; None: the first geometry or geography, else columns of longitude and latitude
     srid: int | None = None  # projected CRS in metres; None: chosen for the POIs
     name: str | None = None  # SQL expression; None: the column `name`, unless `text` or `template` says what to read
-    names: int = 25_000  # at most this many different names, the most frequent ones
+    names: int = 100_000  # at most this many different "name, text" are read, the most frequent ones
     keep_outliers: bool = False  # take also rows whose place is most likely wrong, see callipper_db.outliers
     force_srid: bool = False  # take `srid` even where its metres are wrong
 
@@ -188,7 +188,7 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     ).format(
         id=key,
         text=sql.SQL(TRIMMED.format(text_sql)),
-        name=sql.SQL(TRIMMED.format(name_sql)),
+        name=sql.SQL(named_text(name_sql, text_sql)),
         geom=geometry,
         relation=relation,
     )
@@ -503,3 +503,8 @@ def _bad_source(source: Source, error: psycopg.Error) -> Exception:
 
 def _reason(error: psycopg.Error) -> str:
     return (error.diag.message_primary or str(error)).rstrip(".")
+
+
+def named_text(name_sql: str, text_sql: str) -> str:
+    """SQL of a POI's name and text in one: 'Evans Cycles, bicycle shop'. NULL for a POI without a name."""
+    return f"{TRIMMED.format(name_sql)} || ', ' || {TRIMMED.format(text_sql)}"

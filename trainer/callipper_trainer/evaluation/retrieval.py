@@ -248,4 +248,9 @@ def _read_pairs(
     labels: list[str | None] = [None] * len(texts)
     for number in np.unique(samples.text_id):  # the others are names
         texts[number], labels[number] = json.loads(samples.texts[number])
+    named = np.flatnonzero(samples.name_id >= 0)
+    numbers, first = np.unique(samples.name_id[named], return_index=True)
+    for number, text_number in zip(numbers, samples.text_id[named[first]], strict=True):
+        name = samples.texts[number].removesuffix(f", {samples.texts[text_number]}")
+        texts[number] = f"{name}, {texts[text_number]}"
     return replace(samples, texts=texts), labels

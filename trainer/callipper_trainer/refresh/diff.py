@@ -12,6 +12,7 @@ from callipper_db.binary_copy import read_rows
 from callipper_db.db import Connection
 from callipper_trainer.context import Level, cell_key
 from callipper_trainer.data.samples import Samples
+from callipper_trainer.kinds import plain_names
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,20 @@ class PointDiff:
         return bool(len(self.added) or len(self.changed) or len(self.removed))
 
 
-def compare_points(connection: Connection, version: int, samples: Samples) -> PointDiff:
-    """By id, place and text; texts by their hash of 64 bits."""
+def compare_points(connection: Connection, version: int, samples: Samples, *, names: bool = True) -> PointDiff:
+    """By id, place, text and, with `names`, name; texts and names by their hash of 64 bits."""
     query = connection.named(
-        "SELECT point_id, ST_X(geom), ST_Y(geom), hashtextextended(text, 0), trained::int4::int2"
+        "SELECT point_id, ST_X(geom), ST_Y(geom), hashtextextended(text, 0), hashtextextended(name, 0), trained::int4::int2"
         " FROM callipper.point_embedding WHERE version = {} ORDER BY point_id"
     ).format(sql.Literal(version))
-    stored, lon, lat, text, trained = read_rows(connection, query, ["int8", "float8", "float8", "int8", "int2"])
+    kinds = ["int8", "float8", "float8", "int8", "int8", "int2"]
+    stored, lon, lat, text, name, trained = read_rows(connection, query, kinds)
     _, here, there = np.intersect1d(samples.point_id, stored, assume_unique=True, return_indices=True)
     same = (samples.lonlat[here] == np.column_stack([lon, lat])[there]).all(axis=1)
     same &= _hash_texts(connection, samples.texts)[samples.text_id[here]] == text[there]
+    if names:
+        distinct, number = np.unique(np.array(plain_names(samples), dtype=object), return_inverse=True)
+        same &= _hash_texts(connection, distinct.tolist())[number[here]] == name[there]
     return PointDiff(
         added=np.setdiff1d(np.arange(len(samples)), here, assume_unique=True),
         changed=np.sort(here[~same]),

@@ -27,10 +27,11 @@ from callipper_db.grid import covers, ensure_grid, read_grid
 from callipper_db.progress import Reporter
 from callipper_trainer.data.source import POI_TABLE, Snapshot, Source, read_samples
 from callipper_trainer.embed import embed_places, embed_texts
+from callipper_trainer.kinds import KindRows, Kinds, read_kinds
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model_rows import LoadedModel, load_model
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff, compare_level, compare_points
-from callipper_trainer.refresh.write import RefreshPlan, version_locked, write_plan
+from callipper_trainer.refresh.write import Evidence, RefreshPlan, version_locked, write_plan
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder
 
 # In a lattice of larger cells a POI is one among many, and half of the city reads it.
@@ -154,6 +155,8 @@ def source_of(loaded: LoadedModel) -> Source:
         identifier=provenance.get("identifier"),
         geometry=provenance.get("geometry"),
         srid=loaded.srid,
+        name=provenance.get("name"),
+        names=provenance.get("names", Source.names),
         keep_outliers=provenance.get("keep_outliers", True),  # older versions were trained with them
         force_srid=True,
     )
@@ -211,8 +214,10 @@ class _Planner:
     def compute(self, nearby: bool) -> tuple[RefreshPlan, tuple[str, float] | None]:
         """What is to be written; and kind and size of the grid, where it lacks cells around POIs."""
         version, metres, reporter = self.loaded.version, self.samples.metres, self.reporter
-        found = compare_points(self.connection, version, self.samples)
+        kinds = read_kinds(self.connection, version)
+        found = compare_points(self.connection, version, self.samples, names=kinds is not None)
         lattices = self._compare_lattices()
+        evidence = None if kinds is None else self._find_kinds(kinds, found)
         words, texts = self._new_texts(found)
         text_vectors = embed_texts(self.trained, self._vectors(texts))
         grid, kind, size_m = read_grid(self.connection, version)
@@ -227,7 +232,7 @@ class _Planner:
         places = (grid, cells, cell_vectors, points, point_vectors)
         seed = self.loaded.config.seed
         plan = RefreshPlan(
-            version, seed, self.trained, self.samples, found, lattices, *places, words, texts, text_vectors
+            version, seed, self.trained, self.samples, found, lattices, *places, words, texts, text_vectors, evidence
         )
         return plan, None if covers(grid, metres, size_m) else (kind, size_m)
 
@@ -242,14 +247,27 @@ class _Planner:
         return [compare_level(number, *levels) for number, levels in enumerate(pairs)]
 
     def _codes(self) -> Array:
-        """(V, code) of the source's texts."""
+        """(V, code) of the source's texts that are no names."""
         assert self.trained.pyramid is not None
-        known, texts = self.cache.codes, self.samples.texts
+        known, numbers = self.cache.codes, np.unique(self.samples.text_id)
+        texts = [self.samples.texts[number] for number in numbers]
         missing = [text for text in texts if text not in known]
         fresh = self.trained.pyramid.codes(self._vectors(missing))
         known = known | dict(zip(missing, fresh, strict=True))
         self.cache.codes = {text: known[text] for text in texts}
-        return np.stack(list(self.cache.codes.values()))
+        codes = np.stack(list(self.cache.codes.values()))
+        result = np.zeros((len(self.samples.texts), codes.shape[1]), codes.dtype)  # a name has none
+        result[numbers] = codes
+        return result
+
+    def _find_kinds(self, kinds: Kinds, found: PointDiff) -> Evidence:
+        """Of which kinds the POIs are that were added or changed; a kind that is new to the version gets the next number."""
+        samples = self.samples.take(np.concatenate([found.added, found.changed]))
+        first, texts = len(kinds.names), samples.texts
+        named = [texts[number] for number in np.unique(samples.name_id) if number >= 0]
+        kinds.read_texts([texts[number] for number in np.unique(samples.text_id)])
+        kinds.read_named_texts(named, self._vectors(named), self._vectors)
+        return Evidence(kinds, KindRows.of(kinds, first, self._vectors), samples)
 
     def _new_texts(self, found: PointDiff) -> tuple[list[str], list[str]]:
         """Words that the vocabulary lacks; and these and the texts that the version may not know."""

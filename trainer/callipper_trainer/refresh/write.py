@@ -19,11 +19,21 @@ from callipper_db.tables import PARTITIONED
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.embed import embed_places
 from callipper_trainer.features import lattice_columns
+from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.publish import draw_sample, insert_texts
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff
 
 ANALYSE_FROM = 0.1  # of a table's rows written anew
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The kinds of the POIs that were added or changed."""
+
+    kinds: Kinds
+    new_kinds: KindRows
+    samples: Samples
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class RefreshPlan:
     words: list[str]  # new to the vocabulary
     texts: list[str]  # that may be new to the version, the words first
     text_vectors: Array  # (len(texts), 128)
+    evidence: Evidence | None = None  # None for a version of an earlier program, which has none
 
     @property
     def lattice_cells(self) -> int:
@@ -86,6 +97,7 @@ def write_plan(connection: Connection, plan: RefreshPlan) -> int:
     _write_lattices(connection, plan)
     _write_cells(connection, plan)
     _write_points(connection, plan)
+    _write_evidence(connection, plan)
     _write_sample(connection, plan)
     texts = _write_texts(connection, plan)
     _widen_extent(connection, plan)
@@ -137,17 +149,19 @@ def _write_points(connection: Connection, plan: RefreshPlan) -> None:
         "text": ("text", texts[samples.text_id[chosen]]),
         "geom": ("point", samples.lonlat[chosen]),
         "emb": ("vector", plan.point_vectors),
+        "name": ("text", [name.encode() for name in plain_names(samples.take(chosen))]),
         "as_before": ("int4", ~np.isin(chosen, np.concatenate([found.added, found.changed]))),
     }
-    types = "point_id int8, text text, geom @geometry, emb @vector, as_before int4"
+    types = "point_id int8, text text, geom @geometry, emb @vector, name text, as_before int4"
     with _temporary(connection, "point_change", types) as table:
         binary_copy.write_rows(connection, table, columns)
         _execute(
             connection,
             plan,
-            "INSERT INTO {point_embedding} AS e (version, point_id, text, geom, emb, trained)"
-            " SELECT {version}, point_id, text, geom, emb, as_before::boolean FROM pg_temp.point_change"
+            "INSERT INTO {point_embedding} AS e (version, point_id, text, geom, emb, name, trained)"
+            " SELECT {version}, point_id, text, geom, emb, name, as_before::boolean FROM pg_temp.point_change"
             " ON CONFLICT (point_id, version) DO UPDATE SET text = excluded.text, geom = excluded.geom, emb = excluded.emb,"
+            " name = excluded.name,"
             " trained = e.trained AND excluded.trained"
             " WHERE NOT excluded.trained OR e.emb OPERATOR(@extschema:vector@.<>) excluded.emb",
         )
@@ -157,6 +171,21 @@ def _write_points(connection: Connection, plan: RefreshPlan) -> None:
         ),
         [found.removed.tolist()],
     )
+
+
+def _write_evidence(connection: Connection, plan: RefreshPlan) -> None:
+    """The kinds of the POIs that differ."""
+    if plan.evidence is None:
+        return
+    write_kinds(connection, plan.version, plan.evidence.new_kinds)
+    gone = np.concatenate([plan.found.removed, plan.evidence.samples.point_id])
+    if len(gone):
+        connection.execute(
+            sql.SQL("DELETE FROM {} WHERE point_id = ANY(%s)").format(partitions.partition("point_kind", plan.version)),
+            [gone.tolist()],
+        )
+        write_point_kinds(connection, plan.version, plan.evidence.kinds, plan.evidence.samples)
+        connection.execute("SELECT callipper._count_evidence(%s)", [plan.version])
 
 
 def _write_sample(connection: Connection, plan: RefreshPlan) -> None:

@@ -1,0 +1,196 @@
+-- The evidence for an answer: which kinds of places a question asks for, which POIs are of these kinds, and where they stand
+-- together. An embedding finds what is alike; what an answer says rests on POIs that are there, and names them.
+
+-- The square of 100 m around each POI reaches 250 m: its neighbours, each with the share of its area that lies within.
+CREATE OR REPLACE FUNCTION callipper._squares_around() RETURNS TABLE (i integer, j integer, share float8)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 37 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT s.i, s.j, s.share FROM (
+            SELECT a.i, b.j, avg(CASE WHEN (a.i * 100 + x.m) ^ 2 + (b.j * 100 + y.m) ^ 2 <= 250 ^ 2 THEN 1.0 ELSE 0.0 END)::float8
+                AS share
+            FROM generate_series(-3, 3) AS a(i), generate_series(-3, 3) AS b(j),
+                generate_series(-45, 45, 10) AS x(m), generate_series(-45, 45, 10) AS y(m)
+            GROUP BY a.i, b.j
+        ) AS s WHERE s.share > 0;
+END
+$$;
+COMMENT ON FUNCTION callipper._squares_around() IS
+    'squares of 100 m within 250 m of the middle of one: their offsets, and the share of each that lies within';
+
+-- Counts what search() and describe() compare with: the POIs of each kind, and those around each square that has some. Called
+-- when a version is published or refreshed.
+CREATE OR REPLACE FUNCTION callipper._count_evidence(version integer) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE callipper.kind k SET pois = c.pois, own_pois = c.own_pois FROM (
+        SELECT k.kind_id, count(p.point_id) AS pois, count(p.point_id) FILTER (WHERE NOT p.by_name) AS own_pois
+        FROM callipper.kind k LEFT JOIN callipper.point_kind p ON p.version = k.version AND p.kind_id = k.kind_id
+        WHERE k.version = _count_evidence.version GROUP BY k.kind_id
+    ) AS c WHERE k.version = _count_evidence.version AND k.kind_id = c.kind_id
+        AND (k.pois, k.own_pois) IS DISTINCT FROM (c.pois, c.own_pois);
+    DELETE FROM callipper.poi_density d WHERE d.version = _count_evidence.version;
+    INSERT INTO callipper.poi_density (version, i, j, pois)
+        WITH square AS MATERIALIZED (
+            SELECT p.i, p.j, count(*)::float8 AS pois FROM callipper.point_kind p
+            WHERE p.version = _count_evidence.version AND NOT p.by_name GROUP BY p.i, p.j
+        ), spread AS (
+            SELECT s.i + a.i AS i, s.j + a.j AS j, sum(s.pois * a.share) AS pois
+            FROM square s CROSS JOIN callipper._squares_around() a GROUP BY 1, 2
+        )
+        SELECT _count_evidence.version, w.i, w.j, w.pois FROM spread w JOIN square s ON s.i = w.i AND s.j = w.j;
+END
+$$;
+COMMENT ON FUNCTION callipper._count_evidence(integer) IS 'count the POIs of each kind and around each square of a version';
+
+-- The kinds that a question asks for, each with a weight of at most 1. A kind is as near to a question as the nearest of its
+-- names and phrases. Kinds that are much farther than the nearest one do not count, and where none is near, none is asked for.
+-- A kind that no POI is of (any longer) would hide the next best. The numbers were chosen on the dev half of the benchmark of
+-- answers (docs/quality.md).
+CREATE OR REPLACE FUNCTION callipper._kinds_asked(version integer, question @extschema:vector@.vector)
+RETURNS TABLE (kind_id integer, weight float8)
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT k.kind_id, exp(20 * (k.likeness - k.nearest)) FROM (
+            SELECT p.kind_id, max(@extschema:vector@.inner_product(p.vec, question)) AS likeness,
+                max(max(@extschema:vector@.inner_product(p.vec, question))) OVER () AS nearest
+            FROM callipper.kind_phrase p JOIN callipper.kind t ON t.version = p.version AND t.kind_id = p.kind_id
+            WHERE p.version = _kinds_asked.version AND t.pois > 0 GROUP BY p.kind_id
+        ) AS k WHERE k.nearest >= 0.4 AND k.likeness >= k.nearest - 0.12;
+END
+$$;
+COMMENT ON FUNCTION callipper._kinds_asked(integer, @extschema:vector@.vector) IS
+    'kinds of places that a question asks for, by the sentence encoder''s vector of it, with weights';
+
+-- The POIs that a question asks for: those of the kinds, and those whose name holds all of its words. A kind that only the name
+-- of a POI suggests counts for less. A question without a word, such as '?', matches no name; PostgreSQL would give notice of it.
+CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
+RETURNS TABLE (point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, named boolean)
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 2000
+SET search_path = pg_catalog, pg_temp SET jit = off SET client_min_messages = warning AS $$
+DECLARE
+    by_name_alone constant float8 := exp(-1);
+BEGIN
+    RETURN QUERY EXECUTE format(
+        'SELECT r.point_id, r.easting, r.northing, r.i, r.j, max(r.weight), bool_or(r.named) FROM ('
+        '    SELECT p.point_id, p.easting, p.northing, p.i, p.j,'
+        '        a.weight * CASE WHEN p.by_name THEN $3 ELSE 1 END AS weight, false AS named'
+        '    FROM callipper._kinds_asked($1, $2) a JOIN callipper.%1$I p ON p.kind_id = a.kind_id'
+        '    UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 1.0::float8, true'
+        '    FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND NOT p.by_name'
+        '    WHERE to_tsvector(''simple''::regconfig, e.name) @@ $4'
+        ') r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j',
+        'point_kind_v' || version, 'point_embedding_v' || version
+    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000));
+END
+$$;
+COMMENT ON FUNCTION callipper._relevant_points(integer, @extschema:vector@.vector, text) IS
+    'POIs of a version that a question asks for, with weights of at most 1';
+
+-- Whether a version has evidence: those of earlier programs have none, and answer by their embeddings alone.
+CREATE OR REPLACE FUNCTION callipper._has_evidence(version integer) RETURNS boolean
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN to_regclass(format('callipper.%I', 'point_kind_v' || version)) IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION callipper._has_evidence(integer) IS 'whether a version knows the kinds of its POIs';
+
+-- A POI by its name and its text, as an answer gives it for a reason.
+CREATE OR REPLACE FUNCTION callipper._label(name text, content text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN $1 IS NULL OR $1 OPERATOR(pg_catalog.=) '' THEN pg_catalog.left($2, 60)
+        ELSE pg_catalog.concat(pg_catalog.left($1, 60), ' (', pg_catalog.left($2, 60), ')') END
+$$;
+COMMENT ON FUNCTION callipper._label(text, text) IS 'name and category of a POI in one text';
+
+-- The best cells by the evidence. Squares that hold most of what is asked for are rated by all of it within 250 m, against the
+-- POIs that are there at all; a prior of five keeps a lonely POI from winning by its purity. Of each square answers the cell
+-- that contains the middle of its relevant POIs. Within an area, only squares in its box compete, or a cell outside of it; a
+-- projection for one city has no numbers for the other side of the earth, so the box is cut to the city.
+CREATE OR REPLACE FUNCTION callipper._cells_by_evidence(
+    version integer, question @extschema:vector@.vector, words text, k integer, area @extschema:postgis@.geometry
+) RETURNS TABLE (
+    cell_id bigint, geom @extschema:postgis@.geometry, score float8, relevant integer, lift float8, because text
+)
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    reach_m constant float8 := 250;
+    srid constant integer := (SELECT m.srid FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
+    grid constant integer := (SELECT m.grid_id FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
+    pois constant float8 := (SELECT sum(t.own_pois) FROM callipper.kind t WHERE t.version = _cells_by_evidence.version);
+    size_m constant float8 := (SELECT g.size_m FROM callipper.grid g WHERE g.grid_id = grid);
+    around constant @extschema:postgis@.geometry
+        := (SELECT @extschema:postgis@.ST_Expand(m.extent, 1) FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
+    tried constant bigint := ceil((3 * k::bigint + 20) * least(greatest(1, size_m / 100) ^ 2, 1e6));  -- a cell may hold many squares
+    box @extschema:postgis@.geometry;
+BEGIN
+    IF area IS NOT NULL THEN
+        box := @extschema:postgis@.ST_Intersection(@extschema:postgis@.ST_Envelope(area), around);
+        box := @extschema:postgis@.ST_Transform(@extschema:postgis@.ST_Segmentize(box, 0.1), srid);
+        box := @extschema:postgis@.ST_Expand(@extschema:postgis@.ST_Envelope(box), 100 + 2 * size_m);
+    END IF;
+    RETURN QUERY EXECUTE format($query$
+        WITH relevant AS MATERIALIZED (
+            SELECT * FROM callipper._relevant_points($1, $2, $3)
+        ), total AS (
+            SELECT count(*)::float8 AS pois FROM relevant WHERE weight >= 0.3
+        ), square AS MATERIALIZED (
+            SELECT i, j, sum(weight) AS weight, sum(easting * weight) / sum(weight) AS easting,
+                sum(northing * weight) / sum(weight) AS northing
+            FROM relevant GROUP BY i, j
+        ), seed AS (
+            SELECT * FROM square
+            WHERE $4 IS NULL OR (easting BETWEEN @extschema:postgis@.ST_XMin($4) AND @extschema:postgis@.ST_XMax($4)
+                AND northing BETWEEN @extschema:postgis@.ST_YMin($4) AND @extschema:postgis@.ST_YMax($4))
+            ORDER BY weight DESC, i, j LIMIT greatest(1500, 5 * $5::bigint)
+        ), rated AS (
+            SELECT s.i, s.j, s.easting, s.northing, d.pois,
+                sum(o.weight * a.share) / (greatest(d.pois, 1) + 5.0::float8) ^ 0.6::float8 AS score
+            FROM seed s CROSS JOIN callipper._squares_around() a
+                JOIN square o ON o.i = s.i + a.i AND o.j = s.j + a.j
+                JOIN callipper.poi_density d ON d.version = $1 AND d.i = s.i AND d.j = s.j
+            GROUP BY s.i, s.j, s.easting, s.northing, d.pois
+            ORDER BY score DESC, s.i, s.j
+        ), found AS (
+            SELECT DISTINCT ON (c.cell_id) c.cell_id, c.geom, r.score, r.easting, r.northing, r.pois
+            FROM (SELECT * FROM rated ORDER BY score DESC, i, j LIMIT CASE WHEN $6 IS NULL THEN $11 END) r,
+                LATERAL (
+                    SELECT c.cell_id, c.geom FROM callipper.cell c
+                    WHERE c.grid_id = $7 AND @extschema:postgis@.ST_Intersects(c.geom, @extschema:postgis@.ST_Transform(
+                        @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_Point(r.easting, r.northing), $8), 4326))
+                    ORDER BY c.cell_id LIMIT 1
+                ) c
+            WHERE $6 IS NULL OR @extschema:postgis@.ST_Intersects(c.geom, $6)
+            ORDER BY c.cell_id, r.score DESC
+        )
+        SELECT f.cell_id, f.geom, f.score, b.relevant::integer,
+            b.relevant / greatest(f.pois, b.relevant, 1) / nullif((SELECT pois FROM total) / $9, 0), b.because
+        FROM (SELECT * FROM found ORDER BY score DESC, cell_id LIMIT $5) f, LATERAL (
+            SELECT count(*)::float8 AS relevant, (
+                SELECT string_agg(callipper._label(n.name, n.text), '; ' ORDER BY n.weight DESC, n.distance, n.point_id) FROM (
+                    SELECT e.name, e.text, max(t.weight) AS weight, min(t.distance) AS distance, min(e.point_id) AS point_id
+                    FROM (
+                        SELECT r.point_id, r.weight, point(r.easting, r.northing) <-> point(f.easting, f.northing) AS distance
+                        FROM relevant r WHERE r.weight >= 0.3
+                            AND point(r.easting, r.northing) <-> point(f.easting, f.northing) <= $10
+                        ORDER BY r.weight DESC, distance, r.point_id LIMIT 12
+                    ) t JOIN callipper.%1$I e ON e.point_id = t.point_id
+                    GROUP BY e.name, e.text ORDER BY max(t.weight) DESC, min(t.distance), min(e.point_id) LIMIT 3
+                ) n
+            ) AS because
+            FROM relevant r WHERE r.weight >= 0.3
+                AND point(r.easting, r.northing) <-> point(f.easting, f.northing) <= $10
+        ) b
+        ORDER BY f.score DESC, f.cell_id
+    $query$, 'point_embedding_v' || version
+    ) USING version, question, words, box, k, area, grid, srid, pois, reach_m, tried;
+END
+$$;
+COMMENT ON FUNCTION callipper._cells_by_evidence(
+    integer, @extschema:vector@.vector, text, integer, @extschema:postgis@.geometry
+) IS 'the cells of a version around which most of what a question asks for stands, best first, with the reasons';

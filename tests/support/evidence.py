@@ -1,0 +1,308 @@
+"""Versions with evidence: a small town made by hand, and what search() and describe() must say of it, computed in Python."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from callipper_db import binary_copy, partitions
+from callipper_db.arrays import Array
+from callipper_db.db import Connection
+from callipper_db.tables import DIMENSIONS
+from handmade import ORIGIN, Model, unit_vectors, write_model, write_sample
+
+REACH_M = 250.0
+SQUARE_M = 100.0
+QUESTIONS = ("pub", "park", "fresh fish", "school", "quiet street", "the old mill")
+KINDS = ("bakery", "bank", "cafe", "kiosk", "mill", "pub", "school", "shop", "waste basket")
+UNSAID = "waste basket"
+NAMES = ("", "", "The Old Mill", "Mill", "Station Road", "Fresh Fish & Chips", "Park", "O'Neill's; café")
+POIS = 700
+SIDE_M = 3_000.0
+
+
+class Reason(NamedTuple):
+    """What is said of a cell."""
+
+    score: float
+    relevant: int
+    lift: float
+    because: set[str]  # two POIs of a square are equally far from their middle: either may come first
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The kinds of a version's POIs, as the tables have them."""
+
+    names: list[str]  # (K,) of the kinds
+    said: list[bool]
+    phrases: list[Array]  # (K,) of (P, T) float64
+    point_id: Array  # (N,)
+    metres: Array  # (N, 2)
+    labels: list[tuple[str, str]]  # (N,) name, text
+    own: Array  # (N,) number of the kind of the category
+    by_name: list[set[int]]  # (N,) kinds that the name suggests
+
+    @classmethod
+    def read(cls, connection: Connection, version: int, dim: int) -> Evidence:
+        """What publishing left."""
+        kinds = connection.execute(
+            "SELECT name, said FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
+        ).fetchall()
+        query = sql.SQL("SELECT kind_id, vec FROM callipper.kind_phrase WHERE version = {}").format(
+            sql.Literal(version)
+        )
+        kind, vec = binary_copy.read_rows(connection, query, ["int4", "vector"], dim)
+        points = connection.execute(
+            "SELECT e.point_id, e.name, e.text, k.easting, k.northing, k.kind_id FROM callipper.point_embedding e"
+            " JOIN callipper.point_kind k USING (version, point_id) WHERE version = %s AND NOT by_name ORDER BY point_id",
+            [version],
+        ).fetchall()
+        row = {point[0]: number for number, point in enumerate(points)}
+        by_name: list[set[int]] = [set() for _ in points]
+        for point_id, kind_id in connection.execute(
+            "SELECT point_id, kind_id FROM callipper.point_kind WHERE version = %s AND by_name", [version]
+        ):
+            by_name[row[point_id]].add(kind_id)
+        return cls(
+            [name for name, _ in kinds],
+            [said for _, said in kinds],
+            [vec[kind == number].astype(np.float64) for number in range(len(kinds))],
+            np.array([point[0] for point in points]),
+            np.array([point[3:5] for point in points]),
+            [(point[1], point[2]) for point in points],
+            np.array([point[5] for point in points]),
+            by_name,
+        )
+
+    def of(self, number: int) -> set[int]:
+        """The kinds of a POI."""
+        return {int(self.own[number]), *self.by_name[number]}
+
+    def label(self, number: int) -> str:
+        """As a POI is named for a reason."""
+        name, text = self.labels[number]
+        return f"{name[:60]} ({text[:60]})" if name else text[:60]
+
+    # Search
+
+    def asked(self, question: Array) -> dict[int, float]:
+        """The kinds that a question (T,) asks for, with their weights."""
+        there = {kind for number in range(len(self.point_id)) for kind in self.of(number)}
+        likeness = [
+            float((phrases @ question).max()) if kind in there else -1.0 for kind, phrases in enumerate(self.phrases)
+        ]
+        best = max(likeness)
+        if best < 0.4:
+            return {}
+        return {
+            number: float(np.exp(20 * (cosine - best)))
+            for number, cosine in enumerate(likeness)
+            if cosine >= best - 0.12
+        }
+
+    def named(self, words: str) -> set[int]:
+        """The POIs whose name holds all of some words."""
+        wanted = set(words.lower().split())
+        spoken = [set("".join(c if c.isalnum() else " " for c in name.lower()).split()) for name, _ in self.labels]
+        return {number for number, words_there in enumerate(spoken) if wanted <= words_there}
+
+    def weights(self, question: Array, words: str) -> dict[int, float]:
+        """The POIs that a question asks for, with their weights."""
+        asked, result = self.asked(question), dict.fromkeys(self.named(words), 1.0)
+        for number in range(len(self.point_id)):
+            of = [asked[kind] * np.exp(-1.0) for kind in self.by_name[number] if kind in asked]
+            of += [asked[self.own[number]]] if self.own[number] in asked else []
+            if of:
+                result[number] = max([*of, result.get(number, 0.0)])
+        return result
+
+    def reasons(self, question: Array, words: str, size_m: float) -> dict[tuple[int, int], Reason]:
+        """What there is to say for each square cell (i, j) of a size, by its best square of 100 m."""
+        weight = self.weights(question, words)
+        square = {number: tuple(np.floor(place / SQUARE_M).astype(int)) for number, place in enumerate(self.metres)}
+        held: dict[Any, list[int]] = defaultdict(list)
+        for number in weight:
+            held[square[number]].append(number)
+        count: dict[Any, int] = defaultdict(int)
+        for place in square.values():
+            count[place] += 1
+        around = shares_around()
+        result: dict[tuple[int, int], Reason] = {}
+        total = sum(value >= 0.3 for value in weight.values())
+        for (i, j), numbers in held.items():
+            near = [(i + east, j + north, share) for (east, north), share in around.items()]
+            found = sum(share * weight[number] for a, b, share in near for number in held.get((a, b), []))
+            pois = sum(share * count[a, b] for a, b, share in near)
+            values = np.array([weight[number] for number in numbers])
+            middle = (self.metres[numbers] * values[:, None]).sum(axis=0) / values.sum()
+            score = found / (max(pois, 1) + 5) ** 0.6
+            cell = tuple(np.floor(middle / size_m).astype(int).tolist())
+            if cell in result and result[cell].score >= score:
+                continue
+            away = {number: float(np.linalg.norm(self.metres[number] - middle)) for number in weight}
+            there = [number for number in weight if weight[number] >= 0.3 and away[number] <= REACH_M]
+            lift = len(there) / max(pois, len(there), 1) / (total / len(self.point_id)) if total else 0.0
+            result[cell] = Reason(score, len(there), lift, self._because(there, weight, away))
+        return result
+
+    def _because(self, there: list[int], weight: dict[int, float], away: dict[int, float]) -> set[str]:
+        result = set()
+        for direction in (1, -1):
+            first = sorted(
+                there,
+                key=lambda number: (-weight[number], round(away[number], 5), direction * self.point_id[number]),
+            )[:12]
+            said = list(dict.fromkeys(self.label(number) for number in first))
+            result.add("; ".join(said[:3]))
+        return result
+
+    # Describe
+
+    def described(self, inside: list[int]) -> list[tuple[str, int, float, set[str]]]:
+        """The kinds that stand out among some POIs, best first: name, POIs, lift, and labels that the reason may name."""
+        city = len(self.point_id)
+        everywhere = [0] * len(self.names)
+        for number in range(city):
+            for kind in self.of(number):
+                everywhere[kind] += 1
+        shares = [count / city for count in everywhere]
+        own = [sum(self.own[number] == kind for number in inside) for kind in range(len(self.names))]
+        stands_out = {
+            kind
+            for kind in range(len(self.names))
+            if self.said[kind] and own[kind] and own[kind] / len(inside) >= 2 * shares[kind]
+        }
+        rows = []
+        for kind in range(len(self.names)):
+            counting = [
+                number
+                for number in inside
+                if self.own[number] == kind or (kind in self.by_name[number] and self.own[number] not in stands_out)
+            ]
+            if not self.said[kind] or not counting:
+                continue
+            lift = len(counting) / len(inside) / shares[kind]
+            shrunk = (len(counting) + 5 * shares[kind]) / (len(inside) + 5) / shares[kind]
+            if lift >= 2 and shrunk >= 1.2:
+                labels = {self.label(number) for number in counting}
+                rows.append((-len(counting) * np.log(shrunk), self.names[kind], len(counting), lift, labels))
+        return [row[1:] for row in sorted(rows, key=lambda row: (round(row[0], 9), row[1]))]
+
+
+def shares_around() -> dict[tuple[int, int], float]:
+    """Of the squares around one, which share lies within 250 m of its middle, by a hundred points of each."""
+    inner = np.arange(-45, 46, 10)
+    result = {}
+    for i in range(-3, 4):
+        for j in range(-3, 4):
+            share = float(np.mean(np.hypot(i * 100 + inner[:, None], j * 100 + inner[None]) <= 250))
+            if share:
+                result[i, j] = share
+    return result
+
+
+def write_town(connection: Connection, size_m: float = 100.0, seed: int = 0) -> tuple[Model, dict[str, Array]]:
+    """A version with evidence that is active, and what the sentence encoder makes of each question."""
+    random = np.random.default_rng(seed)
+    kind = random.integers(0, len(KINDS), POIS)
+    quarter = random.uniform(0, SIDE_M, (len(KINDS), 2))
+    spread = random.uniform(0, SIDE_M, (POIS, 2))
+    near = quarter[kind] + random.normal(0, 150, (POIS, 2))
+    metres = ORIGIN + np.where(random.random((POIS, 1)) < 0.5, near, spread)
+    model = write_model(connection, metres, size_m=size_m, texts=tuple(dict.fromkeys([*QUESTIONS, *KINDS])))
+    write_sample(connection, model, 200)
+    names = [NAMES[number] for number in random.integers(0, len(NAMES), POIS)]
+    ids = connection.execute(
+        "SELECT array_agg(point_id ORDER BY point_id) FROM callipper.point_embedding WHERE version = %s",
+        [model.version],
+    ).fetchone()
+    assert ids is not None
+    connection.execute(
+        "UPDATE callipper.point_embedding e SET name = p.name, text = p.text"
+        " FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS p(point_id, name, text)"
+        " WHERE e.point_id = p.point_id AND e.version = %s",
+        [ids[0], names, [KINDS[number] for number in kind], model.version],
+    )
+    _write_kinds(connection, model.version, random)
+    suggested = [(row, 4) for row, name in enumerate(names) if "Mill" in name and kind[row] != 4]
+    rows = np.array([*range(POIS), *(row for row, _ in suggested)])
+    _write_rows(
+        connection,
+        "point_kind",
+        model.version,
+        {
+            "point_id": ("int8", np.array(ids[0])[rows]),
+            "kind_id": ("int4", np.array([*kind.tolist(), *(number for _, number in suggested)])),
+            "by_name": ("bool", np.arange(len(rows)) >= POIS),
+            "easting": ("float8", metres[rows, 0]),
+            "northing": ("float8", metres[rows, 1]),
+        },
+    )
+    connection.execute("SELECT callipper._count_evidence(%s)", [model.version])
+    _write_location_encoder(connection, model.version)
+    return model, _write_questions(connection, model.version, seed)
+
+
+def _write_location_encoder(connection: Connection, version: int) -> None:
+    """One linear layer over sine waves, so that a place has an embedding."""
+    arch = {
+        "features": [{"kind": "grid", "divisors_m": [100.0, 1000.0]}],
+        "layers": [{"layer": "output", "activation": None}],
+        "dimensions": DIMENSIONS,
+    }
+    connection.execute("UPDATE callipper.model SET arch = %s WHERE version = %s", [Jsonb(arch), version])
+    columns: dict[str, tuple[str, Any]] = {
+        "version": ("int4", np.full(DIMENSIONS, version)),
+        "layer": ("text", [b"output"] * DIMENSIONS),
+        "neuron": ("int4", np.arange(DIMENSIONS)),
+        "weight": ("vector", unit_vectors(DIMENSIONS, 1, 8)),
+        "bias": ("float4", np.zeros(DIMENSIONS)),
+    }
+    binary_copy.write_rows(connection, sql.Identifier("callipper", "location_weight"), columns)
+
+
+def _write_kinds(connection: Connection, version: int, random: np.random.Generator) -> None:
+    numbers = np.arange(len(KINDS))
+    each = 3
+    vectors = unit_vectors(each * len(KINDS), int(random.integers(1000)), 4)
+    tables: dict[str, dict[str, tuple[str, Any]]] = {
+        "kind": {
+            "kind_id": ("int4", numbers),
+            "name": ("text", [name.encode() for name in KINDS]),
+            "said": ("bool", np.array([name != UNSAID for name in KINDS])),
+        },
+        "kind_phrase": {
+            "kind_id": ("int4", np.repeat(numbers, each)),
+            "phrase": ("text", [f"phrase {number}".encode() for number in range(each * len(KINDS))]),
+            "vec": ("vector", vectors),
+        },
+    }
+    for table, columns in tables.items():
+        count = len(columns["kind_id"][1])
+        columns = {"version": ("int4", np.full(count, version)), **columns}
+        binary_copy.write_rows(connection, sql.Identifier("callipper", table), columns)
+
+
+def _write_rows(connection: Connection, table: str, version: int, columns: dict[str, tuple[str, Any]]) -> None:
+    name = partitions.create_partition(connection, table, version)
+    count = len(next(iter(columns.values()))[1])
+    binary_copy.write_rows(connection, name, {"version": ("int4", np.full(count, version)), **columns})
+    partitions.attach_partition(connection, table, version)
+
+
+def _write_questions(connection: Connection, version: int, seed: int) -> dict[str, Array]:
+    vectors = unit_vectors(len(QUESTIONS), seed + 5000, 4)
+    for text, vector in zip(QUESTIONS, vectors, strict=True):
+        connection.execute(
+            "INSERT INTO callipper.text_vector (text_encoder_id, text, vec)"
+            " SELECT text_encoder_id, %s, %s::real[]::vector FROM callipper.model WHERE version = %s"
+            " ON CONFLICT DO NOTHING",
+            [text, vector.tolist(), version],
+        )
+    return dict(zip(QUESTIONS, vectors.astype(np.float64), strict=True))

@@ -1,0 +1,173 @@
+"""Of which kinds POIs are: by their category, and by what their name suggests to an encoder whose vectors are made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from callipper_db import place_words
+from callipper_db.arrays import Array
+from callipper_trainer.data.samples import Samples
+from callipper_trainer.kinds import CLOSE, MOST_BY_NAME, KindRows, Kinds, plain_names
+
+OTHER = "Retailers - other"  # the thesaurus reads it as "shop"
+AXES = {"bicycle shop": 0, "bakery": 1, "florist": 2, "butcher": 3, "shop": 4, "cafe": 5}
+
+
+def vector(**shares: float) -> Array:
+    """(9,) the cosine to some of AXES, by their names with _ for a space; the rest of the length is of no kind."""
+    result = np.zeros(9)
+    for name, share in shares.items():
+        result[AXES[name.replace("_", " ")]] = share
+    result[7] = np.sqrt(1 - result @ result)
+    return result
+
+
+def encode(texts: list[str]) -> Array:
+    """Each name of AXES has an axis of its own, and any other text one that no question has. Not of unit length."""
+    return 3 * np.array([np.eye(9)[AXES.get(text, 8)] for text in texts])
+
+
+def names_of_kinds() -> list[str]:
+    """What a name is compared with."""
+    asked: list[str] = []
+
+    def listen(texts: list[str]) -> Array:
+        asked.extend(texts)
+        return encode(texts)
+
+    Kinds().read_named_texts(["Library Bus Stop, shop"], vector()[None], listen)
+    return asked
+
+
+def samples(*pois: tuple[str, str | None]) -> Samples:
+    """POIs of (category, name)."""
+    texts = [category for category, _ in pois]
+    texts += [f"{name}, {category}" for category, name in pois if name]
+    texts = list(dict.fromkeys(texts))
+    name_id = [texts.index(f"{name}, {category}") if name else -1 for category, name in pois]
+    text_id = np.array([texts.index(category) for category, _ in pois])
+    places = np.arange(2.0 * len(pois)).reshape(-1, 2)
+    return Samples(np.arange(1, len(pois) + 1), places, places, text_id, texts, 32631, np.array(name_id))
+
+
+def read(pois: Samples, **vectors: Array) -> Kinds:
+    """The kinds of some POIs, with the vectors of names; a name that has none is like no kind."""
+    kinds = Kinds()
+    kinds.read_texts([pois.texts[number] for number in np.unique(pois.text_id)])
+    named = [pois.texts[number] for number in np.unique(pois.name_id) if number >= 0]
+    kinds.read_named_texts(
+        named, np.array([vectors.get(text.split(",")[0].split()[0], vector()) for text in named]), encode
+    )
+    return kinds
+
+
+def kinds_of(pois: Samples, kinds: Kinds) -> list[tuple[int, str, bool]]:
+    """(row of the POI, kind, whether the name says so)."""
+    return [
+        (row, kinds.names[number], by_name)
+        for row, number, by_name in zip(*(column.tolist() for column in kinds.rows(pois)), strict=True)
+    ]
+
+
+def test_every_poi_is_of_the_kind_of_its_category() -> None:
+    pois = samples(("bicycle_shop", None), ("Bicycle shops", None), ("dragon lair", None), (OTHER, "Smith"))
+    kinds = read(pois)
+    assert kinds_of(pois, kinds) == [
+        (0, "bicycle shop", False),
+        (1, "bicycle shop", False),
+        (2, "dragon lair", False),
+        (3, "shop", False),
+    ]
+    assert kinds.names == ["bicycle shop", "dragon lair", "shop"]
+
+
+def test_a_name_suggests_kinds() -> None:
+    pois = samples((OTHER, "Evans Cycles"), (OTHER, "Smith"), (OTHER, None), ("florist", "Evans Blooms"))
+    kinds = read(pois, Evans=vector(bicycle_shop=0.7, bakery=CLOSE - 0.01))
+    assert kinds_of(pois, kinds)[4:] == [(0, "bicycle shop", True), (3, "bicycle shop", True)]
+
+
+def test_the_kind_of_the_category_is_not_said_twice() -> None:
+    pois = samples(("bicycle_shop", "Evans Cycles"))
+    assert kinds_of(pois, read(pois, Evans=vector(bicycle_shop=0.9))) == [(0, "bicycle shop", False)]
+
+
+def test_a_name_suggests_no_more_kinds_than_the_limit() -> None:
+    angles = {"florist": 20, "bicycle shop": 0, "butcher": 30, "bakery": 10}  # degrees from the name
+    assert len(angles) > MOST_BY_NAME and np.cos(np.radians(30)) > CLOSE
+    turned = np.radians([angles.get(name, 90) for name in names_of_kinds()])
+    pois = samples((OTHER, "All"))
+    kinds = read(pois)
+    kinds.read_named_texts(
+        [f"All, {OTHER}"], np.array([[1.0, 0.0]]), lambda _: np.stack([np.cos(turned), np.sin(turned)], 1)
+    )
+    assert kinds_of(pois, kinds)[1:] == [(0, "bicycle shop", True), (0, "bakery", True), (0, "florist", True)]
+
+
+@pytest.mark.parametrize("category", ["bus stop", "bench", "car park", "bus_stop"])
+def test_the_name_of_a_bus_stop_says_nothing_of_it(category: str) -> None:
+    pois = samples((category, "Evans Cycles"), (OTHER, "Evans Cycles"))
+    kinds = read(pois, Evans=vector(bicycle_shop=0.9))
+    assert kinds_of(pois, kinds) == [
+        (0, place_words.reading(category), False),
+        (1, "shop", False),
+        (1, "bicycle shop", True),
+    ]
+
+
+def test_no_name_is_read_as_a_bus_stop() -> None:
+    """A kind that is called after what is near is never what a name suggests."""
+    asked = set(names_of_kinds())
+    assert {"bicycle shop", "museum", "science museum"} <= asked
+    assert not {"bus stop", "bench", "railway station", "car park"} & asked
+
+
+def test_a_category_of_several_kinds_is_a_kind_that_people_ask_for_by_the_phrases_of_each() -> None:
+    pois = samples(("Bakery/florist", "Evans"))
+    kinds = read(pois, Evans=vector(bakery=0.9))
+    assert kinds_of(pois, kinds) == [(0, "bakery or florist", False), (0, "bakery", True)]
+    phrases = kinds.phrases(0)
+    assert phrases[0] == "bakery or florist"
+    for part in ("bakery", "florist"):
+        assert set(phrases) & set(place_words.phrases(part))
+    assert phrases[1:] == place_words.phrases("Bakery/florist")
+
+
+def test_names_and_phrases_of_kinds() -> None:
+    kinds = read(samples(("bicycle_shop", None), ("dragon lair", None)))
+    assert kinds.phrases(0)[0] == "bicycle shop"
+    assert set(kinds.phrases(0)) == {"bicycle shop", *place_words.phrases("bicycle shop")}
+    assert kinds.phrases(1) == ["dragon lair"]
+
+
+@pytest.mark.parametrize(
+    ("category", "said"),
+    [
+        ("bakery", True),
+        ("bench", False),
+        ("dragon lair", True),
+        ("Bakery/florist", True),
+        ("a quiet corner behind the old mill", False),
+    ],
+)
+def test_what_describe_may_say(category: str, said: bool) -> None:
+    assert read(samples((category, None))).is_said(0) is said
+
+
+def test_rows_of_new_kinds_go_on_with_the_numbers() -> None:
+    kinds = Kinds(["cafe", "bakery"])
+    kinds.read_texts(["Cafes", "dragon lair", "bakery", "florist"])
+    assert kinds.of_text == {"Cafes": 0, "dragon lair": 2, "bakery": 1, "florist": 3}
+    rows = KindRows.of(kinds, 2, encode)
+    assert (rows.numbers, rows.names, rows.said) == ([2, 3], ["dragon lair", "florist"], [True, True])
+    assert [phrase for number, phrase in rows.phrases if number == 2] == ["dragon lair"]
+    assert len(rows.vectors) == len(rows.phrases)
+    np.testing.assert_allclose(np.linalg.norm(rows.vectors, axis=1), 1, rtol=1e-6)
+    (florist,) = [place for place, phrase in enumerate(rows.phrases) if phrase == (3, "florist")]
+    assert rows.vectors[florist].argmax() == AXES["florist"]
+
+
+def test_names_as_the_source_has_them() -> None:
+    pois = samples(("cafe", "A, B, cafe"), ("cafe", None), ("cafe", "cafe"), ("Bakery, old", "Bun, Bakery, old"))
+    assert plain_names(pois) == ["A, B, cafe", "", "cafe", "Bun, Bakery, old"]

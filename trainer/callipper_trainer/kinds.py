@@ -1,0 +1,203 @@
+"""Kinds of places: of which kinds each POI is, by its category and by its name. What search() and describe() say rests on it.
+
+The thesaurus (callipper_db/place_words.py) names the kinds and the phrases by which people ask for them. A category is found
+there by its spelling, or is a kind of its own. A name suggests a kind where the sentence encoder puts the two close together:
+'Evans Cycles, Retailers - other' is a bicycle shop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from psycopg import sql
+
+from callipper_db import partitions, place_words
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import write_rows
+from callipper_db.db import Connection
+from callipper_db.tables import SCHEMA
+from callipper_trainer.data.samples import Samples
+
+CLOSE = 0.65  # cosine of "name, category" to a kind's name, from which the name suggests the kind (docs/experiments.md)
+MOST_BY_NAME = 3  # kinds that one name suggests
+LONGEST_WORDS = 4  # a longer category is a description, which nobody says for a word
+ROWS = 2048  # texts compared at once
+
+Encode = Callable[[list[str]], Array]  # (V,) texts -> (V, T), the sentence encoder's vectors
+
+
+@dataclass
+class Kinds:
+    """The kinds of a version by number, and the kinds of its texts."""
+
+    names: list[str] = field(default_factory=list)
+    category: dict[int, str] = field(default_factory=dict)  # kind -> a category text that it comes from, if it does
+    of_text: dict[str, int] = field(default_factory=dict)  # category text -> its kind
+    of_named_text: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # "name, category" -> kinds that the name suggests
+
+    def __post_init__(self) -> None:
+        self.number = {name: number for number, name in enumerate(self.names)}
+
+    def add(self, name: str) -> int:
+        """The number of a kind, which is made where it is new."""
+        if name not in self.number:
+            self.number[name] = len(self.names)
+            self.names.append(name)
+        return self.number[name]
+
+    def read_texts(self, texts: list[str]) -> None:
+        """Find the kinds of category texts."""
+        for text in texts:
+            self.of_text[text] = number = self.add(place_words.reading(text))
+            self.category.setdefault(number, text)
+
+    def read_named_texts(self, named_texts: list[str], vectors: Array, encode: Encode) -> None:
+        """Find the kinds that texts "name, category" suggest, from their vectors (V, T)."""
+        if not named_texts:
+            return
+        kinds = [kind for kind in place_words.load_thesaurus().kinds.values() if not kind.named_after]
+        spelt = [
+            (name, number) for number, kind in enumerate(kinds) for name in (kind.name, *kind.also, *kind.narrower)
+        ]
+        starts = np.flatnonzero(np.diff([number for _, number in spelt], prepend=-1))
+        names, vectors = _unit(encode([name for name, _ in spelt])), _unit(vectors)
+        for start in range(0, len(named_texts), ROWS):
+            close = np.maximum.reduceat(vectors[start : start + ROWS] @ names.T, starts, axis=1)  # (B, kinds)
+            best = np.argsort(-close, axis=1, kind="stable")[:, :MOST_BY_NAME]
+            for row, text in enumerate(named_texts[start : start + ROWS]):
+                self.of_named_text[text] = [
+                    self.add(kinds[number].name) for number in best[row] if close[row, number] >= CLOSE
+                ]
+
+    def rows(self, samples: Samples) -> tuple[Array, Array, Array]:
+        """Of each sample its kinds: (R,) rows of the samples, (R,) kinds, and (R,) whether the name says so."""
+        texts, own = samples.texts, np.zeros(len(samples.texts), np.int32)
+        for number in np.unique(samples.text_id):
+            own[number] = self.of_text[texts[number]]
+        row, kind = [np.arange(len(samples))], [own[samples.text_id]]
+        named = samples.name_id >= 0
+        by_name = {
+            int(number): self.of_named_text.get(texts[number], []) for number in np.unique(samples.name_id[named])
+        }
+        for place in range(MOST_BY_NAME):
+            suggested = np.full(len(texts) + 1, -1, np.int32)
+            for number, found in by_name.items():
+                if len(found) > place:
+                    suggested[number] = found[place]
+            chosen = suggested[samples.name_id]  # the last for -1, no name
+            use = np.flatnonzero((chosen >= 0) & (chosen != kind[0]) & self._names_count(samples))
+            row.append(use)
+            kind.append(chosen[use])
+        lengths = [len(part) for part in row]
+        return np.concatenate(row), np.concatenate(kind), np.arange(sum(lengths)) >= lengths[0]
+
+    def _names_count(self, samples: Samples) -> Array:
+        """(N,) whether a sample's name says something of itself: a bus stop's is that of what is near."""
+        counts = np.ones(len(samples.texts), bool)
+        for number in np.unique(samples.text_id):
+            found = place_words.kind_of(samples.texts[number])
+            counts[number] = found is None or not found.named_after
+        result: Array = counts[samples.text_id]
+        return result
+
+    def phrases(self, number: int) -> list[str]:
+        """The names and phrases by which people ask for a kind, its own name first."""
+        name = self.names[number]
+        return list(dict.fromkeys([name, *place_words.phrases(self.category.get(number, name))]))
+
+    def is_said(self, number: int) -> bool:
+        """Whether describe() may say the kind's name."""
+        found = place_words.kind_of(self.names[number])
+        return found.said if found else len(self.names[number].split()) <= LONGEST_WORDS
+
+
+def plain_names(samples: Samples) -> list[str]:
+    """(N,) the POIs' own names, '' for none: a named text is 'name, category'."""
+    texts = samples.texts
+    return [
+        texts[named].removesuffix(f", {texts[text]}") if named >= 0 else ""
+        for named, text in zip(samples.name_id.tolist(), samples.text_id.tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class KindRows:
+    """Kinds that are to be written, with the vectors of their phrases."""
+
+    numbers: list[int]
+    names: list[str]
+    said: list[bool]
+    phrases: list[tuple[int, str]]  # number of the kind, and one of its phrases
+    vectors: Array  # (phrases, T), unit length
+
+    @classmethod
+    def of(cls, kinds: Kinds, first: int, encode: Encode) -> KindRows:
+        """The kinds from number `first` on."""
+        numbers = list(range(first, len(kinds.names)))
+        phrases = [(number, phrase) for number in numbers for phrase in kinds.phrases(number)]
+        distinct = list(dict.fromkeys(phrase for _, phrase in phrases))
+        row = {phrase: place for place, phrase in enumerate(distinct)}
+        vectors = _unit(encode(distinct))[[row[phrase] for _, phrase in phrases]] if phrases else np.empty((0, 0))
+        said = [kinds.is_said(number) for number in numbers]
+        return cls(numbers, [kinds.names[number] for number in numbers], said, phrases, vectors)
+
+
+def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
+    """Write kinds and their phrases."""
+    if not rows.numbers:
+        return
+    write_rows(
+        connection,
+        sql.Identifier(SCHEMA, "kind"),
+        {
+            "version": ("int4", np.full(len(rows.numbers), version)),
+            "kind_id": ("int4", np.array(rows.numbers)),
+            "name": ("text", [name.encode() for name in rows.names]),
+            "said": ("bool", np.array(rows.said)),
+        },
+    )
+    write_rows(
+        connection,
+        sql.Identifier(SCHEMA, "kind_phrase"),
+        {
+            "version": ("int4", np.full(len(rows.phrases), version)),
+            "kind_id": ("int4", np.array([number for number, _ in rows.phrases])),
+            "phrase": ("text", [phrase.encode() for _, phrase in rows.phrases]),
+            "vec": ("vector", rows.vectors),
+        },
+    )
+
+
+def write_point_kinds(connection: Connection, version: int, kinds: Kinds, samples: Samples) -> None:
+    """Write of which kinds some samples are, into the version's partition."""
+    row, kind, by_name = kinds.rows(samples)
+    write_rows(
+        connection,
+        partitions.partition("point_kind", version),
+        {
+            "version": ("int4", np.full(len(row), version)),
+            "point_id": ("int8", samples.point_id[row]),
+            "kind_id": ("int4", kind),
+            "by_name": ("bool", by_name),
+            "easting": ("float8", samples.metres[row, 0]),
+            "northing": ("float8", samples.metres[row, 1]),
+        },
+    )
+
+
+def read_kinds(connection: Connection, version: int) -> Kinds | None:
+    """The kinds of a published version, by number; None for one without, of an earlier program."""
+    rows = connection.execute(
+        "SELECT name FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
+    ).fetchall()
+    return Kinds([str(name) for (name,) in rows]) if rows else None
+
+
+def _unit(vectors: Array) -> Array:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: Array = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return result
