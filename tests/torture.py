@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,14 +40,14 @@ GATE = 0x0CA1_0099  # advisory lock at which commits wait
 TARGETS = ("client", "backend", "server")
 PHASES = ("on the way", "commit")
 # How many rounds of 300; the slower a command, the fewer.
-SHARES = {"load": 60, "activate": 60, "drop": 45, "refresh": 45, "train": 30, "init": 30, "encoder install": 30}
+SHARES = {"load": 60, "activate": 60, "drop": 46, "refresh": 46, "train": 30, "init": 30, "encoder install": 28}
 # Where a command is held on its way: a relation that it locks, reads or writes.
 WAY = {
     "load": ("poi",),
-    "activate": ("model",),
+    "activate": ("model", "change"),
     "drop": ("model",),
     "refresh": ("poi", "context_cell"),
-    "train": ("poi", "text_vector", "cell", "context_cell", "cell_embedding"),
+    "train": ("poi", "text_vector", "cell", "context_cell", "cell_embedding", "change"),
     "init": ("model",),
     "encoder install": ("text_norm", "text_token"),
 }
@@ -68,7 +68,11 @@ CREATE EVENT TRIGGER torture_init ON ddl_command_end WHEN TAG IN ('GRANT')
     EXECUTE FUNCTION torture.wait_at_the_end_of_init();
 """
 # Tables whose rows a command writes: their trigger waits when it commits.
-GATED = ("poi", "model", "text_encoder")
+GATED = {
+    "poi": "INSERT OR UPDATE OR DELETE",
+    "model": "INSERT OR UPDATE OR DELETE",
+    "text_encoder": "INSERT",  # train and refresh also update it, in a transaction of its own before theirs
+}
 
 
 @dataclass
@@ -104,9 +108,9 @@ class Town:
         self.file.write_text("id,category,lon,lat\n" + "".join(f"{n},cafe,5.12{n:03},52.09\n" for n in range(500)))
         with psycopg.connect(self.dsn) as connection:
             connection.execute(GATES.encode())
-            for table in GATED:
+            for table, events in GATED.items():
                 connection.execute(
-                    f"CREATE CONSTRAINT TRIGGER torture AFTER INSERT OR UPDATE OR DELETE ON callipper.{table}"
+                    f"CREATE CONSTRAINT TRIGGER torture AFTER {events} ON callipper.{table}"
                     " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION torture.wait()".encode()
                 )
 
@@ -279,22 +283,27 @@ def settle(dsn: str) -> None:
         wait_for(lambda: connection.execute(f"SELECT 1 {others}".encode()).fetchone() is None)
 
 
-def rounds(kills: int) -> list[tuple[str, str, str]]:
+def rounds(kills: int, commands: Sequence[str]) -> list[tuple[str, str, str]]:
     """(command, phase, target) of each, half of them in the commit phase, the targets in turn."""
     found = []
-    for command, share in SHARES.items():
-        count = max(2, round(share * kills / sum(SHARES.values())))
+    for command in commands:
+        count = 2 * max(1, round(SHARES[command] * kills / sum(SHARES[name] for name in commands) / 2))
         found += [(command, PHASES[number % 2], TARGETS[number // 2 % 3]) for number in range(count)]
     return found
 
 
 def torture(
-    kills: int, minutes: float, seed: int, home: Path, say: Callable[[str], None]
+    kills: int,
+    minutes: float,
+    seed: int,
+    home: Path,
+    say: Callable[[str], None],
+    commands: Sequence[str] = tuple(SHARES),
 ) -> dict[tuple[str, str], Tally]:
     """Kill so often, or until the time is over; what has become of it, by command and phase."""
     chance, until = random.Random(seed), time.monotonic() + 60 * minutes
     tallies: dict[tuple[str, str], Tally] = {}
-    plan = rounds(kills)
+    plan = rounds(kills, commands)
     chance.shuffle(plan)
     town = Town(home)
     try:
@@ -330,6 +339,7 @@ def main() -> None:
     """Parse, torture, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--commands", nargs="+", choices=SHARES, default=list(SHARES), metavar="COMMAND")
     parser.add_argument("--minutes", type=float, default=20, help="stop after so many")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
@@ -343,7 +353,7 @@ def main() -> None:
     say(f"seed {options.seed}")
     began = time.monotonic()
     try:
-        tallies = torture(options.kills, options.minutes, options.seed, home, say)
+        tallies = torture(options.kills, options.minutes, options.seed, home, say, options.commands)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     say(table(tallies))

@@ -15,7 +15,7 @@ from processes import wait_for
 def locked(dsn: str, relation: str) -> Iterator[Callable[[], None]]:
     """Nobody gets through this relation of the schema. Yields what waits until someone tries."""
     with psycopg.connect(dsn) as connection:
-        statement = "SELECT FROM callipper.{} LIMIT 1" if relation == "cells" else "LOCK TABLE callipper.{} IN {} MODE"
+        statement = "LOCK TABLE callipper.{} IN {} MODE"
         mode = sql.SQL("ACCESS EXCLUSIVE" if relation in ("poi", "text_vector") else "SHARE")
         connection.execute(sql.SQL(statement).format(sql.Identifier(relation), mode))
         query = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"

@@ -47,7 +47,7 @@ def succeeds(dsn: str, folder: Path) -> None:
     assert contents(dsn) == before
 
 
-# Reading, encoding; then the grid, the weights, the texts, the cells, the points, and at the end what announces the change.
+# Reading, encoding; then the grid, the weights, the texts, the cells, the points, and the announcement at the very end.
 @pytest.mark.parametrize("relation", ["poi", "text_vector", "cell", "context_cell", "cell_embedding", "change"])
 def test_kill_leaves_the_active_model_as_it_was(module_town: str, tmp_path: Path, relation: str) -> None:
     before = contents(module_town)
@@ -83,7 +83,7 @@ def test_kill_during_an_epoch_and_resume(town: str, tmp_path: Path) -> None:
 def test_ctrl_c_during_publishing(module_town: str, tmp_path: Path) -> None:
     before = contents(module_town)
     with training(module_town, tmp_path, "--epochs", "2") as run:
-        with locked(module_town, "cells") as wait_until_held:
+        with locked(module_town, "change") as wait_until_held:
             wait_until_held()
             assert run.end(signal.SIGINT) == 1
         assert run.complaint.strip() == "Aborted!"
@@ -150,7 +150,7 @@ def test_a_lost_connection_is_one_sentence(module_town: str, tmp_path: Path, rel
 
 def test_two_runs_at_once(town: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        with locked(town, "cells") as wait_until_held:
+        with locked(town, "change") as wait_until_held:
             first = stack.enter_context(training(town, tmp_path / "first", "--epochs", "1"))
             wait_until_held()
             with training(town, tmp_path / "second", "--epochs", "1") as second:
@@ -180,7 +180,7 @@ def test_kill_of_the_server(shared_town: str, open_folder: Path, tmp_path: Path)
         server.start()
         before = contents(dsn)
         assert before["active"] == [(1, "active")]
-        with training(dsn, tmp_path, "--epochs", "2") as run, locked(dsn, "cells") as wait_until_held:
+        with training(dsn, tmp_path, "--epochs", "2") as run, locked(dsn, "change") as wait_until_held:
             wait_until_held()
             kill_server(server)
             assert run.end() == 1

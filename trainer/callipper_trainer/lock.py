@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 
@@ -43,7 +43,11 @@ def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[Callab
         try:
             yield check
         finally:
-            connection.close()  # ends the transaction; where the connection was lost, what was done holds all the same
+            # Closing alone lets the lock go when the server notices, so that a next run could find it taken. Where the
+            # connection was lost, what was done holds all the same.
+            with suppress(psycopg.Error):
+                connection.rollback()
+            connection.close()
 
 
 def _take(connection: db.Connection, *, wait: bool, reporter: Reporter) -> None:
