@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from callipper_db import db, schema, search
+from callipper_db import schema, search
 from callipper_db.cli.main import main
 from handmade import ORIGIN, Model, write_model
 from sessions import user_session
@@ -201,7 +201,7 @@ def test_describe(run: Any, shared_town: str) -> None:
 
 def test_a_model_without_evidence(run: Any, town: str) -> None:
     """One of an earlier program: cells come with what is near, and words are said by their similarity."""
-    with db.session(town) as connection:
+    with user_session(town) as connection:
         connection.execute("DROP TABLE callipper.point_kind_v1")
         connection.execute("DELETE FROM callipper.kind")
     lines = run("query", "cafe", "--dsn", town, "-k", "3").stdout.splitlines()
@@ -243,7 +243,7 @@ def test_describe_says_why_it_says_nothing(run: Any, shared_town: str, place: st
 
 
 def test_a_name_with_brackets_is_printed_as_it_is(run: Any, database: str, model: Model) -> None:
-    with db.session(database) as connection:
+    with user_session(database) as connection:
         connection.execute("UPDATE callipper.poi SET name = '[/b][red]Inn'")
     assert "[/b][red]Inn" in run("query", "pub", "--dsn", database).stdout
 

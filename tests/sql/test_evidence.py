@@ -18,6 +18,7 @@ from callipper_db.arrays import Array
 from conftest import _database
 from evidence import KINDS, QUESTIONS, REACH_M, SIDE_M, UNSAID, Evidence, Reason, write_town
 from handmade import ORIGIN, SRID, Model
+from sessions import user_connection, user_session
 
 TIE = 1e-5  # scores closer than this, relatively, are the same: densities are float32
 SIZES = {"squares": 100.0, "large cells": 330.0}
@@ -53,7 +54,7 @@ class Town:
 def made(request: pytest.FixtureRequest, cluster_dsn: str, template_database: str) -> Iterator[tuple[str, Town]]:
     size_m = SIZES[request.param]
     with _database(cluster_dsn, template_database) as dsn:
-        with db.session(dsn) as connection:
+        with user_session(dsn) as connection:
             model, questions = write_town(connection, size_m)
             cells = connection.execute("SELECT i, j, cell_id FROM callipper.cell").fetchall()
             evidence = Evidence.read(connection, model.version, 4)
@@ -68,7 +69,7 @@ def town(made: tuple[str, Town]) -> Town:
 @pytest.fixture
 def asking(made: tuple[str, Town]) -> Iterator[db.Connection]:
     """A transaction in the town that is rolled back."""
-    connection = db.connect(made[0])
+    connection = user_connection(made[0])
     try:
         yield connection
     finally:

@@ -114,7 +114,7 @@ def _reason(error: BadSource | BadExtent | NotEnoughData, srid: int) -> str:
 def _stage_file(connection: db.Connection, source: LabelSource, path: Path) -> str:
     """Put the file's rows into a table of the session's own; returns the query that yields number, answer and geom."""
     connection.execute(LABEL_ROW)
-    connection.execute(TO_POINT)
+    connection.execute(connection.named(TO_POINT))
     with open_reader(path) as reader:
         reader.look()
         columns = [_named(source, reader, column) for column in source.columns]
