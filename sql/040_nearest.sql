@@ -25,8 +25,10 @@ BEGIN
         within := @extschema:postgis@.ST_CurveToLine(within, float8 '32', 0, 0);
     END IF;
     within := @extschema:postgis@.ST_Transform(within, 4326);
-    IF @extschema:postgis@.ST_XMax(within) > 180 OR @extschema:postgis@.ST_XMin(within) < -180 THEN
-        within := @extschema:postgis@.ST_WrapX(@extschema:postgis@.ST_WrapX(within, 180, -360), -180, 360);
+    IF @extschema:postgis@.ST_XMax(within::@extschema:postgis@.box3d) > 180
+        OR @extschema:postgis@.ST_XMin(within::@extschema:postgis@.box3d) < -180 THEN
+        within := @extschema:postgis@.ST_WrapX(within, float8 '180', float8 '-360');
+        within := @extschema:postgis@.ST_WrapX(within, float8 '-180', float8 '360');
     END IF;
     RETURN within;
 END

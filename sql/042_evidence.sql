@@ -125,13 +125,13 @@ DECLARE
     pois constant float8 := (SELECT sum(t.own_pois) FROM callipper.kind t WHERE t.version = _cells_by_evidence.version);
     size_m constant float8 := (SELECT g.size_m FROM callipper.grid g WHERE g.grid_id = grid);
     around constant @extschema:postgis@.geometry
-        := (SELECT @extschema:postgis@.ST_Expand(m.extent, 1) FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
+        := (SELECT @extschema:postgis@.ST_Expand(m.extent, float8 '1') FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
     tried constant bigint := ceil((3 * k::bigint + 20) * least(greatest(1, size_m / 100) ^ 2, 1e6));  -- a cell may hold many squares
     box @extschema:postgis@.geometry;
 BEGIN
     IF area IS NOT NULL THEN
-        box := @extschema:postgis@.ST_Intersection(@extschema:postgis@.ST_Envelope(area), around);
-        box := @extschema:postgis@.ST_Transform(@extschema:postgis@.ST_Segmentize(box, 0.1), srid);
+        box := @extschema:postgis@.ST_Intersection(@extschema:postgis@.ST_Envelope(area), around, float8 '-1');
+        box := @extschema:postgis@.ST_Transform(@extschema:postgis@.ST_Segmentize(box, float8 '0.1'), srid);
         box := @extschema:postgis@.ST_Expand(@extschema:postgis@.ST_Envelope(box), 100 + 2 * size_m);
     END IF;
     RETURN QUERY EXECUTE format($query$
@@ -145,8 +145,12 @@ BEGIN
             FROM relevant GROUP BY i, j
         ), seed AS (
             SELECT * FROM square
-            WHERE $4 IS NULL OR (easting BETWEEN @extschema:postgis@.ST_XMin($4) AND @extschema:postgis@.ST_XMax($4)
-                AND northing BETWEEN @extschema:postgis@.ST_YMin($4) AND @extschema:postgis@.ST_YMax($4))
+            WHERE $4 IS NULL OR (
+                easting BETWEEN @extschema:postgis@.ST_XMin($4::@extschema:postgis@.box3d)
+                    AND @extschema:postgis@.ST_XMax($4::@extschema:postgis@.box3d)
+                AND northing BETWEEN @extschema:postgis@.ST_YMin($4::@extschema:postgis@.box3d)
+                    AND @extschema:postgis@.ST_YMax($4::@extschema:postgis@.box3d)
+            )
             ORDER BY weight DESC, i, j LIMIT greatest(1500, 5 * $5::bigint)
         ), rated AS (
             SELECT s.i, s.j, s.easting, s.northing, d.pois,
@@ -162,7 +166,7 @@ BEGIN
                 LATERAL (
                     SELECT c.cell_id, c.geom FROM callipper.cell c
                     WHERE c.grid_id = $7 AND @extschema:postgis@.ST_Intersects(c.geom, @extschema:postgis@.ST_Transform(
-                        @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_Point(r.easting, r.northing), $8), 4326))
+                        @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_MakePoint(r.easting::float8, r.northing::float8), $8), 4326))
                     ORDER BY c.cell_id LIMIT 1
                 ) c
             WHERE $6 IS NULL OR @extschema:postgis@.ST_Intersects(c.geom, $6)

@@ -12,7 +12,7 @@ DECLARE
     reach_m constant float8 := CASE WHEN is_area THEN 0 ELSE 250 END;
     srid constant integer := (SELECT m.srid FROM callipper.model m WHERE m.version = _kinds_here.version);
     city constant @extschema:postgis@.geometry
-        := (SELECT @extschema:postgis@.ST_Expand(m.extent, 1) FROM callipper.model m WHERE m.version = _kinds_here.version);
+        := (SELECT @extschema:postgis@.ST_Expand(m.extent, float8 '1') FROM callipper.model m WHERE m.version = _kinds_here.version);
     here @extschema:postgis@.geometry;
     box @extschema:postgis@.geometry;
 BEGIN
@@ -26,7 +26,7 @@ BEGIN
         WITH near AS MATERIALIZED (
             SELECT p.kind_id, p.by_name, p.point_id,
                 @extschema:postgis@.ST_Distance(@extschema:postgis@.ST_SetSRID(
-                    @extschema:postgis@.ST_Point(p.easting, p.northing), $2), $1) AS distance
+                    @extschema:postgis@.ST_MakePoint(p.easting::float8, p.northing::float8), $2), $1) AS distance
             FROM callipper.%I p
             WHERE p.i BETWEEN $3 AND $4 AND p.j BETWEEN $5 AND $6
         ), inside AS (
@@ -39,8 +39,10 @@ BEGIN
         GROUP BY n.kind_id, own.kind_id
     $query$, 'point_kind_v' || version)
     USING here, srid,
-        floor(@extschema:postgis@.ST_XMin(box) / 100)::integer, floor(@extschema:postgis@.ST_XMax(box) / 100)::integer,
-        floor(@extschema:postgis@.ST_YMin(box) / 100)::integer, floor(@extschema:postgis@.ST_YMax(box) / 100)::integer,
+        floor(@extschema:postgis@.ST_XMin(box::@extschema:postgis@.box3d) / 100)::integer,
+        floor(@extschema:postgis@.ST_XMax(box::@extschema:postgis@.box3d) / 100)::integer,
+        floor(@extschema:postgis@.ST_YMin(box::@extschema:postgis@.box3d) / 100)::integer,
+        floor(@extschema:postgis@.ST_YMax(box::@extschema:postgis@.box3d) / 100)::integer,
         reach_m;
 END
 $$;

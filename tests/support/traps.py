@@ -28,6 +28,7 @@ LIKE = {  # types that a call may have in place of the declared one
     "oid": ("int4", "int8", "regclass"),
     "regclass": ("oid", "text"),
     "regprocedure": ("oid", "text"),
+    "box3d": ("{geometry}",),
 }
 ELEMENTS = (
     "int4",
@@ -123,7 +124,10 @@ def _variants(kinds: list[str], types: list[str], variadic: bool, vector: str, g
             )
             for element in elements
         ]
-    choices = [(type_, *LIKE.get(kind, ())) for kind, type_ in zip(kinds, types, strict=False)]
+    choices = [
+        (type_, *(like.format(geometry=geometry) for like in LIKE.get(kind, ())))
+        for kind, type_ in zip(kinds, types, strict=False)
+    ]
     return list(islice(product(*choices), MOST))
 
 
