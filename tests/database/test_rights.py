@@ -1,0 +1,145 @@
+"""Who may do what: the owner of the schema, a trainer whom the owner has made a member, a reader, and a stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from test_schema import PASSWORD, execute, role
+
+from callipper_db import models, schema
+from callipper_db.errors import NoRightToCreate
+from handmade import write_model
+from sessions import user_session
+
+OWNER, TRAINER, READER, STRANGER = "owner", "trainer", "reader", "stranger"
+EVERYONE = {OWNER, TRAINER, READER, STRANGER}
+ASKS = {OWNER, TRAINER, READER}
+CHANGES = {OWNER, TRAINER}
+HERE = "ST_SetSRID(ST_Point(3, 49.6), 4326)"
+
+# What is done -> by whom it may be done.
+RIGHTS: dict[str, set[str]] = {
+    # Questions
+    "SELECT cell_id, geom, emb FROM callipper.cells": ASKS,
+    "SELECT point_id, name, text, emb FROM callipper.points": ASKS,
+    "SELECT callipper.text_embed('pub')": ASKS,
+    "SELECT callipper.text_embed('pub', 1)": ASKS,
+    "SELECT callipper.search_points('pub', 3)": ASKS,
+    f"SELECT callipper.loc_support({HERE})": ASKS,
+    "SELECT version, status FROM callipper.model": ASKS,
+    "SELECT name FROM callipper.poi": ASKS,
+    # What no answer shows
+    "SELECT FROM callipper.location_weight": CHANGES,
+    "SELECT FROM callipper.text_projection": CHANGES,
+    "SELECT FROM callipper.text_weight": CHANGES,
+    "SELECT FROM callipper.context_cell": CHANGES,
+    "SELECT FROM callipper.cell_embedding": CHANGES,
+    "SELECT key FROM callipper.signing_key": CHANGES,
+    "SELECT FROM callipper.poi_change": CHANGES,
+    "SELECT callipper._encode_text('pub', 1)": set(),  # nobody in this database has installed the encoder
+    "SELECT callipper._sign('pub', 1, '[1]')": CHANGES,
+    # POIs
+    "INSERT INTO callipper.poi (source, source_id, geom) VALUES ('mine', '1', " + HERE + ")": CHANGES,
+    "UPDATE callipper.poi SET name = 'mine'": CHANGES,
+    "DELETE FROM callipper.poi": CHANGES,
+    "TRUNCATE callipper.poi": CHANGES,
+    # Models
+    "SELECT callipper.activate(2)": CHANGES,
+    "SELECT callipper.drop_model(2)": CHANGES,
+    "SELECT callipper._announce_change()": CHANGES,
+    "SELECT callipper._set_newest(2, 1)": CHANGES,
+    "SELECT callipper._empty_partitions(2, '1 s')": CHANGES,
+    "SELECT callipper._drop_leftovers()": CHANGES,
+    "UPDATE callipper.model SET status = 'ready'": CHANGES,
+    "UPDATE callipper.change SET transaction_id = 1": CHANGES,
+    "UPDATE callipper.text_encoder SET max_tokens = 3": CHANGES,
+    "DELETE FROM callipper.cell_embedding": CHANGES,
+    "DELETE FROM callipper.text_token": CHANGES,
+    "LOCK TABLE callipper.model IN ACCESS EXCLUSIVE MODE": CHANGES,
+    "LOCK TABLE callipper.training_lock IN SHARE UPDATE EXCLUSIVE MODE": CHANGES,
+    # The schema
+    "CREATE TABLE callipper.mine (x int)": CHANGES,
+    "CREATE FUNCTION callipper.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'": CHANGES,
+    "CREATE OR REPLACE FUNCTION callipper._newest_version() RETURNS int LANGUAGE sql IMMUTABLE STRICT AS 'SELECT 2'": CHANGES,
+    "ALTER TABLE callipper.cell_embedding_v2 RENAME TO mine": CHANGES,
+    "CREATE OR REPLACE VIEW callipper.training_lock AS SELECT 'mine'::text AS purpose": CHANGES,
+    "DROP SCHEMA callipper CASCADE": CHANGES,
+    "GRANT callipper_reader TO PUBLIC": set(),  # the role belongs to the server
+    # Elsewhere
+    "CREATE FUNCTION public.text_embed(text) RETURNS int LANGUAGE sql AS 'SELECT 1'": {STRANGER, OWNER, TRAINER},
+    "CREATE TEMPORARY TABLE cells (cell_id bigint)": EVERYONE,
+}
+
+
+@pytest.fixture(scope="module")
+def people(cluster_dsn: str, template_database: str) -> Iterator[dict[str, str]]:
+    """Who -> the DSN by which they come. The owner is no superuser; the stranger may create in public, where PostGIS lives."""
+    from conftest import _database
+
+    with ExitStack() as stack:
+        names = {who: stack.enter_context(role(cluster_dsn, f"callipper_{who}")) for who in sorted(EVERYONE)}
+        dsn = stack.enter_context(_database(cluster_dsn, "template0"))
+        execute(dsn, "CREATE EXTENSION postgis", "CREATE EXTENSION vector")
+        with user_session(dsn) as admin:
+            database = sql.Identifier(admin.info.dbname)
+            admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(names[OWNER])))
+        execute(
+            dsn,
+            f'GRANT CREATE ON SCHEMA public TO "{names[STRANGER]}"',
+            f'GRANT "{names[OWNER]}" TO "{names[TRAINER]}"',
+        )
+        found = {who: make_conninfo(dsn, user=name, password=PASSWORD) for who, name in names.items()}
+        report = schema.init(found[OWNER])
+        assert any(names[STRANGER] in note for note in report.notes)
+        with user_session(found[OWNER]) as connection:
+            write_model(connection)
+            write_model(connection, seed=1, activate=False)
+        execute(dsn, f'GRANT callipper_reader TO "{names[READER]}"')
+        yield found
+
+
+@pytest.mark.parametrize("who", sorted(EVERYONE))
+@pytest.mark.parametrize("action", RIGHTS)
+def test_who_may_do_what(people: dict[str, str], action: str, who: str) -> None:
+    """Each in a transaction that is rolled back."""
+    with psycopg.connect(people[who]) as connection:
+        refused = None
+        try:
+            connection.execute(action.encode())
+        except psycopg.errors.InsufficientPrivilege as error:
+            refused = error
+        except psycopg.Error as error:
+            assert not RIGHTS[action], error
+            refused = error
+        finally:
+            connection.rollback()
+    assert (refused is None) == (who in RIGHTS[action]), refused
+
+
+@pytest.mark.parametrize("who", sorted(EVERYONE))
+def test_who_may_run_the_commands(people: dict[str, str], who: str) -> None:
+    if who in CHANGES:
+        schema.init(people[who])
+        models.activate_model(people[who], 2)
+        models.activate_model(people[who], 1)
+    else:
+        with pytest.raises(NoRightToCreate, match="change the schema callipper"):
+            schema.init(people[who])
+
+
+def test_a_function_runs_in_nobodys_name_but_its_owners(people: dict[str, str]) -> None:
+    """The functions with the owner's rights are the owner's, who is no superuser, and are pinned to a safe search_path."""
+    with user_session(people[OWNER]) as connection:
+        rows = connection.execute(
+            "SELECT p.proname, r.rolsuper, p.proconfig::text FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner"
+            " WHERE p.pronamespace = 'callipper'::regnamespace AND p.prosecdef"
+        ).fetchall()
+    assert len(rows) > 5
+    for name, is_superuser, settings in rows:
+        assert not is_superuser, name
+        assert '"search_path=pg_catalog, pg_temp"' in settings, name
