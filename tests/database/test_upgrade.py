@@ -148,7 +148,7 @@ def test_sizes_of_the_lattices_are_read_from_the_model(database: str) -> None:
     code = replace(whole.text_code, weight=whole.text_code.weight[:8], bias=whole.text_code.bias[:8])
     codes_only = replace(whole, text_code=code, prior=2.0, kinds_from_m=400.0)
     sizes_m = [50.0, 200.0, 400.0, 1600.0]
-    width = sum(codes_only.sums(size_m) + 1 for size_m in sizes_m)
+    width = sum(codes_only.sum_width(size_m) + 1 for size_m in sizes_m)
     with user_session(database) as connection:
         # What is stored of the lattices, cut down by SQL alone.
         connection.execute(

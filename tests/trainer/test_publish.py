@@ -279,5 +279,5 @@ def test_a_run_that_starts_over_says_so(town: str, tmp_path: Path) -> None:
     train_town(town, tmp_path, replace(OTHER, epochs=1), reporter)
     assert reporter.epochs == [1]
     assert reporter.notes == [
-        f"An unfinished run was found ({tmp_path / 'checkpoint.pt'}) and is started over; --resume goes on with it."
+        f"{tmp_path / 'checkpoint.pt'} holds an unfinished run. This run starts over; --resume continues that one."
     ]

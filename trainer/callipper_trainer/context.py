@@ -1,9 +1,8 @@
-"""What lies around a place: a pyramid of POI counts and text codes, as features of the location encoder.
+"""The context of a place: POI counts and text codes in a pyramid of lattices, as features of the location encoder.
 
-A coordinate alone tells a network where it is, not what is there, so it can only memorise. PostGIS knows what is there:
-square lattices of 12.5, 25, ... 12,800 m hold, per cell, the number of POIs and the sum of their texts' codes; a point reads
-from each level the bilinear mix of its four nearest cells. Of what a code tells, the mean says what the POIs around are like,
-and from 100 m up the number of each kind says how many of it there are.
+A network that reads only coordinates can only memorise. So it also reads which POIs are near. Square lattices of 12.5, 25, ...
+12,800 m hold, per cell, the number of POIs and the sum of their text codes. A place reads from each lattice a bilinear mix of
+its four nearest cells. The mean code describes the POIs; lattices from 100 m up also count the POIs of each kind.
 """
 
 from __future__ import annotations
@@ -19,59 +18,59 @@ from threadpoolctl import threadpool_limits
 from callipper_db.arrays import Array
 from callipper_trainer.config import TrainConfig
 
-ROWS = 4096  # points that a thread looks up at once
-THREADS = 8  # at most
+ROWS = 4096  # places that a thread looks up at once
+MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
 class TextCode:
-    """A short linear code of the sentence encoder's vectors: their principal components over the training POIs."""
+    """A short linear code of a sentence vector: its principal components over the training POIs."""
 
     weight: Array  # (C, T) float32
     bias: Array  # (C,) float32
 
     def __call__(self, vectors: Array) -> Array:
         """(V, T) -> (V, C) float32."""
-        # In float64, so that a text has the same code whatever texts are coded beside it: refresh compares sums of them.
+        # In float64, so that a text's code does not depend on the other texts of the call: refresh compares sums of codes.
         code: Array = (vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias).astype(np.float32)
         return code
 
 
 @dataclass(frozen=True)
 class KindCode:
-    """Groups of like texts, K of them: a text is of the kind whose linear map of the sentence encoder's vector is largest."""
+    """K groups of similar texts. The kind of a text is the group with the nearest centre."""
 
     weight: Array  # (K, T) float32, the centres
-    bias: Array  # (K,) float32, minus half their squared lengths: so the largest is the nearest
+    bias: Array  # (K,) float32, minus half their squared lengths: the largest product is then the nearest centre
 
     def __call__(self, vectors: Array) -> Array:
-        """(V, T) -> (V, K) float32, one 1 a row."""
-        near = vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
-        kinds: Array = np.eye(len(self.weight), dtype=np.float32)[near.argmax(axis=1)]
+        """(V, T) -> (V, K) float32, one-hot."""
+        nearness = vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
+        kinds: Array = np.eye(len(self.weight), dtype=np.float32)[nearness.argmax(axis=1)]
         return kinds
 
 
 def fit_kinds(text_vectors: Array, text_count: Array, most: int) -> KindCode:
-    """At most `most` kinds, by k-means over (V, T) texts. A text counts as the root of its number of POIs, (V,)."""
+    """At most `most` kinds, by k-means over (V, T) texts. Each text weighs the square root of its number of POIs, (V,)."""
     distinct, inverse = np.unique(text_vectors, axis=0, return_inverse=True)
     weight = np.bincount(inverse.reshape(-1), weights=np.sqrt(text_count), minlength=len(distinct))
     centres, weight = distinct[weight > 0], weight[weight > 0]
     if len(centres) > most:
-        with threadpool_limits(1):  # threads would add up in another order each time
+        with threadpool_limits(1):  # several threads would add in a different order each time
             means = KMeans(most, n_init=1, max_iter=50, tol=0, random_state=0, algorithm="lloyd")
             centres = means.fit(centres, sample_weight=weight).cluster_centers_.astype(np.float32)
     return KindCode(centres, -(centres.astype(np.float64) ** 2).sum(axis=1).astype(np.float32) / 2)
 
 
 def fit_text_code(text_vectors: Array, text_count: Array, size: int) -> TextCode:
-    """The first `size` principal components of (V, T) texts that (V,) POIs carry; zeros where there are fewer components."""
+    """The first `size` principal components of (V, T) texts with (V,) POIs each; zeros when there are fewer components."""
     count = text_count.astype(np.float64)
     vectors = text_vectors.astype(np.float64)
     mean = count @ vectors / count.sum()
     centred = vectors - mean
     values, components = np.linalg.eigh((centred * count[:, None]).T @ centred / count.sum())
     components = components[:, ::-1][:, :size].T
-    # An eigenvector's sign is arbitrary; its largest entry decides, so that runs agree.
+    # The sign of an eigenvector is arbitrary. Make its largest entry positive, so that all runs agree.
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
     components = components * np.sign(largest)
     components[values[::-1][: len(components)] < 1e-9] = 0
@@ -88,14 +87,14 @@ class Level:
     key: Array  # (M,) int64, see cell_key
     ij: Array  # (M, 2) int64
     count: Array  # (M,) float32, POIs
-    code_sum: Array  # (M, C) float32; in lattices that count kinds (M, C + K), the POIs of each kind last
+    code_sum: Array  # (M, C) float32; (M, C + K) in lattices that count kinds, the counts last
 
 
 @dataclass(frozen=True)
 class Pyramid:
     """The lattices over the training POIs, and the codes of their texts.
 
-    Its sizes are its own, and not this module's: a model that an earlier program made is read as it was made.
+    It keeps its own sizes. So a model of an earlier program keeps the sizes that it was trained with.
     """
 
     text_code: TextCode
@@ -106,43 +105,43 @@ class Pyramid:
 
     @property
     def code_size(self) -> int:
-        """Numbers of a text's code."""
+        """C, the length of a text's code."""
         return len(self.text_code.weight)
 
     @property
     def width(self) -> int:
-        """Number of features."""
+        """The number of features of a place."""
         return sum(level.code_sum.shape[1] + 1 for level in self.levels)
 
     @property
     def counts_kinds(self) -> Array:
-        """(width,) which features are numbers of POIs of a kind."""
+        """(width,) whether a feature is the count of a kind."""
         return np.concatenate([np.arange(level.code_sum.shape[1] + 1) > self.code_size for level in self.levels])
 
-    def sums(self, size_m: float) -> int:
-        """How many numbers a lattice with cells of this size sums up: the code, and in large cells the kinds."""
+    def sum_width(self, size_m: float) -> int:
+        """The length of a cell's sum in a lattice of this size: C, or C + K from `kinds_from_m` up."""
         return self.code_size + (len(self.kind_code.weight) if size_m >= self.kinds_from_m else 0)
 
     def codes(self, vectors: Array) -> Array:
-        """(V, T) vectors of texts -> (V, C + K) what the lattices sum up."""
+        """(V, T) sentence vectors -> (V, C + K), what the lattices sum."""
         codes: Array = np.concatenate([self.text_code(vectors), self.kind_code(vectors)], axis=1)
         return codes
 
-    def over(self, metres: Array, codes: Array) -> Pyramid:
-        """The same lattices over other POIs: (N, 2) metres from the origin and the codes of each."""
-        return self.with_levels([level.size_m for level in self.levels], metres, codes)
+    def rebuild(self, metres: Array, codes: Array) -> Pyramid:
+        """The same lattices over N other POIs: (N, 2) metres from the origin, (N, C + K) codes."""
+        return self.build_levels([level.size_m for level in self.levels], metres, codes)
 
-    def with_levels(self, sizes_m: list[float], metres: Array, codes: Array) -> Pyramid:
-        """The same codes, with lattices of these cells over POIs."""
-        levels = [build_level(size_m, metres, codes[:, : self.sums(size_m)]) for size_m in sizes_m]
+    def build_levels(self, sizes_m: list[float], metres: Array, codes: Array) -> Pyramid:
+        """The same codes, with new lattices of these sizes over N POIs."""
+        levels = [build_level(size_m, metres, codes[:, : self.sum_width(size_m)]) for size_m in sizes_m]
         return replace(self, levels=levels)
 
     def features(self, metres: Array, own_code: Array | None = None, without: Array | None = None) -> Array:
-        """(N, 2) metres from the origin -> (N, width) float32: per level the mean code, log(1 + number of POIs) around a
-        point, and in large cells the same of each kind.
+        """(N, 2) metres from the origin -> (N, width) float32: per lattice the mean code and log(1 + POIs), and in lattices
+        that count kinds log(1 + POIs of the kind) for each.
 
-        own_code: (N, C + K), for POIs that are in the pyramid: each one's own part is taken out, exactly; where
-        `without`, (N,) bool, is given, only of these.
+        own_code: (N, C + K), the codes of places that are POIs of the pyramid. Each POI's own part is subtracted, exactly;
+        with `without`, (N,) bool, only where it is true.
         """
         result = np.empty((len(metres), self.width), np.float32)
 
@@ -153,60 +152,59 @@ class Pyramid:
             np.concatenate(blocks, axis=1, out=result[rows])
 
         starts = range(0, len(metres), ROWS)
-        if len(starts) < 2:  # often from a thread already
+        if len(starts) < 2:  # no pool: the caller is often a thread already
             for start in starts:
                 fill(start)
         else:
-            with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+            with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
                 list(threads.map(fill, starts))
         return result
 
     def _level_features(self, level: Level, metres: Array, own: tuple[Array, Array | float] | None) -> Array:
         """(B, 2) -> (B, C + 1 + K)."""
-        count, code = around(level, metres, own)
+        count, code = bilinear_sums(level, metres, own)
         mean = code[:, : self.code_size] / (count + self.prior)[:, None]
         kinds = np.maximum(code[:, self.code_size :], 0)
         return np.column_stack([mean, np.log1p(count), np.log1p(kinds)]).astype(np.float32)
 
 
 def build_pyramid(metres: Array, text_id: Array, text_vectors: Array, config: TrainConfig) -> Pyramid:
-    """The pyramid over N places: metres (N, 2) from the origin, text_id (N,) into text_vectors (V, T)."""
+    """The pyramid over N POIs. metres: (N, 2) from the origin; text_id: (N,) rows of text_vectors, (V, T)."""
     empty = fit_pyramid(text_vectors, np.bincount(text_id, minlength=len(text_vectors)), config)
     codes = empty.codes(text_vectors)[text_id]
-    return empty.with_levels(config.lattice_sizes(), metres, codes)
+    return empty.build_levels(config.lattice_sizes(), metres, codes)
 
 
 def fit_pyramid(text_vectors: Array, text_count: Array, config: TrainConfig) -> Pyramid:
-    """The codes of (V, T) texts that (V,) POIs carry; without lattices yet."""
+    """The codes fitted to (V, T) texts with (V,) POIs each; no lattices yet."""
     text_code = fit_text_code(text_vectors, text_count, config.code_size)
     kind_code = fit_kinds(text_vectors, text_count, config.kinds)
     return Pyramid(text_code, kind_code, [], config.prior, config.kinds_from_m)
 
 
 def build_level(size_m: float, metres: Array, codes: Array, sums: type = np.float32) -> Level:
-    """One lattice; sums: np.float64 where they are to be added to others, since rounded sums would add up to another.
-
-    codes: (N, W) of the POIs, what this lattice sums up.
+    """One lattice over N POIs. codes: (N, W), what it sums. sums: np.float64 when the caller adds the sums to others,
+    because sums of rounded sums differ.
     """
     ij = np.floor(metres / size_m).astype(np.int64)
     key, first, inverse = np.unique(cell_key(ij), return_index=True, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     starts = np.searchsorted(inverse[order], np.arange(len(key)))
-    # Sums in float64, in the order of the rows: the same POIs give the same bits.
+    # In float64 and in row order: the same POIs give the same bits.
     code_sum = np.add.reduceat(codes[order].astype(np.float64), starts, axis=0)
     return Level(size_m, key, ij[first], np.bincount(inverse).astype(np.float32), code_sum.astype(sums))
 
 
 def cell_key(ij: Array) -> Array:
-    """(..., 2) cell numbers -> (...,) one int64 each."""
+    """(..., 2) int64 cell numbers (i, j) -> (...,) int64, sorted as (i, j)."""
     key: Array = ij[..., 0] * (1 << 32) + ij[..., 1]
     return key
 
 
-def around(level: Level, metres: Array, own: tuple[Array, Array | float] | None) -> tuple[Array, Array]:
-    """(B, 2) -> number of POIs (B,) and sum of their codes (B, W), float64: the bilinear mix of the four nearest cells.
+def bilinear_sums(level: Level, metres: Array, own: tuple[Array, Array | float] | None) -> tuple[Array, Array]:
+    """(B, 2) metres -> POIs (B,) and sum of codes (B, W), float64, mixed bilinearly from the four nearest cells.
 
-    own: the code of the POI at each place, and how much of it is left out, 0 to 1.
+    own: the code of the POI at each place, (B, C + K), and the share of it to subtract, (B,) or one number, 0 to 1.
     """
     position = metres / level.size_m - 0.5  # cell centres are whole numbers here
     corner = np.floor(position)
@@ -227,4 +225,4 @@ def around(level: Level, metres: Array, own: tuple[Array, Array | float] | None)
             share = weight * (ij == own_cell).all(axis=1) * left_out
             count -= share
             code -= share[:, None] * own_code[:, : code.shape[1]]
-    return np.maximum(count, 0), code  # of nothing the subtraction leaves a little
+    return np.maximum(count, 0), code  # rounding can leave an empty place a little below zero

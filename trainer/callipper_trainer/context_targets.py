@@ -1,9 +1,8 @@
-"""What an embedding must tell beside its text: what lies around the place, at every scale.
+"""What an embedding must predict in addition to its text: the context of the place, in lattices of 100 m and more.
 
-A contrast with texts keeps of a place what tells one category from another, and lets go of the rest, on which land use and
-income hang. So a linear layer, dropped after training, has to read off the embedding the features of the coarser lattices: the
-mean text code around, and how many POIs of each kind there are. It has to do so at places without POIs too, since most of a
-city is such.
+The contrast with texts keeps only what separates categories. Land use and income depend on more than that. So during training
+a linear layer predicts the features of the coarser lattices from the embedding: the mean text code, and the number of POIs of
+each kind. It also does so at random places without a POI, because most of a city has none. The layer is dropped afterwards.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from callipper_trainer.context import Pyramid
 
 
 def target_columns(pyramid: Pyramid, from_m: float) -> int:
-    """How many of the context's features, the last ones, are targets."""
+    """W, how many context features are targets. They are the last ones."""
     return sum(level.code_sum.shape[1] + 1 for level in pyramid.levels if level.size_m >= from_m)
 
 
 def target_weights(pyramid: Pyramid, config: TrainConfig) -> Array:
-    """(W,) factors of the numbers that are targets: their squares, of mean 1, are what each error counts."""
+    """(W,) factors on the targets. A factor's square is the weight of the target's squared error; the weights' mean is 1."""
     columns = target_columns(pyramid, config.targets_from_m)
     counts = np.where(pyramid.counts_kinds[-columns:], config.kind_weight, 1.0)
     weights: Array = np.sqrt(counts / counts.mean()).astype(np.float32)
@@ -29,7 +28,7 @@ def target_weights(pyramid: Pyramid, config: TrainConfig) -> Array:
 
 
 def draw_background(pyramid: Pyramid, pois: int, config: TrainConfig) -> Array:
-    """(N, 2) metres from the origin: places anywhere in the city, half as many as there are POIs, within bounds."""
+    """(N, 2) metres from the origin: random places in the city. N follows from the number of POIs, see TrainConfig."""
     count, random = config.background_for(pois), config.background_places_random()
     level = min(pyramid.levels, key=lambda level: abs(level.size_m - config.background_m))
     cells = level.ij[random.integers(len(level.ij), size=count)]

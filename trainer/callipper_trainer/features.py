@@ -1,10 +1,10 @@
-"""What the location encoder reads of a place, by kind. A kind is one class here and one function in sql/030_loc_embed.sql.
+"""The kinds of features that the location encoder reads. A kind is one class here and one function in sql/030_loc_embed.sql.
 
-The class has all of the kind: the numbers in torch, its entry in model.arch, and its rows in the database, out and back.
-docs/feature-kinds.md says how to add one. A model that is stored must stay readable: a change of what a kind's numbers mean is
-a new kind, and the old one stays (tests/database/test_upgrade.py).
+The class holds everything about the kind: its numbers in torch, its entry in model.arch, and how its rows are written and read.
+docs/feature-kinds.md says how to add a kind. Stored models must stay readable. So never change what the numbers of a kind mean:
+add a new kind and keep the old one (tests/database/test_upgrade.py).
 
-Shapes: B places a batch, F frequencies, C numbers of the context.
+Shapes: B places per batch, F frequencies, C context features.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import KindCode, Level, Pyramid, TextCode, cell_key
 from callipper_trainer.weight_rows import Columns, WeightRows
 
-MINIMUM_DEVIATION = 1e-6  # a number that varies less says nothing, and is left out
+MINIMUM_DEVIATION = 1e-6  # a feature that varies less is constant; standardised, it is 0
 
 
 class Feature(nn.Module):
-    """One kind of numbers about a place."""
+    """One kind of features of a place."""
 
     kind: ClassVar[str]  # its name in model.arch
-    keys: ClassVar[frozenset[str]]  # all that its entry there says, beside `kind`
-    looked_up: ClassVar[bool] = False  # whether its numbers are made before the network runs, and come with the batch
-    width: int  # numbers a place
+    keys: ClassVar[frozenset[str]]  # the keys of its entry in model.arch, without `kind`
+    looked_up: ClassVar[bool] = False  # True: the batch brings the numbers; False: forward() computes them
+    width: int  # numbers per place
 
     def forward(self, metres: Tensor, context: Tensor | None) -> Tensor:
         """(B, 2) float64 metres from the model's origin, (B, C) looked-up numbers -> (B, width) float32."""
         raise NotImplementedError
 
     def entry(self) -> dict[str, Any]:
-        """What model.arch says of it: all that its SQL function needs but for its rows."""
+        """Its entry in model.arch: what its SQL function needs in addition to its rows."""
         raise NotImplementedError
 
     def write(self, rows: WeightRows) -> None:
@@ -45,15 +45,15 @@ class Feature(nn.Module):
 
     @classmethod
     def read(cls, entry: dict[str, Any], rows: WeightRows) -> Feature:
-        """Make it again from its entry and its rows."""
+        """The feature from its entry and its rows."""
         raise NotImplementedError
 
 
 class GridEncoding(Feature):
     """Space2Vec's "grid" encoding (Mai et al. 2020): sines and cosines of easting and northing at F wavelengths.
 
-    The metres are divided by geometrically spaced divisors. The angles are reduced to one turn in float64, since a float32
-    angle of a national grid's northing at the shortest wavelength would be off by 1e-3; all after that is float32.
+    The divisors of the metres are spaced geometrically. The angles are reduced to one turn in float64: in float32, the angle of
+    a northing at the shortest wavelength would be off by 1e-3. The rest is float32.
     """
 
     kind = "grid"
@@ -79,7 +79,7 @@ class GridEncoding(Feature):
 
     @classmethod
     def read(cls, entry: dict[str, Any], rows: WeightRows) -> GridEncoding:
-        """It has no rows."""
+        """From the entry alone; this kind has no rows."""
         divisors = torch.tensor(entry["divisors_m"], dtype=torch.float64)
         encoding = cls(len(divisors), 1.0, 1.0)
         encoding.divisors.copy_(divisors)
@@ -96,45 +96,45 @@ class ContextFeatures(Feature):
     scale: Tensor
 
     def __init__(self, width: int, pyramid: Pyramid | None = None) -> None:
-        """width: C, the pyramid's; without a pyramid it has no entry and no rows."""
+        """width: C. Without a pyramid it can run, but has no entry and no rows."""
         super().__init__()
         self.width, self.pyramid = width, pyramid
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
     def forward(self, metres: Tensor, context: Tensor | None) -> Tensor:
-        """The numbers as they come."""
+        """The batch's context, (B, C), as it is."""
         assert context is not None, "the context comes with the batch"
         return context
 
     def fit_standardisation(self, context: Tensor) -> None:
-        """Take mean and deviation of each number from those of the training places, (N, C)."""
+        """Take mean and deviation from the features of the training places, (N, C)."""
         self.set_standardisation(context.mean(dim=0), context.std(dim=0))
 
     def set_standardisation(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take mean and deviation of each number, (C,)."""
+        """Set mean and deviation of each feature, (C,)."""
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(deviation > MINIMUM_DEVIATION, 1 / deviation, 0))
 
     def standardise(self, context: Tensor) -> Tensor:
-        """(B, C) numbers as they are counted -> as forward() takes them. Once per place, so it is no part of the step."""
+        """(B, C) raw features -> (B, C) standardised. Done once per place, before training, not in each step."""
         return (context - self.mean) * self.scale
 
     def entry(self) -> dict[str, Any]:
-        """The pyramid's sizes."""
+        """The sizes of the pyramid."""
         assert self.pyramid is not None
         return {
             "kind": self.kind,
             "sizes_m": [level.size_m for level in self.pyramid.levels],
             "code": self.pyramid.code_size,
             "prior": self.pyramid.prior,
-            # Lattices with cells of kinds_from_m or more count this many kinds, the others none.
+            # Lattices with cells of kinds_from_m or more count the POIs of this many kinds.
             "kinds": len(self.pyramid.kind_code.weight),
             "kinds_from_m": self.pyramid.kinds_from_m,
         }
 
     def write(self, rows: WeightRows) -> None:
-        """The codes as layers, the lattices in context_cell."""
+        """Write the codes as layers and the lattices into context_cell."""
         assert self.pyramid is not None
         rows.write_layer("text_code", self.pyramid.text_code.weight, self.pyramid.text_code.bias)
         rows.write_layer("kind_code", self.pyramid.kind_code.weight, self.pyramid.kind_code.bias)
@@ -143,11 +143,12 @@ class ContextFeatures(Feature):
 
     @classmethod
     def read(cls, entry: dict[str, Any], rows: WeightRows) -> ContextFeatures:
-        """From what the entry says, whatever this program's own sizes are."""
+        """From entry and rows, with the sizes of the stored model."""
         codes = TextCode(*rows.read_layer("text_code")), KindCode(*rows.read_layer("kind_code"))
         empty = Pyramid(*codes, [], entry["prior"], entry["kinds_from_m"])
         levels = [
-            _read_lattice(rows, number, size_m, empty.sums(size_m)) for number, size_m in enumerate(entry["sizes_m"])
+            _read_lattice(rows, number, size_m, empty.sum_width(size_m))
+            for number, size_m in enumerate(entry["sizes_m"])
         ]
         pyramid = replace(empty, levels=levels)
         return cls(pyramid.width, pyramid)
@@ -157,7 +158,7 @@ KINDS: tuple[type[Feature], ...] = (GridEncoding, ContextFeatures)
 
 
 def make_features(config: TrainConfig, pyramid: Pyramid | None = None) -> list[Feature]:
-    """What an untrained model reads, in the order in which its input layer does."""
+    """The features of an untrained model, in the order in which its input layer reads them."""
     features: list[Feature] = [GridEncoding(config.frequencies, config.wavelength_min_m, config.wavelength_max_m)]
     if pyramid is not None:
         features.append(ContextFeatures(pyramid.width, pyramid))
@@ -165,7 +166,7 @@ def make_features(config: TrainConfig, pyramid: Pyramid | None = None) -> list[F
 
 
 def lattice_columns(number: int, level: Level) -> Columns:
-    """One lattice as columns of context_cell, without the version."""
+    """One lattice as columns of context_cell, except `version`."""
     return {
         "level": ("int4", np.full(len(level.ij), number)),
         "i": ("int4", level.ij[:, 0]),
@@ -176,7 +177,7 @@ def lattice_columns(number: int, level: Level) -> Columns:
 
 
 def _read_lattice(rows: WeightRows, number: int, size_m: float, width: int) -> Level:
-    """A lattice whose cells hold sums of `width` numbers."""
+    """A lattice from context_cell. width: the length of a cell's sum."""
     columns = {"i": "int4", "j": "int4", "n": "float4", "code_sum": "vector"}
     i, j, count, code_sum = rows.read("context_cell", columns, {"level": number}, width)
     ij = np.column_stack([i, j]).astype(np.int64)

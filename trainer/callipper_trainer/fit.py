@@ -1,4 +1,4 @@
-"""The training loop, from arrays or from a file of rows: no database here."""
+"""The training loop. It reads arrays or a file of rows, and no database."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from callipper_trainer.data.batches import Data, Resident, validation_rows
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.device import autocast, choose_device, free_bytes, tf32, uses_bf16
 from callipper_trainer.distributed import ALONE, Ranks
-from callipper_trainer.loss import Batch, objective, terms
+from callipper_trainer.loss import Batch, loss_terms, objective
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.stopwatch import Stopwatch
 
 MINIMUM_SAMPLES = 20
-# Measured on a CPU, of batches of 1,000 to 6,000; tests/trainer/test_fit.py holds it to what a step takes.
+# Bytes of memory a step takes, measured on a CPU with batches of 1,000 to 6,000. tests/trainer/test_fit.py measures it again.
 PAIR_BYTES, PAIR_BYTES_WITH_NAMES, ROW_BYTES = 18, 26, 40_000
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a fit goes about it, whatever its data."""
+    """Where a fit reports, where it keeps its checkpoint, and which processes take part."""
 
     reporter: Reporter = field(default_factory=Silent)
-    checkpoint: Path | None = None  # where the state after each epoch is kept
-    fingerprint: str = ""  # names the data; a checkpoint of other data is refused
-    resume: bool = False  # go on from the checkpoint
-    ranks: Ranks = ALONE  # of several processes, each calls fit with the same arguments
+    checkpoint: Path | None = None  # file of the state after each epoch
+    fingerprint: str = ""  # identifies the data; fit refuses a checkpoint of other data
+    resume: bool = False  # continue from the checkpoint
+    ranks: Ranks = ALONE  # with several processes, each calls fit with the same arguments
 
 
 def fit(
@@ -55,10 +55,10 @@ def fit(
     run: Run | None = None,
     name_id: Array | None = None,
 ) -> TrainedModel:
-    """Train on N places with texts out of V, all of them on the device.
+    """Train on N POIs with V distinct texts; all data is held on the device.
 
-    metres: (N, 2) float64 in a projected CRS; text_id: (N,) into text_vectors: (V, T) float32 of the sentence encoder;
-    origin: (2,) from which the encoder counts metres; name_id: (N,) into text_vectors too, -1 for a POI without a name.
+    metres: (N, 2) float64 in a projected CRS; text_id: (N,) rows of text_vectors; text_vectors: (V, T) float32 sentence
+    vectors; origin: (2,) metres, the encoder's zero; name_id: (N,) rows of text_vectors, -1 for a POI without a name.
     Raises NotEnoughData, ConfigError for a device that is not there, CheckpointMissing, CheckpointMismatch,
     CheckpointDamaged, CheckpointUnwritable, PeerLost.
     """
@@ -73,7 +73,7 @@ def fit(
 
 
 def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, run: Run) -> TrainedModel:
-    """fit() on rows that stay on disk. text_vectors: (V, T) of stored.texts."""
+    """fit() on rows that stay on disk. text_vectors: (V, T), those of stored.texts."""
     _check_enough(len(stored), int((stored.text_count > 0).sum()), run.ranks)
     device, watch = choose_device(config.device), Stopwatch()
     check_batch(len(stored), config, device, run.ranks)
@@ -93,18 +93,18 @@ def _check_enough(count: int, texts: int, ranks: Ranks) -> None:
 
 
 def check_batch(count: int, config: TrainConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
-    """Raise BatchTooLarge where a step with `count` POIs to train on would take more memory than is free.
+    """Raise BatchTooLarge when a step of a run with `count` POIs needs more memory than is free.
 
-    On a CPU the system lets a process have what it asks for, and kills it when it uses that.
+    Without this check Linux grants the memory and kills the process when it uses it.
     """
     free = free_bytes(device)
     batch = config.batch_for(count - validation_rows(count, config.validation_share))
-    here = ranks.world_size if device.type == "cpu" else 1  # processes that share the memory; each compares all pairs
-    needed = here * step_bytes(batch, config)
+    sharing = ranks.world_size if device.type == "cpu" else 1  # processes in the same memory; each compares all pairs
+    needed = sharing * step_bytes(batch, config)
     if free is None or needed <= free:
         return
     fits = batch
-    while fits > 2 and here * step_bytes(fits, config) > 0.8 * free:  # the rest for all else
+    while fits > 2 and sharing * step_bytes(fits, config) > 0.8 * free:  # leave a fifth free
         fits = int(0.95 * fits)
     raise BatchTooLarge(
         batch=f"{batch:,}", needed=f"{needed / 2**30:.1f}", free=f"{free / 2**30:.1f}", device=device, fits=fits
@@ -112,7 +112,7 @@ def check_batch(count: int, config: TrainConfig, device: torch.device, ranks: Ra
 
 
 def step_bytes(batch: int, config: TrainConfig) -> int:
-    """About what a step takes beside the rows and the model: all pairs of a batch, and each of its rows through the network."""
+    """About the memory of a step, without data and model: all pairs of a batch, and its rows in the network."""
     return (PAIR_BYTES_WITH_NAMES if config.name_weight else PAIR_BYTES) * batch**2 + ROW_BYTES * batch
 
 
@@ -153,15 +153,15 @@ def _train(
 
 
 class Loop:
-    """The model with its optimiser and schedule: what one epoch after the other moves on."""
+    """The model, its optimiser and its schedule: the state that an epoch changes."""
 
     def __init__(self, model: CaLLiPer, data: Data, config: TrainConfig, device: torch.device, ranks: Ranks) -> None:
         self.model, self.data, self.config, self.device, self.ranks = model, data, config, device, ranks
         self.bf16 = uses_bf16(config.precision, device)
-        # Each process takes an equal part of a batch.
+        # All processes take equal shares of a batch.
         self.batch = max(1, config.batch_for(data.training) // ranks.world_size) * ranks.world_size
         self.epochs, self.steps = config.epochs_for(data.training), data.training // self.batch
-        self.rows = self.steps * self.batch  # an epoch
+        self.rows = self.steps * self.batch  # per epoch
         self.optimiser = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -171,20 +171,20 @@ class Loop:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """All that decides which steps are taken, but the data: a run is resumed by the same plan."""
+        """What decides the steps, apart from the data. A checkpoint fits a run with the same plan only."""
         return self.config.to_dict() | {"batch": self.batch, "data": type(self.data).__name__}
 
     def epoch(self, epoch: int, reporter: Reporter) -> dict[str, Any]:
-        """Train on each row once; returns the epoch's figures."""
+        """Train on each row once; return the epoch's figures."""
         started = time.monotonic()
-        # Order and dropout follow from (seed, epoch) alone, so that a resumed run takes the same steps.
+        # Order and dropout depend on (seed, epoch) only. So a resumed run takes the same steps.
         torch.manual_seed(self.config.torch_seed(epoch, self.ranks.rank))
         self.model.train()
         losses = torch.zeros((), device=self.device)
         for number, batch in enumerate(self.data.batches(epoch, self.batch), start=1):
             losses += training_step(self.model, batch, self.config, self.optimiser, self.ranks, bf16=self.bf16)
             self.schedule.step()
-            if number % 10 == 0 or number == self.steps:  # reading the loss waits for the device
+            if number % 10 == 0 or number == self.steps:  # not each step, since reading the loss waits for the device
                 reporter.advance(self.batch * ((number - 1) % 10 + 1), loss=float(losses) / number)
         loss = self.ranks.all_reduce(losses) / self.ranks.world_size
         return {
@@ -198,18 +198,18 @@ class Loop:
 
     @torch.no_grad()
     def validation(self) -> dict[str, float]:
-        """The loss over the held-out rows, and of it what the texts add, in batches of the training's size if there are any."""
+        """The loss over the held-out rows, and its text term. The batch size is that of training, or all rows if fewer."""
         self.model.eval()
-        total = torch.zeros(3, dtype=torch.float64)  # of the losses, of the texts' part, and their number
+        total = torch.zeros(3, dtype=torch.float64)  # sum of losses, sum of text terms, number of batches
         for batch in self.data.held_out(min(self.batch, self.data.validation)):
             with autocast(self.device, self.bf16):
-                found = terms(self.model, batch, self.config)
-            total += torch.tensor([float(sum(found.values())), float(found["texts"]), 1], dtype=torch.float64)
+                terms = loss_terms(self.model, batch, self.config)
+            total += torch.tensor([float(sum(terms.values())), float(terms["texts"]), 1], dtype=torch.float64)
         loss, texts, count = self.ranks.all_reduce(total).tolist()
         return {"validation_loss": round(loss / count, 5), "validation_loss_texts": round(texts / count, 5)}
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state as a checkpoint holds it."""
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -217,7 +217,7 @@ class Loop:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
+        """Take over the state of a checkpoint."""
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
@@ -232,7 +232,7 @@ def training_step(
     *,
     bf16: bool = False,
 ) -> Tensor:
-    """One step on a batch, or on this process's part of it; returns the loss, still on the device."""
+    """One step on a batch, or on this process's share of it. Returns the loss, (), on the device."""
     with autocast(batch.text.device, bf16):
         loss = objective(model, batch, config, ranks.gather)
     optimiser.zero_grad(set_to_none=True)

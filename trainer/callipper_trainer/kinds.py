@@ -1,7 +1,7 @@
-"""Kinds of places: of which kinds each POI is, by its category and by its name. What search() and describe() say rests on it.
+"""The kinds of each POI, by its category and by its name. search() and describe() answer from them.
 
-The thesaurus (callipper_db/place_words.py) names the kinds and the phrases by which people ask for them. A category is found
-there by its spelling, or is a kind of its own. A name suggests a kind where the sentence encoder puts the two close together:
+The thesaurus (callipper_db/place_words.py) lists kinds and the phrases by which people ask for them. A category is found there
+by its spelling; one that is not there is a kind of its own. A name suggests a kind when their sentence vectors are close:
 'Evans Cycles, Retailers - other' is a bicycle shop.
 """
 
@@ -20,9 +20,11 @@ from callipper_db.db import Connection
 from callipper_db.tables import SCHEMA
 from callipper_trainer.data.samples import Samples
 
-CLOSE = 0.65  # cosine of "name, category" to a kind's name, from which the name suggests the kind (docs/experiments.md)
-MOST_BY_NAME = 3  # kinds that one name suggests
-LONGEST_WORDS = 4  # a longer category is a description, which nobody says for a word
+CLOSE = (
+    0.65  # least cosine of "name, category" and a kind's name for the name to suggest the kind (docs/experiments.md)
+)
+MOST_BY_NAME = 3  # kinds that one name suggests at most
+LONGEST_WORDS = 4  # words; a longer category is a description, and nobody asks by it
 ROWS = 2048  # texts compared at once
 
 Encode = Callable[[list[str]], Array]  # (V,) texts -> (V, T), the sentence encoder's vectors
@@ -33,17 +35,15 @@ class Kinds:
     """The kinds of a version by number, and the kinds of its texts."""
 
     names: list[str] = field(default_factory=list)
-    category: dict[int, str] = field(default_factory=dict)  # kind -> a category text that it comes from, if it does
+    category: dict[int, str] = field(default_factory=dict)  # kind -> the first category text of that kind, if any
     of_text: dict[str, int] = field(default_factory=dict)  # category text -> its kind
-    of_named_text: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # "name, category" -> kinds that the name suggests
+    of_named_text: dict[str, list[int]] = field(default_factory=dict)  # "name, category" -> kinds the name suggests
 
     def __post_init__(self) -> None:
         self.number = {name: number for number, name in enumerate(self.names)}
 
     def add(self, name: str) -> int:
-        """The number of a kind, which is made where it is new."""
+        """The number of a kind. A new kind gets the next number."""
         if name not in self.number:
             self.number[name] = len(self.names)
             self.names.append(name)
@@ -74,7 +74,7 @@ class Kinds:
                 ]
 
     def rows(self, samples: Samples) -> tuple[Array, Array, Array]:
-        """Of each sample its kinds: (R,) rows of the samples, (R,) kinds, and (R,) whether the name says so."""
+        """The kinds of all samples: (R,) row of the sample, (R,) kind, (R,) whether its name suggests the kind."""
         texts, own = samples.texts, np.zeros(len(samples.texts), np.int32)
         for number in np.unique(samples.text_id):
             own[number] = self.of_text[texts[number]]
@@ -88,24 +88,24 @@ class Kinds:
             for number, found in by_name.items():
                 if len(found) > place:
                     suggested[number] = found[place]
-            chosen = suggested[samples.name_id]  # the last for -1, no name
-            use = np.flatnonzero((chosen >= 0) & (chosen != kind[0]) & self._names_count(samples))
+            chosen = suggested[samples.name_id]  # no name, -1, reads the last entry
+            use = np.flatnonzero((chosen >= 0) & (chosen != kind[0]) & self._name_describes(samples))
             row.append(use)
             kind.append(chosen[use])
         lengths = [len(part) for part in row]
         return np.concatenate(row), np.concatenate(kind), np.arange(sum(lengths)) >= lengths[0]
 
-    def _names_count(self, samples: Samples) -> Array:
-        """(N,) whether a sample's name says something of itself: a bus stop's is that of what is near."""
-        counts = np.ones(len(samples.texts), bool)
+    def _name_describes(self, samples: Samples) -> Array:
+        """(N,) whether a sample's name describes the sample. A bus stop, for one, has the name of something near it."""
+        by_text = np.ones(len(samples.texts), bool)
         for number in np.unique(samples.text_id):
             found = place_words.kind_of(samples.texts[number])
-            counts[number] = found is None or not found.named_after
-        result: Array = counts[samples.text_id]
+            by_text[number] = found is None or not found.named_after
+        result: Array = by_text[samples.text_id]
         return result
 
     def phrases(self, number: int) -> list[str]:
-        """The names and phrases by which people ask for a kind, its own name first."""
+        """The phrases by which people ask for a kind, its own name first."""
         name = self.names[number]
         return list(dict.fromkeys([name, *place_words.phrases(self.category.get(number, name))]))
 
@@ -116,7 +116,7 @@ class Kinds:
 
 
 def plain_names(samples: Samples) -> list[str]:
-    """(N,) the POIs' own names, '' for none: a named text is 'name, category'."""
+    """(N,) the bare names of the POIs, '' for none. samples.texts has names as 'name, category'."""
     texts = samples.texts
     return [
         texts[named].removesuffix(f", {texts[text]}") if named >= 0 else ""
@@ -126,12 +126,12 @@ def plain_names(samples: Samples) -> list[str]:
 
 @dataclass(frozen=True)
 class KindRows:
-    """Kinds that are to be written, with the vectors of their phrases."""
+    """Kinds to write, with their phrases and the phrases' sentence vectors."""
 
     numbers: list[int]
     names: list[str]
-    said: list[bool]
-    phrases: list[tuple[int, str]]  # number of the kind, and one of its phrases
+    said: list[bool]  # whether describe() may say the name
+    phrases: list[tuple[int, str]]  # (number of the kind, one of its phrases)
     vectors: Array  # (phrases, T), unit length
 
     @classmethod
@@ -173,7 +173,7 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
 
 
 def write_point_kinds(connection: Connection, version: int, kinds: Kinds, samples: Samples) -> None:
-    """Write of which kinds some samples are, into the version's partition."""
+    """Write the kinds of some samples into the version's partition."""
     row, kind, by_name = kinds.rows(samples)
     write_rows(
         connection,
@@ -190,7 +190,7 @@ def write_point_kinds(connection: Connection, version: int, kinds: Kinds, sample
 
 
 def read_kinds(connection: Connection, version: int) -> Kinds | None:
-    """The kinds of a published version, by number; None for one without, of an earlier program."""
+    """The kinds of a published version, by number; None for a version of an earlier program that has none."""
     rows = connection.execute(
         "SELECT name FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
     ).fetchall()

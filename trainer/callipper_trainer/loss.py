@@ -1,4 +1,4 @@
-"""What training minimises, from one batch."""
+"""The training loss of one batch."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ class Places:
     """B places, on the device."""
 
     metres: Tensor  # (B, 2) float64 from the model's origin
-    context: Tensor | None = None  # (B, C) standardised features of what lies around
-    context_target: Tensor | None = None  # (B, W) what the context head predicts (context_targets.py)
+    context: Tensor | None = None  # (B, C) standardised context features
+    context_target: Tensor | None = None  # (B, W) what the context head must predict (context_targets.py)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B POIs and their texts, and places beside them; made by batches.Maker and nowhere else."""
+    """B POIs with their texts, and background places. Only BatchMaker makes one."""
 
     pois: Places
     text_id: Tensor  # (B,) int64
-    text: Tensor  # (B, T) vectors of the sentence encoder
-    name_id: Tensor | None = None  # (B,) int64, -1 where a POI has no name
-    name: Tensor | None = None  # (B, T), anything where it has none
-    background: Places | None = None
+    text: Tensor  # (B, T) sentence vectors
+    name_id: Tensor | None = None  # (B,) int64, -1 for a POI without a name
+    name: Tensor | None = None  # (B, T) sentence vectors; a row with name_id -1 has no meaning
+    background: Places | None = None  # random places without a text
 
 
-def local_only(rows: Tensor) -> Tensor:
-    """The rows of one process are all there are."""
+def gather_local(rows: Tensor) -> Tensor:
+    """The gather of a run with one process: its rows are all rows."""
     return rows
 
 
 def objective(
-    model: CaLLiPer, batch: Batch, config: TrainConfig, gather: Callable[[Tensor], Tensor] = local_only
+    model: CaLLiPer, batch: Batch, config: TrainConfig, gather: Callable[[Tensor], Tensor] = gather_local
 ) -> Tensor:
-    """The loss of one batch, (): the sum of terms()."""
-    return torch.stack(list(terms(model, batch, config, gather).values())).sum()
+    """The loss of one batch, (): the sum of its terms."""
+    return torch.stack(list(loss_terms(model, batch, config, gather).values())).sum()
 
 
-def terms(
-    model: CaLLiPer, batch: Batch, config: TrainConfig, gather: Callable[[Tensor], Tensor] = local_only
+def loss_terms(
+    model: CaLLiPer, batch: Batch, config: TrainConfig, gather: Callable[[Tensor], Tensor] = gather_local
 ) -> dict[str, Tensor]:
-    """What the loss is the sum of, each (): the contrasts with texts and names, and the telling of what lies around.
+    """The terms of the loss by name, each (): contrasts with texts and names, and the errors of the context head.
 
-    `gather` puts the rows of all processes together where there are several. Their gradients are averaged, so each term is
-    either a mean over the batch's own rows, or is computed from gathered ones in each process alike. It is computed in
-    float32 whatever the network is, since half as many digits of a cosine times 100 are too few.
+    `gather` joins the rows of all processes. The gradients of the processes are averaged. So a term is either a mean over the
+    process's own rows, or every process computes it from the same gathered rows. The terms are in float32 also when the network
+    runs in bf16, because bf16 has too few digits for a cosine times 100.
     """
     parts = [batch.pois] if batch.background is None else [batch.pois, batch.background]
     place = model.location(
@@ -67,28 +67,27 @@ def terms(
         places = place.float().split([len(part.metres) for part in parts])
         pois = gather(places[0])
         texts, text_id = gather(text.float()), gather(batch.text_id)
-        found = {"texts": symmetric_info_nce(pois, texts, text_id, model.scale().float(), config.balance)}
+        terms = {"texts": symmetric_info_nce(pois, texts, text_id, model.scale().float(), config.balance)}
         if name is not None and batch.name_id is not None:
             names, name_id = gather(name.float()), gather(batch.name_id)
             named = name_id >= 0
             if int(named.sum()) > 1:
                 scale = model.name_scale().float()
                 contrast = symmetric_info_nce(pois[named], names[named], name_id[named], scale, config.balance)
-                found["names"] = config.name_weight * contrast
+                terms["names"] = config.name_weight * contrast
         for key, vectors, part in zip(("context", "background"), places, parts, strict=False):
             if part.context_target is not None:
-                found[key] = config.context_weight * functional.mse_loss(
+                terms[key] = config.context_weight * functional.mse_loss(
                     model.predict_context(vectors), part.context_target
                 )
-    return found
+    return terms
 
 
 def symmetric_info_nce(place: Tensor, text: Tensor, text_id: Tensor, scale: Tensor, balance: float = 0.0) -> Tensor:
-    """InfoNCE in both directions (Radford et al. 2021), where pairs with the same text are not negatives.
+    """InfoNCE in both directions (Radford et al. 2021). Two rows with the same text are not negatives of each other.
 
-    place, text: (B, D) unit vectors; text_id: (B,) which text each row has; scale: the factor on the cosines, ();
-    balance: a pair weighs as (rows with its text)^-balance, so that a few frequent texts are not nearly all that is learnt.
-    A place is not told to be far from its own text because another place has it too.
+    place, text: (B, D) unit vectors; text_id: (B,) the text of each row; scale: () the factor on the cosines;
+    balance: a pair has the weight (rows with its text)^-balance, so that a few frequent texts do not dominate.
     """
     loss: Tensor = SymmetricInfoNCE.apply(place, text, text_id, scale, balance)  # type: ignore[no-untyped-call]
     return loss
@@ -97,9 +96,8 @@ def symmetric_info_nce(place: Tensor, text: Tensor, text_id: Tensor, scale: Tens
 class SymmetricInfoNCE(torch.autograd.Function):
     """The loss with its gradient written out.
 
-    Both directions share one matrix of logits, and its gradient is the mean of their softmaxes less the identity, each
-    row and column times the weight of its pair: autograd would keep and walk four (B, B) matrices more, which on a CPU costs a
-    tenth of the whole step.
+    Both directions share one (B, B) matrix of logits. Its gradient is the mean of their two softmaxes minus the identity,
+    weighted by pair. Autograd would keep four more (B, B) matrices, which costs a tenth of a step on a CPU.
     """
 
     @staticmethod
@@ -125,7 +123,7 @@ class SymmetricInfoNCE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> tuple[Tensor | None, ...]:
-        """The gradients by place, text and scale."""
+        """The gradients with respect to place, text and scale."""
         place, text, cosines, gradient, scale = ctx.saved_tensors
         by_scale = (gradient * cosines).sum() * outputs[0]
         by_cosine = gradient * (scale * outputs[0])

@@ -37,12 +37,12 @@ class ResidualBlock(nn.Module):
 
 
 class LocationEncoder(nn.Module):
-    """Features and FCNet (Mac Aodha et al. 2019): a place -> a unit vector."""
+    """Features, then an FCNet (Mac Aodha et al. 2019): a place -> a unit vector."""
 
     def __init__(self, config: TrainConfig, features: Sequence[Feature], *, joins: bool | None = None) -> None:
-        """features: in the order in which the input layer reads them. joins: whether the output layer reads them once more.
+        """features: in the order in which the input layer reads them. joins: whether the output layer reads them too.
 
-        It does where some are looked up, so that what is linear in the features need not pass through ReLUs.
+        By default it does when a feature is looked up. What depends linearly on the features then skips the ReLUs.
         """
         super().__init__()
         self.features = nn.ModuleList(features)
@@ -54,23 +54,23 @@ class LocationEncoder(nn.Module):
 
     @property
     def encoding(self) -> GridEncoding:
-        """The encoding of the position."""
+        """The position encoding."""
         return next(feature for feature in self.features if isinstance(feature, GridEncoding))
 
     @property
     def context(self) -> ContextFeatures | None:
-        """The features that are looked up, if it reads any."""
+        """The context features; None for the coordinate encoder."""
         return next((feature for feature in self.features if isinstance(feature, ContextFeatures)), None)
 
     def forward(self, metres: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, 2) float64 metres from the model's origin, (B, C) standardised context -> (B, D) float32, unit length."""
+        """(B, 2) float64 metres from the model's origin and (B, C) standardised context -> (B, D) float32, unit length."""
         features = torch.cat([feature(metres, context) for feature in self.features], dim=1)
         x = functional.relu(self.input(features))
         for block in self.blocks:
             x = block(x)
         if not self.joins:
             return functional.normalize(self.output(x), dim=1)
-        # In two products, since beside x the features need no gradient, and are many.
+        # Two products: the features are many and, unlike x, need no gradient.
         weight, hidden = self.output.weight, x.shape[1]
         joined = functional.linear(x, weight[:, :hidden], self.output.bias) + functional.linear(
             features, weight[:, hidden:]
@@ -78,7 +78,7 @@ class LocationEncoder(nn.Module):
         return functional.normalize(joined, dim=1)
 
     def linear_layers(self) -> dict[str, nn.Linear]:
-        """The layers with weights by the names they have in the database, in order."""
+        """The linear layers in order, by their names in the database."""
         layers: dict[str, nn.Linear] = {"input": self.input}
         for number, block in enumerate(self.blocks):
             assert isinstance(block, ResidualBlock)
@@ -87,7 +87,7 @@ class LocationEncoder(nn.Module):
 
 
 class CaLLiPer(nn.Module):
-    """Both towers after their frozen parts, the learned temperatures, and a head that predicts context from an embedding."""
+    """The trained parts: location encoder, text projection, temperatures, and a head that predicts context."""
 
     def __init__(
         self,
@@ -98,47 +98,46 @@ class CaLLiPer(nn.Module):
         *,
         joins: bool | None = None,
     ) -> None:
-        """text_dim: T; features: None for those of the coordinate encoder; target_width: W, numbers that the head predicts.
+        """text_dim: T. features: None means those of the coordinate encoder. target_width: W, the outputs of the context head.
 
         joins: see LocationEncoder.
         """
         super().__init__()
         self.location = LocationEncoder(config, features or make_features(config), joins=joins)
         self.text_projection = nn.Linear(text_dim, DIMENSIONS)
-        self.context_head = nn.Linear(DIMENSIONS, target_width) if target_width else None  # of use in training only
+        self.context_head = nn.Linear(DIMENSIONS, target_width) if target_width else None  # for training only
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.name_logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.max_log_scale = math.log(config.logit_scale_max)
 
     def embed_text(self, vectors: Tensor) -> Tensor:
-        """(B, T) vectors of the sentence encoder -> (B, D), unit length."""
+        """(B, T) sentence vectors -> (B, D), unit length."""
         return functional.normalize(self.text_projection(vectors), dim=1)
 
     def predict_context(self, places: Tensor) -> Tensor:
-        """(B, D) embeddings of places -> (B, W) what lies around them, standardised."""
+        """(B, D) embeddings of places -> (B, W) their context, standardised."""
         assert self.context_head is not None, "the model has no context head"
-        predicted: Tensor = self.context_head(
-            places * math.sqrt(DIMENSIONS)
-        )  # entries of size one, as those of the targets
+        # A unit vector has entries of about 1 / sqrt(D). The targets have entries of about 1.
+        predicted: Tensor = self.context_head(places * math.sqrt(DIMENSIONS))
         return predicted
 
     def scale(self) -> Tensor:
-        """The factor on the cosines, 1 / temperature, clamped as in CLIP."""
+        """() 1 / temperature of the contrast with texts, clamped as in CLIP."""
         return self.logit_scale.clamp(max=self.max_log_scale).exp()
 
     def name_scale(self) -> Tensor:
-        """The same for names, of which a place knows less than of categories."""
+        """() 1 / temperature of the contrast with names. A place predicts its name less well than its category."""
         return self.name_logit_scale.clamp(max=self.max_log_scale).exp()
 
 
 @dataclass
 class TrainedModel:
-    """A model in evaluation mode and what it needs to embed; from fit() also what each epoch reached."""
+    """A model in evaluation mode, and what it needs to embed. fit() adds the figures of each epoch."""
 
     model: CaLLiPer
     origin: Array  # (2,) float64 metres
-    pyramid: Pyramid | None  # of the contextual encoder
+    pyramid: Pyramid | None  # None for the coordinate encoder
     best_epoch: int
     history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)  # by part: features, fit
-    rows_per_s: float = 0.0  # of the part fit
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage: features, fit
+    rows_per_s: float = 0.0  # in the stage fit

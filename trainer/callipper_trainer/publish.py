@@ -1,4 +1,4 @@
-"""A trained model into the database: version, weights, texts, cells and points, active in one transaction."""
+"""Write a trained model into the database and activate it, in one transaction."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import ModelRow, write_model
 from callipper_trainer.stopwatch import Stopwatch
 
-# At 80,000 cells the index takes 12 s to build and saves 29 ms a question (benchmarks/index_pays.py), so it pays after some
-# 400 questions. Extrapolated, not measured: from here on a scan takes about 0.2 s, which a person notices.
+# Cells from which "auto" builds an HNSW index. At 80,000 cells a build takes 12 s and saves 29 ms per question, so it pays
+# after 400 questions (benchmarks/index_pays.py). At 500,000 a scan takes about 0.2 s (extrapolated), which a person notices.
 HNSW_PAYS_FROM = 500_000
-EMBEDDING_BYTES, HNSW_BYTES = 700, 1000  # of a row with its place, its text and its key; and in an HNSW index
-SAMPLE = 1000  # cells; a percentile estimated from them is off by less than 3 of 100, mostly
+EMBEDDING_BYTES = 700  # of disk per row with an embedding, its text and its primary key
+HNSW_BYTES = 1000  # of disk per row of an HNSW index
+SAMPLE = 1000  # cells; a percentile estimated from them is mostly off by less than 3 percentage points
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Publication:
     """What is published in addition to the weights."""
 
     text_encoder_id: int
-    words: list[str]  # texts to remember in addition to those of the training
-    word_vectors: Array  # (W, T)
-    text_vectors: Array  # (V, T), of samples.texts
+    words: list[str]  # texts to remember in addition to the training texts
+    word_vectors: Array  # (W, T) of words
+    text_vectors: Array  # (V, T) of samples.texts
     kinds: Kinds  # of the POIs
     kind_rows: KindRows
     grid_size_m: float
@@ -47,6 +48,10 @@ class Publication:
     index: str  # auto, hnsw or none
     metrics: dict[str, Any]
     provenance: dict[str, Any]
+
+    def has_hnsw(self, cells: int) -> bool:
+        """Whether a version with this many cells gets an HNSW index."""
+        return self.index == "hnsw" or (self.index == "auto" and cells >= HNSW_PAYS_FROM)
 
 
 def publish(
@@ -58,24 +63,25 @@ def publish(
     reporter: Reporter,
     watch: Stopwatch | None = None,
 ) -> tuple[int, int]:
-    """Write a new version and make it the active one; returns (version, number of cells).
+    """Write a new version and activate it; returns (version, number of cells).
 
-    One transaction: until it commits, readers see the version before, and whatever ends it early leaves nothing behind.
-    `watch` takes the seconds: grid, embed, write, index, activate. Rows are embedded and written chunk by chunk, since they
-    may be too many to hold.
+    All in one transaction: until the commit readers see the old version, and a failure leaves nothing behind. Rows are embedded
+    and written in chunks, because memory may not hold all of them. `watch` counts the seconds of grid, embed, write, index and
+    activate. Raises BadExtent, DiskTooSmall.
     """
     watch = watch or Stopwatch()
     with connection.transaction():
-        # Embedding takes minutes in which the server hears nothing, and building an index is one long statement.
+        # Embedding keeps the session idle for minutes, and building an index is one long statement.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
         connection.execute("SET LOCAL synchronous_commit = on")
-        # drop_model takes this lock first too; were the grid's rows ours before it, the two could wait for each other.
+        # Take this lock before rows of the grid, as drop_model does. In another order the two could deadlock.
         connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
         with watch.timing("grid"):
             reporter.stage("cutting the grid")
             blocks = _block_centres(samples, publication.grid_size_m)
             grid = ensure_grid(connection, blocks, samples.srid, publication.grid_size_m, publication.grid_kind)
-        check_space(connection, len(grid.cell_id), samples, publication.index)
+        cells = len(grid.cell_id)
+        check_space(connection, samples, cells, cells if publication.has_hnsw(cells) else 0)
         with watch.timing("write"):
             row = ModelRow(
                 samples.srid,
@@ -86,7 +92,7 @@ def publish(
                 publication.provenance,
             )
             version = write_model(connection, trained, config, row)
-        reporter.stage("writing cells", len(grid.cell_id))
+        reporter.stage("writing cells", cells)
         _write_cells(connection, version, trained, grid, config.seed, reporter.advance, watch)
         with watch.timing("write"):
             _write_texts(connection, version, trained, samples, publication)
@@ -94,30 +100,29 @@ def publish(
         _write_points(connection, version, trained, samples, reporter.advance, watch)
         with watch.timing("write"):
             _write_evidence(connection, version, samples, publication)
-        if publication.index == "hnsw" or (publication.index == "auto" and len(grid.cell_id) >= HNSW_PAYS_FROM):
+        if publication.has_hnsw(cells):
             with watch.timing("index"):
-                reporter.stage("building the HNSW index", len(grid.cell_id))
+                reporter.stage("building the HNSW index", cells)
                 build_hnsw(connection, version, reporter.advance)
         with watch.timing("activate"):
             reporter.stage("activating")
             connection.execute("SELECT callipper.activate(%s)", [version])
-    return version, len(grid.cell_id)
+    return version, cells
 
 
-def check_space(connection: Connection, cells: int, samples: Samples | StoredSamples, index: str = "none") -> None:
-    """Raise DiskTooSmall where a version with that many cells does not fit on the server's disk."""
-    indexed = cells if index == "hnsw" or (index == "auto" and cells >= HNSW_PAYS_FROM) else 0
+def check_space(connection: Connection, samples: Samples | StoredSamples, cells: int = 0, indexed: int = 0) -> None:
+    """Raise DiskTooSmall when a version with this many cells, `indexed` of them by HNSW, does not fit on the server's disk."""
     rows_bytes = EMBEDDING_BYTES * (cells + len(samples) + len(samples.texts)) + HNSW_BYTES * indexed
     check_room(connection, rows_bytes, "The new model version", fresh=True)
 
 
 def check_grid(samples: Samples | StoredSamples, size_m: float, kind: str) -> None:
-    """Raise BadExtent where a grid over the samples has too many cells."""
+    """Raise BadExtent when a grid over the samples has too many cells."""
     check_count(len(_block_centres(samples, size_m)), size_m, kind)
 
 
 def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:
-    """(K, 2) one place in each block of the grid that holds samples: all that the grid must know of them."""
+    """(K, 2) metres, the centre of each block of the grid that holds samples. The grid needs to know no more."""
     block_m = BLOCK * size_m
     blocks = np.empty((0, 2), np.int64)
     for part in samples.chunks():
@@ -133,7 +138,7 @@ def _write_texts(
     samples: Samples | StoredSamples,
     publication: Publication,
 ) -> None:
-    """Words and training texts; of texts with one key the first stays."""
+    """Write words and training texts. Of texts with the same key the first one counts."""
     name = partitions.create_partition(connection, "text_embedding", version)
     embeddings = [embed_texts(trained, vectors) for vectors in (publication.word_vectors, publication.text_vectors)]
     texts = [*publication.words, *samples.texts]
@@ -144,10 +149,10 @@ def _write_texts(
 def insert_texts(
     connection: Connection, table: sql.Identifier, version: int, texts: list[str], embeddings: Array, words: int
 ) -> int:
-    """Texts under the key that text_embed looks for, those that are not there yet; returns how many were added.
+    """Insert the texts that are not there yet, under the key that text_embed looks up; returns how many were added.
 
-    The first `words` of them are the vocabulary of describe(), which wants to know how far each is from the city's sampled
-    cells. embeddings: (V, 128) of all of them.
+    embeddings: (V, 128) of `texts`. The first `words` texts are the vocabulary of describe(); for them the distances to the
+    sampled cells are stored too.
     """
     connection.execute(
         connection.named("CREATE TEMPORARY TABLE known (number int4, text text, emb @vector) ON COMMIT DROP")
@@ -181,7 +186,7 @@ def _write_sample(connection: Connection, version: int, embeddings: Array) -> No
 
 
 def draw_sample(count: int, seed: int) -> Array:
-    """Row numbers of some cells drawn at random, from which percentiles are estimated; rows are in the order of cell_id."""
+    """Row numbers of a random sample of cells, for estimating percentiles. Rows are in the order of cell_id."""
     drawn: Array = np.random.default_rng(seed).choice(count, min(SAMPLE, count), replace=False)
     return drawn
 
@@ -195,7 +200,7 @@ def _write_cells(
     advance: Advance,
     watch: Stopwatch,
 ) -> None:
-    """The cells, and the sample of them."""
+    """Embed and write the cells, and the sample of them."""
     name = partitions.create_partition(connection, "cell_embedding", version)
     drawn = draw_sample(len(grid.cell_id), seed)
     sample = np.empty((len(drawn), trained.model.location.output.out_features), np.float32)
@@ -247,7 +252,7 @@ def _write_points(
 def _write_evidence(
     connection: Connection, version: int, samples: Samples | StoredSamples, publication: Publication
 ) -> None:
-    """The kinds of the POIs, which answers rest on."""
+    """Write the kinds of the POIs, which search() and describe() answer from."""
     write_kinds(connection, version, publication.kind_rows)
     partitions.create_partition(connection, "point_kind", version)
     for part in samples.chunks():

@@ -38,22 +38,22 @@ from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_enco
 PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
 
 
-# From this number of rows on they stay on disk. A million rows in memory take 5 GB (benchmarks/stream_memory.py), which is
-# what a machine of 8 GB has next to a server.
+# Rows from which they stay on disk. A million rows in memory take 5 GB (benchmarks/stream_memory.py), which a machine with 8 GB
+# can spare next to a server.
 STREAM_FROM = 1_000_000
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a run goes about it, and what it publishes. None of it changes the model."""
+    """How a run proceeds and what it publishes. No option changes the weights."""
 
     text_encoder: str  # a name on the Hugging Face hub, or a folder
-    checkpoint: Path  # where the state after each epoch is kept
-    resume: bool = False  # go on from the checkpoint
-    wait: bool = False  # for another run in the database to end, in place of an error
+    checkpoint: Path  # file of the state after each epoch
+    resume: bool = False  # continue from the checkpoint
+    wait: bool = False  # wait for another run in the database to end, in place of an error
     stream: bool | None = None  # keep the rows in a folder next to the checkpoint; None: from STREAM_FROM rows on
     text_tower: bool = True  # install the text encoder, so that text_embed answers any text
-    grid_size_m: float = 100.0  # metres a cell side
+    grid_size_m: float = 100.0  # metres per cell side
     grid_kind: str = "square"  # or hexagon
     index: str = "auto"  # auto, hnsw or none
 
@@ -69,14 +69,14 @@ class TrainSummary:
     srid: int
     best_epoch: int
     validation_loss: float
-    rows_per_s: int  # of the fit
+    rows_per_s: int  # during the fit
     streamed: bool
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
 
 @dataclass(frozen=True)
 class FitJob:
-    """All that a process needs to take part in the fit."""
+    """What a process needs to take part in the fit."""
 
     samples: Samples | StoredSamples
     text_vectors: Array  # (V, T) of samples.texts
@@ -87,11 +87,11 @@ class FitJob:
 
 @dataclass(frozen=True)
 class Reading:
-    """The source as it was read."""
+    """What was read from the source."""
 
     opened: OpenSource
     samples: Samples | StoredSamples
-    words: list[str]  # to remember in addition to the texts of the samples
+    words: list[str]  # to remember in addition to samples.texts
 
 
 def train(
@@ -102,11 +102,11 @@ def train(
     reporter: Reporter,
     ranks: Ranks = ALONE,
 ) -> TrainSummary:
-    """Train on a source in the database and make the result its active model.
+    """Train on a source in the database and activate the result.
 
-    `ranks`: the processes that take part in the fit; this is the first, and the others call follow().
+    ranks: the processes that take part in the fit. This one is the leader; the others call follow().
     Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch,
-    BatchTooLarge, RowsUnwritable, PeerLost.
+    BatchTooLarge, DiskTooSmall, RowsUnwritable, PeerLost.
     """
     device, watch = choose_device(config.device), Stopwatch()
     with ExitStack() as stack:
@@ -128,10 +128,11 @@ def train(
                 _install(dsn, encoder, reporter)
         fingerprint = hashlib.sha256(f"{samples.content_hash()} {encoder.revision}".encode()).hexdigest()
         with db.session(dsn) as connection:
-            check_space(connection, 0, samples)  # before the fit; once more when it is known how many cells there are
+            check_space(connection, samples)  # publish() checks again when it knows the number of cells
         if options.checkpoint.exists() and not options.resume:
-            said = f"An unfinished run was found ({options.checkpoint}) and is started over; --resume goes on with it."
-            reporter.note(said)
+            reporter.note(
+                f"{options.checkpoint} holds an unfinished run. This run starts over; --resume continues that one."
+            )
         job = FitJob(samples, text_vectors, config, fingerprint, options.resume)
         trained = _fit(job, reporter, options.checkpoint, ranks)
         watch.seconds |= trained.seconds
@@ -168,7 +169,7 @@ def train(
 
 
 def _provenance(source: Source, reading: Reading, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
-    """What a refresh must know of the source, and how the model was made."""
+    """What a refresh needs to know about the source, and how the model was made."""
     opened, samples = reading.opened, reading.samples
     return {
         "source": opened.name,
@@ -190,7 +191,7 @@ def _provenance(source: Source, reading: Reading, config: TrainConfig, ranks: Ra
 
 
 def follow(ranks: Ranks) -> None:
-    """Take part in the fit of the leader, which alone reads, publishes and reports errors."""
+    """Take part in the leader's fit. Only the leader reads, publishes and reports errors."""
     with suppress(CallipperError):
         job: FitJob = ranks.broadcast(None)
         _fit_part(job, Silent(), None, ranks)
@@ -198,7 +199,7 @@ def follow(ranks: Ranks) -> None:
 
 def _fit(job: FitJob, reporter: Reporter, checkpoint: Path, ranks: Ranks) -> TrainedModel:
     if ranks.world_size > 1:
-        # The texts themselves are of no use to the others.
+        # The other processes do not need the texts, only their vectors.
         ranks.broadcast(replace(job, samples=replace(job.samples, texts=[])))
     return _fit_part(job, reporter, checkpoint, ranks)
 
@@ -220,7 +221,7 @@ def _read(
     stack: ExitStack,
     check: Callable[[int], None],
 ) -> Reading:
-    """Into memory, or into a folder next to the checkpoint, which `stack` removes. `check` gets the number of rows first."""
+    """Read into memory, or into a folder next to the checkpoint that `stack` removes. First call `check` with the row count."""
     reporter.stage("reading POIs")
     with db.session(dsn, autocommit=True) as connection:
         with open_source(connection, source) as opened:
@@ -240,7 +241,7 @@ def _read(
 
 
 def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
-    """Install the encoder where it is of the family that runs in SQL; where not, the model is no worse for it."""
+    """Install the encoder if its family runs in SQL. If not, note it; the model stays usable."""
     try:
         install(dsn, encoder, reporter)
     except TextEncoderUnsupported as error:
@@ -248,7 +249,7 @@ def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
 
 
 def _encoding(dsn: str, encoder: TextEncoder, reporter: Reporter) -> Encode:
-    """(V,) texts -> (V, T), with progress; what the database has already is not encoded again."""
+    """A function (V,) texts -> (V, T), with progress. It takes from the database what is encoded there already."""
 
     def encode(texts: list[str]) -> Array:
         reporter.stage("encoding texts", len(texts))
@@ -258,7 +259,7 @@ def _encoding(dsn: str, encoder: TextEncoder, reporter: Reporter) -> Encode:
 
 
 def _find_kinds(samples: Samples | StoredSamples, text_vectors: Array, encode: Encode) -> tuple[Kinds, KindRows]:
-    """The kinds of all POIs: by their texts and by their names."""
+    """The kinds of all POIs, by their texts and by their names."""
     texts, named = (np.unique(np.concatenate(parts)) for parts in _text_numbers(samples))
     named = named[named >= 0]
     kinds = Kinds()
@@ -268,13 +269,13 @@ def _find_kinds(samples: Samples | StoredSamples, text_vectors: Array, encode: E
 
 
 def _text_numbers(samples: Samples | StoredSamples) -> tuple[list[Array], list[Array]]:
-    """Which texts there are, and which names, of each part of the samples."""
+    """The distinct text ids and the distinct name ids, one array per chunk of the samples."""
     pairs = [(np.unique(part.text_id), np.unique(part.name_id)) for part in samples.chunks()]
     return [texts for texts, _ in pairs], [names for _, names in pairs]
 
 
 def _categories(connection: db.Connection, source: str) -> list[str]:
-    """The bare categories and groups of loaded POIs, since that is what people ask for."""
+    """The bare categories and groups of loaded POIs, because people ask by them."""
     if source != POI_TABLE:
         return []
     rows = connection.execute(

@@ -1,6 +1,6 @@
-"""Sources larger than memory: what the model reads of each row is written to disk once, and read from there in every epoch.
+"""Batches of sources larger than memory. The model's input is written to disk once and read from there in every epoch.
 
-In memory stay only what scales with distinct texts and occupied lattice cells, a pool of rows, and a few batches.
+Memory holds only what grows with distinct texts and occupied lattice cells, a pool of rows, and a few batches.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from callipper_trainer.loss import Batch
 T = TypeVar("T")
 U = TypeVar("U")
 
-BLOCK_ROWS = 2048  # rows that are read in one go
-POOL_BLOCKS = 32  # blocks whose rows are mixed before batches are cut from them
-MOMENT_ROWS = 2**18  # rows that give mean and deviation; the file is shuffled, so more would not change the figures
-BATCHES_AHEAD = 4  # that a thread has ready
+BLOCK_ROWS = 2048  # rows read at once
+POOL_BLOCKS = 32  # blocks whose rows are mixed before they are cut into batches
+MOMENT_ROWS = 2**18  # rows for mean and deviation; the file is shuffled, so more would not change the figures
+BATCHES_AHEAD = 4  # batches that a thread has ready
 
 
 class Streaming:
-    """Batches from a file of ready columns: blocks in random order, mixed in a pool, cut and sent ahead by a thread.
+    """Batches from a file of ready columns. Blocks are read in random order and mixed in a pool; threads prepare the batches.
 
-    The first rows are held out: the order of the file is random. What lies around a row is looked up once, since that takes as
-    long as a step of training; it is kept in half precision, as are activations on a GPU.
+    The first rows are held out, because the order of the file is random. The context of a row is looked up once, because that
+    takes as long as a step of training. The file keeps it in half precision.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Streaming:
         self.training = len(stored) - self.validation
 
     def standardise(self, features: ContextFeatures | None) -> None:
-        """By some training rows; then the columns of all rows go into the file."""
+        """Fit to a part of the training rows, then write the columns of all rows to the file."""
         if features is not None:
             self._fit_standardisation(features)
             self.maker.prepare_background(features, self.training)
@@ -78,7 +78,7 @@ class Streaming:
         )
 
     def _write(self, features: ContextFeatures | None) -> None:
-        """Each process writes its part of the blocks, at their place; then all read all."""
+        """Each process writes its share of the blocks in their places. After the barrier every process reads all of them."""
         self.row = _row_type(self._columns(0))
         if self.ranks.is_leader:
             check_room(self.stored.path.parent, len(self.stored) * self.row.itemsize)
@@ -95,7 +95,7 @@ class Streaming:
         self.ranks.barrier()
 
     def _columns(self, start: int) -> Columns:
-        """Of a block of rows, not standardised."""
+        """The columns of a block of rows, not standardised."""
         rows = self.stored.read(start, start + BLOCK_ROWS)
         names = rows["name_id"] if self.stored.named and self.config.name_weight else None
         return self.maker.columns(rows["metres"] - self.stored.origin, rows["text_id"], names)
@@ -106,20 +106,20 @@ class Streaming:
         return max(1, min(8, (os.cpu_count() or 1) // self.ranks.world_size))
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
-        """As Resident's, from pools of blocks."""
+        """As Resident.batches, from pools of blocks."""
         whole = self.shuffled(self.config.order_random(epoch), size)
         random = self.config.background_random(epoch)
         parts = (rows[self.ranks.local_rows(size)] for rows in whole)
         return self._made(parts, lambda: self.maker.sample_background(random, size, self.ranks))
 
     def held_out(self, size: int) -> Iterator[Batch]:
-        """As Resident's, in the order of the file."""
+        """As Resident.held_out, in the order of the file."""
         starts = self.ranks.shard(range(0, self.validation - size + 1, size))
         return self._made(self._read(start, start + size) for start in starts)
 
     def shuffled(self, random: np.random.Generator, size: int) -> Iterator[Array]:
-        """All training rows in batches; what is left over of a pool goes into the next."""
-        pool, held = np.empty(POOL_BLOCKS * BLOCK_ROWS + size, self.row), 0  # one for all, since it is large
+        """All training rows in batches. Rows left over from a pool go into the next one."""
+        pool, held = np.empty(POOL_BLOCKS * BLOCK_ROWS + size, self.row), 0  # allocated once, because it is large
         starts = random.permutation(np.arange(self.validation, len(self.stored), BLOCK_ROWS))
         for chosen in np.split(starts, range(POOL_BLOCKS, len(starts), POOL_BLOCKS)):
             for start in chosen:
@@ -146,7 +146,7 @@ class Streaming:
             yield self.maker.batch(sent | halves, background())
 
     def _pinned(self, rows: Array) -> Columns:
-        """Where a GPU fetches them itself, while the CPU goes on."""
+        """The columns of some rows; for a GPU in pinned memory, so that copying does not block the CPU."""
         columns = {name: torch.from_numpy(np.ascontiguousarray(rows[name])) for name in self.row.names or ()}
         if self.device.type == "cuda":
             columns = {name: values.pin_memory() for name, values in columns.items()}
@@ -154,7 +154,7 @@ class Streaming:
 
 
 def _row_type(columns: Columns) -> np.dtype[Any]:
-    """Of a row of columns as it is stored: what is float32 in half precision, all else as it is."""
+    """The type of a stored row: float32 columns in half precision, others as they are."""
     return np.dtype(
         [
             (name, np.float16 if values.dtype == torch.float32 else values.numpy().dtype, tuple(values.shape[1:]))
@@ -171,15 +171,15 @@ def _rows(columns: Columns, kind: np.dtype[Any]) -> Array:
 
 
 def pyramid_of(stored: StoredSamples, text_vectors: Array, config: TrainConfig) -> Pyramid:
-    """The pyramid over all rows."""
+    """The pyramid over all stored rows."""
     empty = fit_pyramid(text_vectors, stored.text_count, config)
     codes = empty.codes(text_vectors)
-    levels = [_count_level(stored, size_m, codes[:, : empty.sums(size_m)]) for size_m in config.lattice_sizes()]
+    levels = [_count_level(stored, size_m, codes[:, : empty.sum_width(size_m)]) for size_m in config.lattice_sizes()]
     return replace(empty, levels=levels)
 
 
 def _count_level(stored: StoredSamples, size_m: float, codes: Array) -> Level:
-    """In two passes: which cells there are, then what they hold, summed up in float64."""
+    """One lattice, in two passes: first which cells are occupied, then their sums, in float64."""
     places = (part.metres - stored.origin for part in stored.chunks())
     key = merged((np.unique(cell_key(np.floor(metres / size_m).astype(np.int64))) for metres in places), np.union1d)
     ij, count = np.empty((len(key), 2), np.int64), np.zeros(len(key), np.float32)
@@ -194,7 +194,7 @@ def _count_level(stored: StoredSamples, size_m: float, codes: Array) -> Level:
 
 
 def merged(arrays: Iterable[Array], join: Callable[[Array, Array], Array]) -> Array:
-    """One array of many, joined like with like as a counter carries, so that none is copied more than log times."""
+    """Join many arrays into one. Arrays of about equal size are joined first, so that each is copied about log N times."""
     waiting: list[tuple[int, Array]] = []
     for array in arrays:
         waiting.append((1, array))
@@ -211,7 +211,7 @@ def _join_last(waiting: list[tuple[int, Array]], join: Callable[[Array, Array], 
 
 
 def prefetched(items: Iterator[T], work: Callable[[T], U], threads: int) -> Iterator[U]:
-    """work(item) of each, in order, made ahead in threads. An error in a thread is raised here; none outlives this."""
+    """work(item) for each item, in order, made ahead in threads. An error in a thread is raised here; none outlives it."""
     end = object()
 
     def finish(reading: Future[T | object]) -> U | object:

@@ -1,4 +1,4 @@
-"""Where batches come from: rows that are all on the device, or, in streaming.py, rows on disk."""
+"""Batches of rows that are all on the device. batch_file.py makes the same batches of rows on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Columns = dict[str, Tensor]  # of N rows each, by name
 
 
 class Data(Protocol):
-    """What an epoch reads. Sizes are of whole batches; each process receives its share of their rows."""
+    """What an epoch reads. `size` is that of a whole batch; each process gets its share of the rows."""
 
     pyramid: Pyramid | None
     maker: BatchMaker
@@ -31,17 +31,17 @@ class Data(Protocol):
     validation: int  # rows
 
     def standardise(self, features: ContextFeatures | None) -> None:
-        """Fit the standardisation to the training rows; before the first batch."""
+        """Fit the standardisation to the training rows. To be called before the first batch."""
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
-        """The training rows in an order that follows from seed and epoch, in whole batches."""
+        """The training rows in whole batches, in an order that depends on seed and epoch only."""
 
     def held_out(self, size: int) -> Iterator[Batch]:
-        """The validation rows in whole batches, the same each time: of several processes each gets other batches, whole."""
+        """The validation rows in whole batches, the same each time. Several processes share the batches among them."""
 
 
 class BatchMaker:
-    """Turns rows as they are stored into what the model reads, the same way for data in memory and on disk."""
+    """Makes batches of the stored rows, in the same way for rows in memory and on disk."""
 
     def __init__(self, pyramid: Pyramid | None, text_vectors: Array, config: TrainConfig, device: torch.device) -> None:
         self.pyramid, self.config, self.device = pyramid, config, device
@@ -52,18 +52,18 @@ class BatchMaker:
 
     @property
     def target_width(self) -> int:
-        """How many numbers of its context an embedding predicts."""
+        """W, how many context features an embedding predicts."""
         return target_columns(self.pyramid, self.config.targets_from_m) if self.pyramid else 0
 
     def model(self) -> CaLLiPer:
-        """An untrained model that reads such batches."""
+        """An untrained model for these batches."""
         features = make_features(self.config, self.pyramid)
         return CaLLiPer(self.config, self.text_vectors.shape[1], features, self.target_width).to(self.device)
 
     def columns(self, metres: Array, text_id: Array | None = None, name_id: Array | None = None) -> Columns:
-        """All that is computed per row, on the CPU: metres (N, 2) from the origin, and of POIs the (N,) texts and names.
+        """What is computed once per row, on the CPU. metres: (N, 2) from the origin; for POIs also (N,) text and name ids.
 
-        Most POIs do not see themselves.
+        A POI's own part of the context is subtracted, except for a share of POIs (is_self_visible).
         """
         columns = {"metres": torch.from_numpy(np.ascontiguousarray(metres))}
         if text_id is not None:
@@ -76,26 +76,26 @@ class BatchMaker:
         return columns
 
     def fit_standardisation(self, features: ContextFeatures, mean: Tensor, deviation: Tensor) -> None:
-        """Take mean and deviation of each feature, (C,); those of a rare kind's number are held to vary more than they do."""
+        """Set mean and deviation, (C,). The deviation of a kind's count is raised to `min_kind_deviation`, for rare kinds."""
         assert self.pyramid is not None
         least = torch.from_numpy(self.pyramid.counts_kinds * self.config.min_kind_deviation).to(deviation)
         features.set_standardisation(mean, torch.maximum(deviation, least))
 
     def standardised(self, columns: Columns, features: ContextFeatures | None) -> Columns:
-        """The columns as batch() takes them."""
+        """The columns with standardised context, as batch() takes them."""
         if features is None:
             return columns
         return columns | {"context": features.standardise(columns["context"])}
 
     def prepare_background(self, features: ContextFeatures, pois: int) -> None:
-        """Places to stand beside so many POIs, all of them on the device."""
+        """Draw the background places for this many POIs and keep them on the device."""
         if self.pyramid is not None:
             columns = self.columns(draw_background(self.pyramid, pois, self.config))
             columns = {name: values.to(self.device) for name, values in columns.items()}
             self.background = self.standardised(columns, features)
 
     def sample_background(self, random: np.random.Generator, size: int, ranks: Ranks) -> Columns:
-        """A quarter as many places as a batch has rows, at random; of several processes each takes its part."""
+        """Random background places for a batch of `size` POIs; each process takes its share."""
         count = int(size * self.config.background_share) // ranks.world_size * ranks.world_size
         if not self.background or not count:
             return {}
@@ -103,7 +103,7 @@ class BatchMaker:
         return {name: values[rows.to(self.device)] for name, values in self.background.items()}
 
     def batch(self, columns: Columns, background: Columns | None = None) -> Batch:
-        """Rows whose columns are on the device and standardised."""
+        """The batch of some rows. The columns are on the device and standardised."""
         name_id = columns.get("name_id")
         return Batch(
             pois=self._places(columns),
@@ -124,11 +124,11 @@ class BatchMaker:
 
 
 def is_self_visible(metres: Array, share: float) -> Array:
-    """Whether each of some POIs, (N, 2) metres, finds itself among what lies around it.
+    """(N,) whether each POI, (N, 2) metres, sees itself in its context.
 
-    Were there none, a model would learn that next door to the only bakery there is no bakery: what asks for a place with a
-    bakery would be led away from it. Were there all, it would read the bakery off the bakery, and learn nothing of the
-    street. Which ones follows from their coordinates, so that it is the same in memory and on disk.
+    If none did, the model would learn that there is no bakery where the only bakery is, and a search for bakeries would avoid
+    that place. If all did, the model would read "bakery" from the bakery itself and learn nothing about its street. The
+    coordinates decide, so that the choice is the same in memory and on disk.
     """
     mixed = np.ascontiguousarray(metres, np.float64).view(np.uint64)
     mixed = (mixed[:, 0] * np.uint64(0x9E3779B97F4A7C15)) ^ (mixed[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F))
@@ -138,7 +138,7 @@ def is_self_visible(metres: Array, share: float) -> Array:
 
 
 class Resident:
-    """All rows on the device: an epoch reads them by their numbers."""
+    """All rows on the device; an epoch reads them by number."""
 
     def __init__(
         self,
@@ -160,10 +160,10 @@ class Resident:
         self.training, self.validation = len(self.training_rows), len(self.validation_rows)
 
     def standardise(self, features: ContextFeatures | None) -> None:
-        """By all training rows; what is kept on the device is standardised once and for all."""
+        """Fit to all training rows, then standardise the rows on the device."""
         if features is None:
             return
-        # A part at a time, and in place: these are nearly all that a row takes.
+        # In parts and in place, because the context is nearly all of a row's memory.
         context, rows = self.columns["context"], torch.from_numpy(self.training_rows).to(self.device)
         parts = torch.split(rows, PART_ROWS)
         mean = sum((context[part].sum(dim=0) for part in parts), torch.zeros(1, device=self.device)) / len(rows)
@@ -174,14 +174,14 @@ class Resident:
         self.maker.prepare_background(features, self.training)
 
     def batches(self, epoch: int, size: int) -> Iterator[Batch]:
-        """In the order of one random permutation an epoch."""
+        """In the order of one random permutation per epoch."""
         order = self.config.order_random(epoch).permutation(self.training_rows)
         random = self.config.background_random(epoch)
         for rows in batches(torch.from_numpy(order).to(self.device), size):
             yield self.take(rows[self.ranks.local_rows(size)], self.maker.sample_background(random, size, self.ranks))
 
     def held_out(self, size: int) -> Iterator[Batch]:
-        """In an order of their own."""
+        """In a fixed random order."""
         order = torch.from_numpy(np.random.default_rng(0).permutation(self.validation_rows)).to(self.device)
         for rows in self.ranks.shard(batches(order, size)):
             yield self.take(rows)
@@ -192,18 +192,18 @@ class Resident:
 
 
 def split(count: int, config: TrainConfig) -> tuple[Array, Array]:
-    """Row numbers for training and validation, disjoint, at random."""
+    """Row numbers for training and for validation: random, disjoint, sorted."""
     order = config.split_random().permutation(count)
     held_out = validation_rows(count, config.validation_share)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def validation_rows(count: int, validation_share: float) -> int:
-    """How many of so many rows are held out."""
+    """How many of `count` rows are held out."""
     return max(2, round(count * validation_share))
 
 
 def batches(order: Tensor, size: int) -> Iterator[Tensor]:
-    """Whole batches only: a smaller one has fewer negatives, hence another loss."""
+    """Whole batches only: a smaller one has fewer negatives and so another loss."""
     for start in range(0, len(order) - size + 1, size):
         yield order[start : start + size]

@@ -1,4 +1,4 @@
-"""Rows of a source larger than memory, in a file, shuffled once as it is written."""
+"""The rows of a source larger than memory, in a file. They are shuffled once, while it is written."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from callipper_trainer.data.samples import CHUNK, ContentHash, Samples, middle
 ROW = np.dtype(
     [("metres", "<f8", (2,)), ("lonlat", "<f8", (2,)), ("point_id", "<i8"), ("text_id", "<i4"), ("name_id", "<i4")]
 )
-BUCKET_ROWS = 2**20  # rows that are shuffled at once, in memory, as the file is written: 48 MiB
-MAX_BUCKETS = 256  # files that are open at once
+BUCKET_ROWS = 2**20  # rows shuffled at once in memory: 48 MiB
+MAX_BUCKETS = 256  # files open at once
 
 
 @dataclass(frozen=True)
 class StoredSamples:
-    """N places and the texts they carry, in a file, in random order."""
+    """N POIs and their texts, in a file, in random order."""
 
     path: Path
     count: int
     texts: list[str]
-    text_count: Array  # (V,) int64, places with each text
+    text_count: Array  # (V,) int64, POIs with each text
     srid: int
     origin: Array  # (2,) whole metres, the middle of the extent
     extent: tuple[float, float, float, float]  # west, south, east, north in degrees
     content_sha256: str
-    named: bool = False  # whether there are names
+    named: bool = False  # whether any row has a name
 
     def __len__(self) -> int:
         return self.count
 
     def content_hash(self) -> str:
-        """The same as that of Samples with these rows."""
+        """The same hash as Samples with these rows has."""
         return self.content_sha256
 
     def read(self, start: int, stop: int) -> Array:
         """Some consecutive rows, of type ROW."""
-        # Not mapped into memory: so the rows count as the system's cache, which gives way, and errors are exceptions.
+        # Not memory-mapped: so the rows are in the system's cache, which gives way, and read errors are exceptions.
         rows: Array = np.fromfile(self.path, ROW, min(stop, self.count) - start, offset=start * ROW.itemsize)
         return rows
 
@@ -58,12 +58,12 @@ class StoredSamples:
 
 @contextmanager
 def stored_samples(folder: Path, parts: Iterable[Samples], count: int, seed: int) -> Iterator[StoredSamples]:
-    """Keep rows that come in parts, `count` in all, in a folder of their own; it is removed at the end.
+    """Store rows that come in parts, `count` in all, in a folder that is removed at the end.
 
-    Which row comes where follows from their order and the seed. Raises RowsUnwritable when the disk is full.
+    Their shuffled order depends on their first order and the seed only. Raises RowsUnwritable when the disk is full.
     """
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
         folder.mkdir(parents=True)
         check_room(folder, (count + BUCKET_ROWS) * ROW.itemsize)
         with writing(folder):
@@ -91,7 +91,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def _write(folder: Path, parts: Iterable[Samples], count: int, random: np.random.Generator) -> StoredSamples:
-    """Each row into a bucket drawn at random, then the buckets one after the other, each shuffled: any order is as likely."""
+    """Put each row into a random bucket, then append the buckets, each shuffled. So all orders are equally likely."""
     content, seen = ContentHash(), _Seen()
     paths = [folder / f"bucket{number}" for number in range(min(MAX_BUCKETS, -(-count // BUCKET_ROWS)))]
     with ExitStack() as stack:
@@ -131,7 +131,7 @@ def _rows(part: Samples) -> Array:
 
 
 class _Seen:
-    """What is to be known of all rows, from parts."""
+    """Figures over all rows, collected from parts."""
 
     def __init__(self) -> None:
         self.low, self.high = np.full(2, np.inf), np.full(2, -np.inf)  # metres

@@ -1,4 +1,4 @@
-"""What training reads, as arrays: from a database (stream.py) or from anywhere else."""
+"""The POIs of a training run, as arrays. source.py reads them from a database."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 
 from callipper_db.arrays import Array
 
-CHUNK = 65_536  # rows that are worked on at once where all would be too many
+CHUNK = 65_536  # rows processed at once where memory may not hold all
 
 
 @dataclass(frozen=True)
 class Samples:
-    """N places and the texts they carry, in a fixed order."""
+    """N POIs and their texts, in a fixed order."""
 
     point_id: Array  # (N,) int64
     lonlat: Array  # (N, 2) float64 degrees
     metres: Array  # (N, 2) float64 easting and northing in `srid`
-    text_id: Array  # (N,) int32, into texts
-    texts: list[str]  # and names
+    text_id: Array  # (N,) int32, index into texts
+    texts: list[str]  # distinct texts, those of names ("name, category") included
     srid: int
-    name_id: Array  # (N,) int32, into texts; -1 where a POI has no name that is read
+    name_id: Array  # (N,) int32, index into texts; -1 for a POI without a name, or with one that is not read
 
     def __len__(self) -> int:
         return len(self.point_id)
 
     @property
     def origin(self) -> Array:
-        """(2,) the middle of the extent, whole metres: the location encoder counts from here."""
+        """(2,) the middle of the extent in whole metres, the zero of the location encoder."""
         return middle(self.metres.min(axis=0), self.metres.max(axis=0))
 
     @property
@@ -41,7 +41,7 @@ class Samples:
         return west, south, east, north
 
     def chunks(self, rows: int = CHUNK) -> Iterator[Samples]:
-        """The same in parts of so many rows."""
+        """The same samples in parts of `rows` rows."""
         for start in range(0, len(self), rows):
             yield self.take(slice(start, start + rows))
 
@@ -51,30 +51,30 @@ class Samples:
         return Samples(*columns, self.texts, self.srid, self.name_id[rows])
 
     def content_hash(self) -> str:
-        """sha256 over places and texts: the same data gives the same hash."""
+        """sha256 over places and texts. The same data gives the same hash."""
         content = ContentHash()
         content.add(self)
         return content.result(self.srid, self.texts)
 
 
 class ContentHash:
-    """The hash of samples that come in parts; how they are cut makes no difference."""
+    """The hash of samples that come in parts. It does not depend on where they are cut."""
 
     def __init__(self) -> None:
         self.columns = {name: hashlib.sha256() for name in ("point_id", "metres", "text_id", "name_id")}
 
     def add(self, samples: Samples) -> None:
-        """The next rows."""
+        """Add the next rows."""
         for name, digest in self.columns.items():
             digest.update(np.ascontiguousarray(getattr(samples, name)).tobytes())
 
     def result(self, srid: int, texts: list[str]) -> str:
-        """In hexadecimal."""
+        """The hash in hexadecimal."""
         parts = [str(srid), *(digest.hexdigest() for digest in self.columns.values()), *texts]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def middle(low: Array, high: Array) -> Array:
-    """(2,) corners in metres -> (2,) between them, whole metres."""
+    """(2,) two corners in metres -> (2,) the point halfway, in whole metres."""
     between: Array = np.round((low + high) / 2)
     return between

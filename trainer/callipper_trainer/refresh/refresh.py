@@ -241,7 +241,7 @@ class _Planner:
         if before is None:
             return []
         codes = self._codes()[self.samples.text_id]
-        now = before.over(self.samples.metres - self.trained.origin, codes)
+        now = before.rebuild(self.samples.metres - self.trained.origin, codes)
         self.trained = replace(self.trained, pyramid=now)
         pairs = zip(before.levels, now.levels, strict=True)
         return [compare_level(number, *levels) for number, levels in enumerate(pairs)]
