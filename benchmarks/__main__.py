@@ -17,6 +17,7 @@ from callipper_db.server import EmbeddedServer
 
 NAMES = (
     "load_csv",
+    "load_overture",
     "training_step",
     "training_epoch",
     "gpu_training",

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from callipper_db import db
-from callipper_db.disk import check_room
 from callipper_db.errors import BadInput, NothingLeft, NotInitialised, TooManyRejects
 from callipper_db.outliers import find_outliers
 from callipper_db.points import TO_POINT, unknown_srid
 from callipper_db.progress import Reporter, Silent
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
-from callipper_db.read.bulk import COPY_FORMAT, bulk_csv, csv_of
+from callipper_db.read.copy_format import copy_format
 from callipper_db.read.place import OUT_OF_RANGE, LoadOptions, Place, Rules
 from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY
+from callipper_db.upsert import LOCK, upsert
 
 __all__ = ["FileSummary", "LoadOptions", "LoadSummary", "load"]
 
@@ -45,12 +45,6 @@ DELETE FROM poi_load
 WHERE (x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90) IS NOT TRUE
 RETURNING "row", x IS NULL, left(jsonb_strip_nulls(to_jsonb(poi_load))::text, %s)"""
 
-# Of rows with the same id the last one counts.
-DROP_DUPLICATES = """
-DELETE FROM poi_load AS l
-USING (SELECT source, source_id, max("row") AS last FROM poi_load GROUP BY 1, 2 HAVING count(*) > 1) AS d
-WHERE l.source = d.source AND l.source_id = d.source_id AND l."row" < d.last"""
-
 # What the files of this run hold, for --replace-source.
 SEEN = """
 CREATE TEMPORARY TABLE IF NOT EXISTS poi_seen (source text COLLATE "C", source_id text COLLATE "C") ON COMMIT PRESERVE ROWS"""
@@ -70,29 +64,6 @@ GROUP BY key
 HAVING count(DISTINCT value) BETWEEN 2 AND greatest(2, count(*) / 4) AND count(*) FILTER (WHERE value ~ '^[-+.0-9]+$') = 0
 ORDER BY count(*) DESC, key
 LIMIT 8"""
-
-# Until the transaction ends nobody else writes, so no row appears between the two statements; readers go on.
-LOCK = "LOCK TABLE callipper.poi IN SHARE ROW EXCLUSIVE MODE"
-
-# Of a table that was analysed when it was empty the planner thinks that reading it once a row costs nothing; meanwhile the
-# insertion fills it, and each row takes longer than the one before.
-HASH_JOINS = "SET LOCAL enable_nestloop = off"
-
-# A row that would stay as it is is left alone.
-UPDATE = """
-UPDATE callipper.poi AS p
-SET name = l.name, category = l.category, category_group = l.category_group, description = l.description,
-    geom = ST_SetSRID(ST_MakePoint(l.x, l.y), 4326), attributes = l.attributes
-FROM poi_load AS l
-WHERE p.source = l.source AND p.source_id = l.source_id
-    AND (p.name, p.category, p.category_group, p.description, p.attributes, ST_X(p.geom), ST_Y(p.geom))
-        IS DISTINCT FROM (l.name, l.category, l.category_group, l.description, l.attributes, l.x, l.y)"""
-
-INSERT = """
-INSERT INTO callipper.poi (source, source_id, name, category, category_group, description, geom, attributes)
-SELECT source, source_id, name, category, category_group, description, ST_SetSRID(ST_MakePoint(x, y), 4326), attributes
-FROM poi_load AS l
-WHERE NOT EXISTS (SELECT FROM callipper.poi AS p WHERE p.source = l.source AND p.source_id = l.source_id)"""
 
 
 @dataclass
@@ -251,13 +222,15 @@ def _load_file(
         reader.look(Look(path, reporter))
         srid = options.srid or reader.srid() or 4326
         rules = Rules.of(path, reader, options, source_name(path), srid)
-        staged = _copy(connection, reader, rules, rejects, summary, reporter)
+        sent = _copy(connection, reader, rules, rejects, summary, reporter)
         summary.notes += reader.notes
     if not summary.rows:
         raise BadInput(path=path, reason="it holds no rows")
-    if srid != 4326 and staged:
+    if (reason := unknown_srid(connection, srid)) is not None:
+        raise BadInput(path=path, reason=reason)
+    if srid != 4326 and sent.rows:
         _check_srid(connection, path, srid)
-    staged -= _place(connection, path, srid, rejects)
+    staged = sent.rows - (_place(connection, srid, rejects) if sent.shapes or srid != 4326 else 0)
     summary.rejected, summary.reasons = rejects.reasons.total(), dict(rejects.reasons.most_common())
     summary.rejects = rejects.path if summary.rejected else None
     if summary.filtered == summary.rows:
@@ -265,11 +238,13 @@ def _load_file(
         raise NothingLeft(path=path, rows=summary.rows, reasons=reasons)
     if summary.rejected and summary.rejected + summary.filtered == summary.rows:
         raise TooManyRejects(path=path, rows=summary.rejected, reason=rejects.first, rejects=rejects.path)
-    _look_at_categories(connection, summary, staged)
+    if sent.without_category:
+        _look_at_categories(connection, summary, staged)
     summary.notes += _outliers(connection)
     if options.replace_source:
         connection.execute(ADD_SEEN)
-    _upsert(connection, staged, summary)
+    summary.duplicates, summary.updated, summary.inserted = upsert(connection, staged, path.name)
+    summary.unchanged = staged - summary.duplicates - summary.updated - summary.inserted
     connection.execute("DROP TABLE poi_load")
     return summary
 
@@ -328,6 +303,25 @@ def source_name(path: Path) -> str:
     return str(name)
 
 
+@dataclass
+class Sent:
+    """What is in the staging table."""
+
+    rows: int = 0
+    shapes: int = 0  # rows whose place PostGIS is to find
+    without_category: int = 0
+
+    def add(self, rows: int, without_category: int) -> None:
+        """Rows of a block that needed no closer look: they have coordinates."""
+        self.rows += rows
+        self.without_category += without_category
+
+    def add_places(self, places: Sequence[Place]) -> None:
+        """Rows that were looked at one by one."""
+        self.add(len(places), sum(place.category is None for place in places))
+        self.shapes += sum(place.shape is not None for place in places)
+
+
 def _copy(
     connection: db.Connection,
     reader: Reader,
@@ -335,35 +329,44 @@ def _copy(
     rejects: Rejects,
     summary: FileSummary,
     reporter: Reporter,
-) -> int:
-    """Send the good rows to the staging table; their number."""
-    staged, done, total = 0, 0, summary.path.stat().st_size
+) -> Sent:
+    """Send the good rows to the staging table."""
+    sent, done, total = Sent(), 0, summary.path.stat().st_size
     reporter.stage(f"reading {summary.path.name}", total)
     left_out: Counter[str] = Counter()
-    with connection.cursor() as cursor, cursor.copy(f"COPY poi_load FROM STDIN {COPY_FORMAT}") as copy:
+    form = copy_format(reader)
+
+    def one_by_one(found: Iterable[Place | Refused | LeftOut]) -> str | bytes:
+        places = _places(found, rejects, left_out)
+        sent.add_places(places)
+        return form.of_places(places)
+
+    with connection.cursor() as cursor, cursor.copy(f"COPY poi_load FROM STDIN {form.options}") as copy:
+        copy.write(form.begin)
         for block in reader.blocks:
             size = len(block)
             if isinstance(block, Block):
                 block, counts = rules.prepare(block)
                 left_out += counts
-                text, kept = bulk_csv(block, rules), len(block)
-                if text is None:
-                    text, kept = _csv([rules.place(record) for record in block.records()], rejects, left_out)
+                data = form.of_block(block, rules)
+                if data is None:
+                    data = one_by_one(map(rules.place, block.records()))
+                else:
+                    sent.add(len(block), 0 if rules.columns.category else len(block))
             else:
-                places = (rules.place_of(record) if isinstance(record, Record) else record for record in block)
-                text, kept = _csv(places, rejects, left_out)
-            copy.write(text)
-            staged += kept
+                data = one_by_one(rules.place_of(row) if isinstance(row, Record) else row for row in block)
+            copy.write(data)
             summary.rows += size
             reporter.advance(reader.bytes_done() - done)
             done = reader.bytes_done()
+        copy.write(form.end)
     reporter.advance(total - done)  # of a PBF file only the end is known
     summary.left_out, summary.filtered = dict(left_out.most_common()), left_out.total()
-    return staged
+    return sent
 
 
-def _csv(found: Iterable[Place | Refused | LeftOut], rejects: Rejects, left_out: Counter[str]) -> tuple[str, int]:
-    """The good rows as CSV and their number; the others are counted or set aside."""
+def _places(found: Iterable[Place | Refused | LeftOut], rejects: Rejects, left_out: Counter[str]) -> list[Place]:
+    """The good rows; the others are counted or set aside."""
     places = []
     for place in found:
         if isinstance(place, Place):
@@ -372,33 +375,18 @@ def _csv(found: Iterable[Place | Refused | LeftOut], rejects: Rejects, left_out:
             left_out[place.reason] += 1
         else:
             rejects.add(place)
-    return csv_of(places), len(places)
+    return places
 
 
-def _place(connection: db.Connection, path: Path, srid: int, rejects: Rejects) -> int:
+def _place(connection: db.Connection, srid: int, rejects: Rejects) -> int:
     """Turn shapes and projected coordinates into longitude and latitude; how many rows have no place on the globe."""
-    if (reason := unknown_srid(connection, srid)) is not None:
-        raise BadInput(path=path, reason=reason)
-    if srid != 4326 or connection.execute("SELECT 1 FROM poi_load WHERE shape IS NOT NULL LIMIT 1").fetchone():
-        connection.execute(connection.named(TO_POINT))
-        connection.execute(connection.named(PLACE), {"srid": srid})
-        connection.execute("DROP FUNCTION pg_temp.callipper_point")
+    connection.execute(connection.named(TO_POINT))
+    connection.execute(connection.named(PLACE), {"srid": srid})
+    connection.execute("DROP FUNCTION pg_temp.callipper_point")
     refused = connection.execute(REFUSE, [CONTENT_LIMIT]).fetchall()
     for row, unplaced, content in refused:
         rejects.add(Refused(row, BAD_GEOMETRY if unplaced else OUT_OF_RANGE, content))
     return len(refused)
-
-
-def _upsert(connection: db.Connection, staged: int, summary: FileSummary) -> None:
-    row = connection.execute("SELECT pg_catalog.pg_relation_size('pg_temp.poi_load')").fetchone()
-    check_room(connection, 2 * (row[0] if row else 0), f"Loading {summary.path.name}")  # the rows and their indexes
-    summary.duplicates = connection.execute(DROP_DUPLICATES).rowcount
-    connection.execute("ANALYZE poi_load (source, source_id)")
-    connection.execute(HASH_JOINS)
-    connection.execute(LOCK)
-    summary.updated = connection.execute(connection.named(UPDATE)).rowcount
-    summary.inserted = connection.execute(connection.named(INSERT)).rowcount
-    summary.unchanged = staged - summary.duplicates - summary.updated - summary.inserted
 
 
 def _is_rejects(path: Path) -> bool:

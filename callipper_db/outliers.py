@@ -36,8 +36,7 @@ WITH place AS NOT MATERIALIZED (
     SELECT name, CASE WHEN abs(x) < 1e-12 THEN 0 ELSE x END AS x, CASE WHEN abs(y) < 1e-12 THEN 0 ELSE y END AS y
     FROM ({rows}) AS r WHERE x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90
 ), counted AS MATERIALIZED (
-    SELECT count(*) AS n, count(*) FILTER (WHERE abs(x) <= 1 AND abs(y) <= 1 AND (x <> 0 OR y <> 0)) > 0 AS near_zero
-    FROM place
+    SELECT count(*) AS n FROM place
 ), chosen AS MATERIALIZED (
     SELECT p.x, p.y FROM place AS p, counted AS c
     WHERE (p.x <> 0 OR p.y <> 0)
@@ -55,11 +54,13 @@ WITH place AS NOT MATERIALIZED (
 )
 SELECT name, x, y, why FROM (
     SELECT name, x, y,
-        CASE WHEN x = 0 AND y = 0 THEN CASE WHEN NOT c.near_zero AND {distance} > {slack} THEN 'at 0, 0' END
+        CASE WHEN x = 0 AND y = 0 THEN CASE WHEN {distance} > {slack} AND NOT (
+            SELECT count(*) > 0 FROM place AS p WHERE abs(p.x) <= 1 AND abs(p.y) <= 1 AND (p.x <> 0 OR p.y <> 0)
+        ) THEN 'at 0, 0' END
             WHEN {distance} > swapped_far AND abs(x) <= 90 AND {swapped} <= swapped_near
                 THEN 'with longitude and latitude swapped'
             WHEN {distance} > far THEN 'far from all others' END AS why
-    FROM place, reach, counted AS c
+    FROM place, reach
     WHERE reach.n >= {least}
         AND (least(abs(x - mx), 360 - abs(x - mx)) * narrowing + abs(y - my) > swapped_far / 111.2 OR (x = 0 AND y = 0))
     OFFSET 0

@@ -32,6 +32,7 @@ LAYERS = (
         "models",
         "search",
         "text_encoders",
+        "upsert",
         "pois",
         "export",
         "server",

@@ -66,8 +66,9 @@ def resolve_dsn(dsn: str | None) -> str:
     settings = Settings.from_environment()
     server = EmbeddedServer.from_settings(settings)
     given = dsn or settings.dsn or settings.pg_dsn
-    if given and given == settings.pg_dsn:
-        click.echo(f"Database: {without_secrets(given)} (the PG variables of the environment).", err=True)
+    if given and not dsn:
+        where = "CALLIPPER_DSN" if given == settings.dsn else "the PG variables"
+        click.echo(f"Database: {without_secrets(given)} ({where} of the environment).", err=True)
     if not given or given == server.dsn():
         _remember(server)
     if given:

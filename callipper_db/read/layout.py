@@ -34,6 +34,7 @@ class Layout:
     columns: Columns  # which column, derived or the file's own, plays which part; None: found by its usual name
     derive: Derive
     hidden: frozenset[str] = frozenset()  # the file's columns that are no attributes: their content is in derived ones
+    unread: frozenset[str] = frozenset()  # of the hidden ones those that nothing is derived from
 
 
 class Field(NamedTuple):

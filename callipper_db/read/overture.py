@@ -18,6 +18,7 @@ GROUP = ("taxonomy.hierarchy", "categories.hierarchy")
 ALTERNATES = ("taxonomy.alternates", "categories.alternate")
 # Kept as they are, as attributes; `sources`, `bbox`, `version` and the rules of names are not.
 KEPT = ("confidence", "websites", "socials", "emails", "phones", "addresses", "operating_status")
+UNREAD = frozenset({"sources", "bbox", "version", "theme", "type", "update_time"})
 
 
 def recognise(reader: Reader) -> bool:
@@ -36,7 +37,7 @@ def layout(reader: Reader, min_confidence: float | None) -> Layout:
         return _derive(columns, rows, inside, min_confidence)
 
     columns = Columns(id="id", name="names.primary", category="@category", group="@group" if has_group else None)
-    return Layout("Overture places", columns, derive, frozenset(reader.names) - set(KEPT))
+    return Layout("Overture places", columns, derive, frozenset(reader.names) - set(KEPT), UNREAD)
 
 
 def humane(category: str | None) -> str | None:
@@ -83,4 +84,6 @@ def _derive(columns: Mapping[str, Sequence[Any]], rows: int, inside: set[str], m
 
 def _common_names(names: Sequence[Any]) -> Sequence[Any]:
     """Names by language, from the pairs that a map is read as."""
+    if not any(names):
+        return names
     return [dict(pairs) if pairs else None for pairs in names]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,6 @@ from callipper_db.read.geojson import EPSG
 from callipper_db.read.record import BAD_BYTE, BLOCK, Block, Reader, require
 
 FEATURE = "Reading Parquet"
-WKB_POINT = struct.Struct("<BIdd")
-# How a point begins, and its length: of two dimensions, and of three as ISO and as PostGIS write it.
-WKB_POINTS = {(b"\x01\x01\0\0\0", 21), (b"\x01\xe9\x03\0\0", 29), (b"\x01\x01\0\0\x80", 29)}
 SRID = re.compile(r"srid:(\d+)$", re.IGNORECASE)
 GEOARROW = "geoarrow."
 CHUNK_LIMIT = 64_000_000  # bytes of a column in a row group, unpacked; only above it a column can be oversize
@@ -39,11 +35,12 @@ def open_parquet(path: Path) -> Iterator[Reader]:
             if shape in oversize:
                 raise BadInput(path=path, reason=f"the values of its column {shape} are too long to be read")
             read = [name for name in schema.names if name not in oversize]
-            rows = _Rows(arrow, file, read, shape, column.get("encoding"), path.stat().st_size)
+            rows = _Rows(file, read, shape, column.get("encoding"), path.stat().st_size)
             names = [name for name in read if name != shape]
             reader = Reader(
                 rows.blocks(), names, rows.bytes_done, has_shape=bool(shape), srid=lambda: _srid(path, column)
             )
+            reader.in_arrow, reader.unread = True, rows.unread
             reader.parts = {
                 name: found for name in names if (found := list(_paths(arrow, name, schema.field(name).type)))
             }
@@ -53,146 +50,27 @@ def open_parquet(path: Path) -> Iterator[Reader]:
         raise BadInput(path=path, reason=f"it is not a sound Parquet file: {_one_line(error)}") from error
 
 
-class ArrowColumns(Mapping[str, Sequence[Any]]):
-    """The columns of a batch as Python values, made when they are asked for; also by a path: names.primary."""
-
-    def __init__(self, arrow: Any, batch: Any, without: str | None = None) -> None:
-        self._arrow = arrow
-        self._batch = batch
-        self._names = [name for name in batch.schema.names if name != without]
-        self._without = without
-        self._made: dict[str, Sequence[Any]] = {}
-
-    def __getitem__(self, name: str) -> Sequence[Any]:
-        if name not in self._made:
-            self._made[name] = plain(self._arrow, self._column(name))
-        return self._made[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        try:
-            self._column(str(name))
-        except KeyError:
-            return False
-        return True
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return int(self._batch.num_rows)
-
-    def keep(self, chosen: Sequence[bool]) -> ArrowColumns:
-        """Only the chosen rows."""
-        return ArrowColumns(self._arrow, self._batch.filter(self._arrow.array(chosen)), self._without)
-
-    def _column(self, name: str) -> Any:
-        if name in self._names:
-            return self._batch.column(name)
-        first, *steps = name.split(".")
-        if first not in self._names:
-            raise KeyError(name)
-        column = self._batch.column(first)
-        compute = require("pyarrow.compute", FEATURE)
-        for step in steps:
-            if not self._arrow.types.is_struct(column.type) or column.type.get_field_index(step) < 0:
-                raise KeyError(name)
-            column = compute.struct_field(column, step)
-        return column
-
-
 class _Rows:
-    def __init__(
-        self, arrow: Any, file: Any, names: list[str], shape: str | None, encoding: str | None, size: int
-    ) -> None:
-        self._arrow = arrow
+    def __init__(self, file: Any, names: list[str], shape: str | None, encoding: str | None, size: int) -> None:
         self._file = file
         self._names = names
         self._shape = shape
         self._encoding = encoding
         self._size = size
         self._done = 0
+        self.unread: set[str] = set()
 
     def bytes_done(self) -> int:
         return int(self._size * self._done / max(self._file.metadata.num_rows, 1))
 
     def blocks(self) -> Iterator[Block]:
-        for batch in self._file.iter_batches(BLOCK, columns=self._names):
-            shapes = shapes_of(self._arrow, batch.column(self._shape), self._encoding) if self._shape else None
+        from callipper_db.read.arrow import ArrowColumns, shapes_of
+
+        names = [name for name in self._names if name not in self.unread]
+        for batch in self._file.iter_batches(BLOCK, columns=names):
+            shapes = shapes_of(batch.column(self._shape), self._encoding) if self._shape else None
             self._done += batch.num_rows
-            yield Block(self._done - batch.num_rows + 1, ArrowColumns(self._arrow, batch, self._shape), shapes)
-
-
-def plain(arrow: Any, column: Any) -> list[Any]:
-    """A column as Python values: moments as text, text with its bad bytes marked."""
-    kind = column.type
-    if isinstance(kind, arrow.BaseExtensionType):
-        column, kind = column.storage, column.storage.type
-    if arrow.types.is_temporal(kind) and not arrow.types.is_duration(kind):
-        column = column.cast(arrow.string())
-    try:
-        values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        large = arrow.types.is_large_string(kind)
-        values = column.cast(arrow.large_binary() if large else arrow.binary()).to_pylist()
-        values = [value if value is None else value.decode(errors="callipper-mark") for value in values]
-    return values
-
-
-def shapes_of(arrow: Any, column: Any, encoding: str | None) -> list[Any]:
-    """Each row's shape: (x, y), hex of WKB, or GeoJSON, of a column of WKB or of GeoArrow's own encodings."""
-    if isinstance(column.type, arrow.BaseExtensionType):
-        column = column.storage
-    if encoding in {None, "WKB"} or _is_bytes(arrow, column.type):
-        return [_point(wkb) for wkb in plain(arrow, column)]
-    if encoding == "point" and arrow.types.is_struct(column.type):
-        compute = require("pyarrow.compute", FEATURE)
-        x, y = (compute.struct_field(column, axis).to_pylist() for axis in ("x", "y"))
-        return [None if a is None else (a, b) for a, b in zip(x, y, strict=True)]
-    kind = GEOJSON_TYPES.get(encoding or "")
-    return [_as_geojson(kind, value) for value in column.to_pylist()]
-
-
-GEOJSON_TYPES = {
-    "point": "Point",
-    "linestring": "LineString",
-    "polygon": "Polygon",
-    "multipoint": "MultiPoint",
-    "multilinestring": "MultiLineString",
-    "multipolygon": "MultiPolygon",
-}
-
-
-def _as_geojson(kind: str | None, value: Any) -> Any:
-    if value is None or kind is None:
-        return None
-    coordinates = _coordinates(value)
-    return tuple(coordinates[:2]) if kind == "Point" else json.dumps({"type": kind, "coordinates": coordinates})
-
-
-def _coordinates(value: Any) -> Any:
-    """Structs of x and y, or interleaved coordinates, in lists of any depth, as GeoJSON has them."""
-    if isinstance(value, dict):
-        return [value["x"], value["y"]]
-    return [_coordinates(item) for item in value] if isinstance(value, list) else value
-
-
-def _is_bytes(arrow: Any, kind: Any) -> bool:
-    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
-    return any(getattr(arrow.types, test)(kind) for test in tests)
-
-
-def _point(wkb: Any) -> Any:
-    """(x, y) of a little-endian point, hex of any other WKB."""
-    if not isinstance(wkb, bytes):
-        return None
-    if (wkb[:5], len(wkb)) in WKB_POINTS:
-        return WKB_POINT.unpack_from(wkb)[2:]
-    return wkb.hex()
+            yield Block(self._done - batch.num_rows + 1, ArrowColumns(batch, self._shape), shapes)
 
 
 def _oversize(metadata: Any) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
-from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from callipper_db.read.record import (
     ReadOptions,
     Record,
     Refused,
+    pick,
 )
 
 # The usual names, in order of precedence; compared without case.
@@ -187,6 +187,8 @@ class Rules:
         where = {_named(path, reader, column, "--where"): value for column, value in options.where.items()}
         named = {*filter(None, vars(columns).values()), *where}
         fields = {name: found for name in named if (found := find_field(reader.names, name)) and found.steps}
+        if layout:
+            reader.unread |= layout.unread - named - {column for column, _ in fields.values()}
         return cls(
             columns,
             where,
@@ -228,7 +230,7 @@ class Rules:
         kept = [reason is None for reason in left_out]
         if not all(kept):
             block = block.keep(kept)
-            columns = {name: list(compress(column, kept)) for name, column in columns.items()}
+            columns = {name: pick(column, kept) for name, column in columns.items()}
         own = {name: block.columns[name] for name in block.columns if name in self.used or name not in hidden}
         counts = Counter(reason for reason in left_out if reason)
         return replace(block, columns={**own, **columns}), counts

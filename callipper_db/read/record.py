@@ -71,11 +71,17 @@ class Block:
         keep = getattr(self.columns, "keep", None)  # of Arrow's columns, most of which nobody has asked for yet
         return Block(
             self.first,
-            keep(chosen) if keep else {name: list(compress(column, chosen)) for name, column in self.columns.items()},
-            list(compress(self.shapes, chosen)) if self.shapes else None,
-            list(compress(self.raws, chosen)) if self.raws else None,
-            list(compress(self.rows, chosen)),
+            keep(chosen) if keep else {name: pick(column, chosen) for name, column in self.columns.items()},
+            pick(self.shapes, chosen) if self.shapes else None,
+            pick(self.raws, chosen) if self.raws else None,
+            pick(self.rows, chosen),
         )
+
+
+def pick(column: Sequence[Any], chosen: Sequence[bool]) -> Sequence[Any]:
+    """The chosen values of a column; one of Arrow's stays one."""
+    keep = getattr(column, "keep", None)
+    return keep(chosen) if keep else list(compress(column, chosen))
 
 
 class Refused(NamedTuple):
@@ -129,6 +135,8 @@ class Reader:
     parts: Mapping[str, list[str]] = field(default_factory=dict)  # nested column -> paths of what is in it
     notes: list[str] = field(default_factory=list)  # what the user should know about how the file was read
     decimal: str | None = None  # what stands before the decimals in a text; None: a point
+    in_arrow: bool = False  # the blocks' columns are Arrow's
+    unread: set[str] = field(default_factory=set)  # columns that nobody asks for, filled before the first block is read
     survey: Callable[[Reader, Callable[[int], None]], None] | None = None  # reads the file once to learn its columns
 
     def may_hold(self, path: str) -> bool:

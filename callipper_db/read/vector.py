@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from callipper_db.errors import BadInput
 from callipper_db.read.geojson import EPSG
 from callipper_db.read.layout import Derived, Layout
-from callipper_db.read.parquet import ArrowColumns, shapes_of
 from callipper_db.read.record import BLOCK, Block, Columns, Reader, require
 
 FEATURE = "Reading this format"
@@ -122,6 +121,7 @@ def _reader(path: Path, arrow: Any, kind: str, layers: list[Layer], chosen: str 
         has_shape=shapes != {None},
         srid=lambda: _srid(path, {layer.about.get("crs") for layer in layers if layer.shape}),
     )
+    reader.in_arrow = True
     if kind == "kml":
         reader.names.append("folder")
     reader.provider = kind if kind in {"kml", "gpx"} else None
@@ -129,15 +129,17 @@ def _reader(path: Path, arrow: Any, kind: str, layers: list[Layer], chosen: str 
 
 
 def _blocks(arrow: Any, layers: list[Layer], kind: str) -> Iterator[Block]:
+    from callipper_db.read.arrow import ArrowColumns, shapes_of
+
     done = 0
     for layer in layers:
         for batch in layer.stream:
             if not batch.num_rows:
                 continue
-            shapes = shapes_of(arrow, batch.column(layer.shape), "WKB") if layer.shape else None
+            shapes = shapes_of(batch.column(layer.shape), "WKB") if layer.shape else None
             if kind == "kml":
                 batch = batch.append_column("folder", arrow.repeat(layer.name, batch.num_rows))
-            yield Block(done + 1, ArrowColumns(arrow, batch, layer.shape), shapes)
+            yield Block(done + 1, ArrowColumns(batch, layer.shape), shapes)
             done += batch.num_rows
 
 

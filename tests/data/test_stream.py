@@ -12,6 +12,7 @@ from psycopg import sql
 
 from callipper_db import db
 from callipper_db.errors import BadExtent, BadSource, CallipperError, ConnectionLost, NotEnoughData
+from callipper_trainer.data.crs import AREAS_OF_USE, Region, area_of_use
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, open_source, read_samples
 from sessions import user_session
@@ -383,6 +384,11 @@ def test_areas_beyond_one_utm_zone_get_an_equal_area_crs(
         (27700, "EPSG:27700 is not made for where these POIs are"),
         (2154, "EPSG:2154 is not made for where these POIs are"),
         (5070, "EPSG:5070 "),
+        (2180, "EPSG:2180 is not made for where these POIs are"),  # Poland
+        (
+            3059,  # Latvia; its metres are true in Helsinki
+            "EPSG:3059 is not made for where these POIs are",
+        ),
     ],
 )
 def test_metres_that_are_wrong_where_the_pois_are(reading: db.Connection, srid: int, reason: str) -> None:
@@ -391,6 +397,34 @@ def test_metres_that_are_wrong_where_the_pois_are(reading: db.Connection, srid: 
     assert reason in refusal(reading, Source(query, srid=srid), BadExtent)
     if srid != 5070:
         assert read_samples(reading, Source(query, srid=srid, force_srid=True)).samples.srid == srid
+
+
+@pytest.mark.parametrize(
+    ("places", "srid"),
+    [
+        ([(21.0, 52.2), (19.9, 50.1)], 2180),  # Poland
+        ([(14.4, 50.1), (18.3, 49.8)], 5514),  # the Czech Republic
+        ([(178.4, -18.1), (-179.9, -16.8)], 3460),  # Fiji, on both sides of the 180th meridian
+        ([(174.8, -36.8), (168.7, -45.0)], 2193),  # New Zealand
+        ([(8.7, 50.1), (13.4, 52.5)], 25832),  # Germany, two zones of UTM
+        ([(-0.1, 51.5), (-3.2, 55.9)], 27700),
+    ],
+)
+def test_a_national_crs_is_taken_in_its_country(
+    reading: db.Connection, places: list[tuple[float, float]], srid: int
+) -> None:
+    query = values(*((n, *place, "x") for n, place in enumerate(places)))
+    with open_source(reading, Source(query, srid=srid)) as opened:
+        assert opened.srid == srid
+
+
+def test_areas_of_use_are_of_crs_that_postgis_has_in_metres(reading: db.Connection) -> None:
+    lines = AREAS_OF_USE.read_text().splitlines()[1:]
+    srids = [int(line.split(",")[0]) for line in lines]
+    assert (area_of_use(32631), area_of_use(3460)) == (None, Region("EPSG:3460", 176.3, -21.3, 182.3, -11.9))
+    assert len(set(srids)) == len(lines)
+    query = "SELECT srid FROM spatial_ref_sys WHERE srid = ANY(%s) AND srtext NOT LIKE 'PROJCS%%'"
+    assert reading.execute(query, [srids]).fetchall() == []
 
 
 @pytest.mark.parametrize(

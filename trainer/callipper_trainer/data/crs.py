@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from callipper_db.db import Connection
@@ -42,16 +43,10 @@ EQUAL_AREA = {
 }
 # Across the 180th meridian, where those have their seam. Its areas are not true, its metres on the equator are.
 PACIFIC = (3832, Region("the Pacific", 90, -60, 300, 60))
-# National CRS that are no transverse Mercator, and the British one, whose metres are true far beyond its area of use.
-AREA_OF_USE = {
-    27700: Region("Great Britain", -9.0, 49.7, 2.1, 61.1),
-    2154: Region("France", -9.9, 41.1, 10.4, 51.6),
-    28992: Region("the Netherlands", 3.2, 50.7, 7.3, 53.8),
-    31370: Region("Belgium", 2.5, 49.5, 6.5, 51.6),
-    2056: Region("Switzerland", 5.9, 45.8, 10.5, 47.9),
-    3035: Region("Europe", -36, 24, 45, 85),
-    5070: Region("the United States", -125, 24, -66, 50),
-}
+# Where CRS in metres are made for, by EPSG's and Esri's own account (PROJ 9.5): srid,west,south,east,north in degrees. UTM
+# zones are not among them, since their metres are true for a country that is wider than a zone.
+AREAS_OF_USE = Path(__file__).with_name("area_of_use.csv")
+AROUND = 0.5  # degrees by which an area of use may be exceeded: those numbers are rounded
 USABLE = 0.05  # share by which metres may be off before a CRS of the user's choice is refused
 SHARE = 0.95  # of the POIs, whose metres count
 MUCH_ALIKE = 1.5
@@ -152,7 +147,7 @@ def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
     if crs.off <= USABLE and covers:
         return crs
     better = choose_crs(connection)
-    if better.off * 2 <= crs.off:
+    if not covers or better.off * 2 <= crs.off:
         wrong = f"has metres that are wrong by {crs.off:.0%} here"
         what = wrong if USABLE < crs.off < math.inf else "is not made for where these POIs are"
         raise BadExtent(
@@ -161,10 +156,21 @@ def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
     return crs
 
 
+def area_of_use(srid: int) -> Region | None:
+    """The part of the globe that a CRS is made for; None for a UTM zone, and where nobody says."""
+    with AREAS_OF_USE.open() as lines:
+        found = next((line for line in lines if line.startswith(f"{srid},")), None)
+    if found is None:
+        return None
+    west, south, east, north = map(float, found.split(",")[1:])
+    east += 360 if east < west else 0
+    return Region(f"EPSG:{srid}", west - AROUND, south - AROUND, east + AROUND, north + AROUND)
+
+
 def _is_in_use(connection: Connection, srid: int, proj4text: str) -> bool:
     """Is a CRS made for where the POIs are, as far as can be known?"""
-    if srid in AREA_OF_USE:
-        return _holds(connection, AREA_OF_USE[srid])
+    if (region := area_of_use(srid)) is not None:
+        return _holds(connection, region)
     meridian = TRANSVERSE_MERCATOR.search(proj4text)
     if meridian is None:
         return True

@@ -1,0 +1,208 @@
+"""Arrow's columns as the other readers' are: Python values, made when somebody asks for them. Needs the extra `geo`."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+from callipper_db.arrays import Array
+
+WKB_POINT = struct.Struct("<BIdd")
+# How a point begins, and its length: of two dimensions, and of three as ISO and as PostGIS write it.
+WKB_POINTS = {(b"\x01\x01\0\0\0", 21), (b"\x01\xe9\x03\0\0", 29), (b"\x01\x01\0\0\x80", 29)}
+GEOJSON_TYPES = {
+    "point": "Point",
+    "linestring": "LineString",
+    "polygon": "Polygon",
+    "multipoint": "MultiPoint",
+    "multilinestring": "MultiLineString",
+    "multipolygon": "MultiPolygon",
+}
+
+
+class ArrowColumn(Sequence[Any]):
+    """A column of a batch. `arrow` is the array; as Python values it is a list, made once."""
+
+    def __init__(self, array: Any) -> None:
+        self.arrow = array
+
+    @cached_property
+    def values(self) -> list[Any]:
+        return plain(self.arrow)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values)
+
+    def __contains__(self, value: object) -> bool:
+        return self.arrow.null_count > 0 if value is None else value in self.values
+
+    def __len__(self) -> int:
+        return len(self.arrow)
+
+    def keep(self, chosen: Sequence[bool]) -> ArrowColumn:
+        """Only the chosen rows."""
+        return type(self)(self.arrow.filter(pa.array(chosen)))
+
+
+class WkbColumn(ArrowColumn):
+    """A column of WKB; the values are (x, y) of points, and hex of anything else."""
+
+    @cached_property
+    def values(self) -> list[Any]:
+        points = self.points
+        return [*map(_point, plain(self.arrow))] if points is None else list(zip(*map(list, points), strict=True))
+
+    @cached_property
+    def points(self) -> tuple[Array, Array] | None:
+        """x and y, each (N,), if all rows are little-endian points of the same dimensions."""
+        wide = pa.types.is_large_binary(self.arrow.type)
+        if self.arrow.null_count or not len(self.arrow) or not (wide or pa.types.is_binary(self.arrow.type)):
+            return None
+        _, offsets, data = self.arrow.buffers()
+        start, end = self.arrow.offset, self.arrow.offset + len(self.arrow) + 1
+        ends = np.frombuffer(offsets, np.int64 if wide else np.int32, end)[start:]
+        length = int(ends[1] - ends[0])
+        if length not in {size for _, size in WKB_POINTS} or (np.diff(ends) != length).any():
+            return None
+        rows = np.frombuffer(data, np.uint8, len(self.arrow) * length, ends[0]).reshape(-1, length)
+        if (rows[:, :5] != rows[0, :5]).any() or (rows[0, :5].tobytes(), length) not in WKB_POINTS:
+            return None
+        xy = np.ascontiguousarray(rows[:, 5:21]).view("<f8")
+        return xy[:, 0], xy[:, 1]
+
+
+class ArrowColumns(Mapping[str, Sequence[Any]]):
+    """The columns of a batch, also those inside of others by their path: names.primary."""
+
+    def __init__(self, batch: Any, without: str | None = None) -> None:
+        self._batch = batch
+        self._names = [name for name in batch.schema.names if name != without]
+        self._without = without
+        self._made: dict[str, ArrowColumn] = {}
+
+    def __getitem__(self, name: str) -> ArrowColumn:
+        if name not in self._made:
+            self._made[name] = ArrowColumn(self._array(name))
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self._array(str(name))
+        except KeyError:
+            return False
+        return True
+
+    def keep(self, chosen: Sequence[bool]) -> ArrowColumns:
+        """Only the chosen rows."""
+        return ArrowColumns(self._batch.filter(pa.array(chosen)), self._without)
+
+    def _array(self, name: str) -> Any:
+        if name in self._names:
+            return self._batch.column(name)
+        first, *steps = name.split(".")
+        if first not in self._names:
+            raise KeyError(name)
+        array = self._batch.column(first)
+        for step in steps:
+            if not pa.types.is_struct(array.type) or array.type.get_field_index(step) < 0:
+                raise KeyError(name)
+            array = pc.struct_field(array, step)
+        return array
+
+
+def plain(array: Any) -> list[Any]:
+    """Python values: moments as text, text with its bad bytes marked."""
+    array = storage(array)
+    if (readable := _with_texts(array.type)) != array.type:
+        array = array.cast(readable)
+    try:
+        values: list[Any] = array.to_pylist()
+    except UnicodeDecodeError:
+        large = pa.types.is_large_string(array.type)
+        values = array.cast(pa.large_binary() if large else pa.binary()).to_pylist()
+        values = [value if value is None else value.decode(errors="callipper-mark") for value in values]
+    return values
+
+
+def bytes_of(array: Any) -> bytes:
+    """The bytes of all texts of a string array, one after the other."""
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, np.int32, array.offset + len(array) + 1)
+    return bytes(data[ends[array.offset] : ends[-1]]) if data else b""
+
+
+def storage(array: Any) -> Any:
+    """An array of an extension type as the type that it is stored as; others as they are."""
+    return array.storage if isinstance(array.type, pa.BaseExtensionType) else array
+
+
+def as_text(kind: Any) -> bool:
+    """Is it a moment, which is read as text?"""
+    return pa.types.is_temporal(kind) and not pa.types.is_duration(kind)
+
+
+def _with_texts(kind: Any) -> Any:
+    """The type with text instead of moments, also inside of lists and structs: Python knows no nanoseconds."""
+    if as_text(kind):
+        return pa.string()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(_with_texts(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _with_texts(field.type)) for field in kind])
+    return kind
+
+
+def shapes_of(array: Any, encoding: str | None) -> Sequence[Any]:
+    """Each row's shape, (x, y), hex of WKB, or GeoJSON, of a column of WKB or of GeoArrow's own encodings."""
+    array = storage(array)
+    if encoding in {None, "WKB"} or _is_bytes(array.type):
+        return WkbColumn(array)
+    if encoding == "point" and pa.types.is_struct(array.type):
+        x, y = (pc.struct_field(array, axis).to_pylist() for axis in ("x", "y"))
+        return [None if a is None else (a, b) for a, b in zip(x, y, strict=True)]
+    kind = GEOJSON_TYPES.get(encoding or "")
+    return [_as_geojson(kind, value) for value in array.to_pylist()]
+
+
+def _as_geojson(kind: str | None, value: Any) -> Any:
+    if value is None or kind is None:
+        return None
+    coordinates = _coordinates(value)
+    return tuple(coordinates[:2]) if kind == "Point" else json.dumps({"type": kind, "coordinates": coordinates})
+
+
+def _coordinates(value: Any) -> Any:
+    """Structs of x and y, or interleaved coordinates, in lists of any depth, as GeoJSON has them."""
+    if isinstance(value, dict):
+        return [value["x"], value["y"]]
+    return [_coordinates(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_bytes(kind: Any) -> bool:
+    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
+    return any(getattr(pa.types, test)(kind) for test in tests)
+
+
+def _point(wkb: Any) -> Any:
+    """(x, y) of a little-endian point, hex of any other WKB."""
+    if not isinstance(wkb, bytes):
+        return None
+    if (wkb[:5], len(wkb)) in WKB_POINTS:
+        return WKB_POINT.unpack_from(wkb)[2:]
+    return wkb.hex()
