@@ -137,10 +137,10 @@ def _measure(server: EmbeddedServer, name: str, epochs: str | None) -> dict[str,
 
 def _database(server: EmbeddedServer, name: str) -> str:
     """The DSN of a new database with the schema."""
-    with user_session(server.dsn(), autocommit=True) as admin:
+    with user_session(server.administrator_dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    dsn = server.dsn(name)
+    dsn = server.administrator_dsn(name)
     schema.init(dsn)
     return dsn
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import io
 import re
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from sqlalchemy.pool import StaticPool
 
 from callipper_db import db
 from callipper_db.errors import (
+    DatabaseFailed,
     ExtensionMissing,
     ExtensionTooOld,
     NoRightToCreate,
@@ -34,6 +36,9 @@ from callipper_db.errors import (
 from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES
 
 PACKAGES = {"postgis": "postgresql-{}-postgis-3", "vector": "postgresql-{}-pgvector"}
+PATIENCE_S = 60.0  # for the transactions of others, which are waited for in brief tries
+PAUSE_S = 0.2  # between two of these
+BUSY = "a transaction that is open reads or writes what init replaces. End it, and run the same command again"
 ALREADY = re.compile(r"already exists|does not exist, skipping")  # notices of a script that may run again
 
 
@@ -62,21 +67,16 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         _lock(connection)
         check_not_newer(connection)
         before = revision(connection)
-        extensions = db.extension_schemas(connection)
-        _upgrade(alchemy)
-        connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # no activation meanwhile
-        try:
-            for statement in sql_statements(extensions):
-                connection.execute(statement)
-        except (psycopg.errors.InvalidTableDefinition, psycopg.errors.InvalidFunctionDefinition) as error:
-            # A view that would lose columns: migrations see to it that no earlier program's does.
-            reason = f"has functions or views which this program cannot replace: {error.diag.message_primary}"
-            raise SchemaNewer(found=reason, known=version()) from error
+        deadline = time.monotonic() + PATIENCE_S
+        while not _apply(connection, alchemy):
+            if time.monotonic() > deadline:
+                raise DatabaseFailed(reason=BUSY)
+            time.sleep(PAUSE_S)
         connection.execute(_stamp())
         report = InitReport(before, head(), open_schemas(connection))
         if search_path:
             report.notes += _append_search_path(connection)
-        report.notes += [notice for notice in notices if notice and not ALREADY.search(notice)]
+        report.notes += dict.fromkeys(notice for notice in notices if notice and not ALREADY.search(notice))
         return report
 
 
@@ -237,7 +237,7 @@ def alchemy_connection(connection: db.Connection) -> AlchemyConnection:
     """The same connection with SQLAlchemy's face.
 
     To be made before any work is done on it: SQLAlchemy looks at the server first and rolls back. After that the transaction
-    is ours alone, since a pool that does not reset leaves it as it is.
+    is ours alone: a pool that does not reset leaves it as it is, and alembic commits only what it has begun itself.
     """
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
@@ -249,7 +249,32 @@ def alchemy_connection(connection: db.Connection) -> AlchemyConnection:
     ) -> tuple[str, Any]:
         return connection.named(statement).as_string(), parameters
 
-    return engine.connect()
+    alchemy = engine.connect()
+    alchemy.begin()
+    return alchemy
+
+
+def _apply(connection: db.Connection, alchemy: AlchemyConnection) -> bool:
+    """Run the migrations and sql/; False, and nothing is done, where somebody holds a table or view that they change.
+
+    Readers queue behind a lock that is waited for, so none is waited for longer than a moment.
+    """
+    try:
+        with connection.transaction():
+            connection.execute("SET LOCAL lock_timeout = '50ms'")
+            extensions = db.extension_schemas(connection)
+            _upgrade(alchemy)
+            connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # no activation meanwhile
+            for statement in sql_statements(extensions):
+                connection.execute(statement)
+            connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+    except psycopg.errors.LockNotAvailable:
+        return False
+    except (psycopg.errors.InvalidTableDefinition, psycopg.errors.InvalidFunctionDefinition) as error:
+        # A view that would lose columns: migrations see to it that no earlier program's does.
+        reason = f"has functions or views which this program cannot replace: {error.diag.message_primary}"
+        raise SchemaNewer(found=reason, known=version()) from error
+    return True
 
 
 def _upgrade(connection: AlchemyConnection) -> None:
@@ -305,9 +330,15 @@ def _create_schema(connection: db.Connection) -> None:
 
 
 def _lock(connection: db.Connection) -> None:
-    """One init at a time, by a lock that only the owner can take; in a fresh database CREATE is the lock."""
-    if connection.execute("SELECT to_regclass('callipper.alembic_version')").fetchone() != (None,):
-        connection.execute("LOCK TABLE callipper.alembic_version IN SHARE ROW EXCLUSIVE MODE")
+    """One init at a time, by a lock that only the owner can take; in a fresh database CREATE is the lock. And no run publishes.
+
+    No reader waits for these two, so they are waited for.
+    """
+    for table in ("alembic_version", "model"):
+        if connection.execute("SELECT to_regclass(%s)", [f"callipper.{table}"]).fetchone() != (None,):
+            connection.execute(
+                sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(sql.Identifier("callipper", table))
+            )
 
 
 def _no_right(connection: db.Connection, action: str, remedy: str) -> NoRightToCreate:

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from psycopg import pq
+from psycopg import pq, sql
 from psycopg.conninfo import make_conninfo
 
 from callipper_db.config import Settings
-from callipper_db.db import session
+from callipper_db.db import extension_schemas, session
 from callipper_db.disk import FULL
 from callipper_db.errors import (
     ConfigError,
@@ -42,11 +42,14 @@ from callipper_db.errors import (
     ServerStartFailed,
     ServerVersionChanged,
 )
-from callipper_db.versions import MINIMUM_POSTGRES
+from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES
 
 PORT = 5432  # only a part of the socket's file name; in the DSN because a PGPORT in the environment would change it
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes; what a socket address has room for
+ADMINISTRATOR = "postgres"  # the superuser, which creates the database and its extensions
+OWNER = "callipper"  # the role of all commands
+READER = "callipper_reader"
 CLUSTER_BYTES = 100 * 2**20  # what initdb writes and the first start adds to it
 LOG_LIMIT = 10 * 2**20  # bytes; a longer log is put aside at the next start
 SILENCE_S = 60.0  # a living server that has not answered for so long hangs
@@ -134,9 +137,14 @@ class EmbeddedServer:
         return Path(found)
 
     def dsn(self, database: str = "callipper") -> str:
-        """The libpq URI of a database of this server, whether it runs or not."""
-        host = quote(os.fsencode(self.socket_dir), safe="/")
-        return f"postgresql:///{quote(database, safe='')}?host={host}&port={PORT}&user=callipper"
+        """The libpq URI of a database of this server, whether it runs or not. The role is the owner of `callipper`."""
+        return self._dsn(database, OWNER)
+
+    def administrator_dsn(self, database: str = "callipper") -> str:
+        """The libpq URI of a database of this server, which must run, with the role that may do everything."""
+        with suppress(ConnectionFailed, ConnectionLost), session(self._dsn("postgres", ADMINISTRATOR)):
+            return self._dsn(database, ADMINISTRATOR)
+        return self._dsn(database, OWNER)  # the superuser of a cluster that an earlier program has made
 
     def start(self) -> None:
         """Have the server running and the database `callipper` there; both may be so already.
@@ -152,6 +160,7 @@ class EmbeddedServer:
                 self._make_cluster()
             self._run_server()
             self._create_database()
+            self._create_extensions()
 
     def stop(self) -> None:
         """Stop the server; open transactions are rolled back. Nothing happens when it is not running."""
@@ -201,10 +210,14 @@ class EmbeddedServer:
     def _ping(self) -> int:
         return pq.PGconn.ping(make_conninfo(self.dsn("postgres"), connect_timeout="5").encode())
 
+    def _dsn(self, database: str, role: str) -> str:
+        host = quote(os.fsencode(self.socket_dir), safe="/")
+        return f"postgresql:///{quote(database, safe='')}?host={host}&port={PORT}&user={role}"
+
     def _is_ready(self) -> bool:
         try:
-            with session(self.dsn()):
-                return True
+            with session(self.dsn()) as connection:
+                return len(extension_schemas(connection)) == len(MINIMUM)
         except (ConnectionFailed, ConnectionLost):
             return False
 
@@ -328,7 +341,7 @@ class EmbeddedServer:
         if os.geteuid() == 0:
             os.chown(folder, *self._account())
         start = self.log_size()
-        options = ["--username=callipper", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8"]
+        options = [f"--username={ADMINISTRATOR}", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8"]
         options += ["--data-checksums", "--no-instructions", *([] if self.durable else ["--no-sync"])]
         for locale in ("C.UTF-8", "C"):  # older systems lack the first
             with self._open_log() as log:
@@ -348,9 +361,29 @@ class EmbeddedServer:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _create_database(self) -> None:
-        with session(self.dsn("postgres"), autocommit=True) as connection:
+        """Create the database and the role that owns it, which is no superuser. The functions run with its rights."""
+        with session(self.administrator_dsn("postgres"), autocommit=True) as connection:
+            roles = {str(name) for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
+            if OWNER not in roles:
+                connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(OWNER)))
+            if READER not in roles:  # init may not create roles
+                connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(READER)))
+            may_grant = "SELECT pg_has_role(%s::name, %s::name, 'MEMBER WITH ADMIN OPTION')"
+            if connection.execute(may_grant, [OWNER, READER]).fetchone() != (True,):
+                grant = sql.SQL("GRANT {} TO {} WITH ADMIN OPTION")
+                connection.execute(grant.format(sql.Identifier(READER), sql.Identifier(OWNER)))
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'callipper'").fetchone():
-                connection.execute("CREATE DATABASE callipper")
+                connection.execute(sql.SQL("CREATE DATABASE callipper OWNER {}").format(sql.Identifier(OWNER)))
+
+    def _create_extensions(self) -> None:
+        """Create those whose files are there, which takes a superuser. Of the others, init says how to get them."""
+        with session(self.administrator_dsn(), autocommit=True) as connection:
+            missing = connection.execute(
+                "SELECT name FROM pg_available_extensions WHERE name = ANY(%s::name[]) AND installed_version IS NULL",
+                [list(MINIMUM)],
+            ).fetchall()
+            for (name,) in missing:
+                connection.execute(sql.SQL("CREATE EXTENSION {} SCHEMA public").format(sql.Identifier(name)))
 
     def _secure_socket_dir(self) -> None:
         """A socket directory outside the home lies where anyone could have put it: make it, or see that it is ours."""

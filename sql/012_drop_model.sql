@@ -45,7 +45,7 @@ COMMENT ON FUNCTION callipper._empty_partitions(integer, interval) IS
     'empty a model version''s partitions and rename them; an error where they are being read for longer than a while';
 
 -- Drops what _empty_partitions() has left. That takes a lock on the parent, which the readers of all versions hold, idle ones
--- too. So it is tried briefly; what cannot be dropped stays behind, empty, until the next drop_model() or init.
+-- too. So it is tried briefly; what cannot be dropped stays behind, empty, until the next drop_model().
 CREATE OR REPLACE FUNCTION callipper._drop_leftovers() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

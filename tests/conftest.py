@@ -70,7 +70,7 @@ def cluster_dsn() -> Iterator[str]:
         server = EmbeddedServer(home, durable=False)
         try:
             server.start()
-            yield server.dsn()
+            yield server.administrator_dsn()
         finally:
             server.stop()
 

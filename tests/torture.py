@@ -53,6 +53,7 @@ WAY = {
 }
 GATES = f"""
 CREATE SCHEMA torture;
+GRANT USAGE ON SCHEMA torture TO PUBLIC;
 CREATE FUNCTION torture.wait() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock({GATE});
@@ -106,7 +107,7 @@ class Town:
         models.activate_model(self.dsn, 1)
         self.file = home / "pois.csv"
         self.file.write_text("id,category,lon,lat\n" + "".join(f"{n},cafe,5.12{n:03},52.09\n" for n in range(500)))
-        with psycopg.connect(self.dsn) as connection:
+        with psycopg.connect(self.server.administrator_dsn()) as connection:
             connection.execute(GATES.encode())
             for table, events in GATED.items():
                 connection.execute(

@@ -110,10 +110,10 @@ def read_names(name: str) -> tuple[list[str], list[str]]:
 def _database(server: EmbeddedServer, name: str) -> str:
     """The DSN of a database `answers_<name>` with the city's POIs."""
     database = f"answers_{name}"
-    with user_session(server.dsn(), autocommit=True) as admin:
+    with user_session(server.administrator_dsn(), autocommit=True) as admin:
         if admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone() is None:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-    dsn = server.dsn(database)
+    dsn = server.administrator_dsn(database)
     schema.init(dsn)
     with user_session(dsn, autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM callipper.poi LIMIT 1").fetchone() is None:

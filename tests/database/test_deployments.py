@@ -180,7 +180,6 @@ def pair(city: str, module_folder: Path) -> Iterator[Pair]:
     folder = binaries(city)
     primary = start_primary(module_folder, folder)
     try:
-        create_extensions(primary.dsn())
         dump = module_folder / "city.dump"
         succeed(folder / "pg_dump", "-Fc", "-Z0", "--schema=callipper", "-f", dump, city)
         # The role callipper_reader is not on this server.

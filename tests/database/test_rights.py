@@ -8,29 +8,40 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from test_schema import PASSWORD, execute, role
 
 from callipper_db import models, schema
 from callipper_db.errors import NoRightToCreate
 from handmade import write_model
 from sessions import user_session
+from untrained import places, publish_untrained
 
 OWNER, TRAINER, READER, STRANGER = "owner", "trainer", "reader", "stranger"
 EVERYONE = {OWNER, TRAINER, READER, STRANGER}
 ASKS = {OWNER, TRAINER, READER}
 CHANGES = {OWNER, TRAINER}
-HERE = "ST_SetSRID(ST_Point(3, 49.6), 4326)"
+HERE = "ST_SetSRID(ST_Point(5.12, 52.09), 4326)"
+READABLE = {"cells", "points", "poi", "cell", "grid", "model", "text_encoder", "text_embedding"}
 
 # What is done -> by whom it may be done.
 RIGHTS: dict[str, set[str]] = {
     # Questions
     "SELECT cell_id, geom, emb FROM callipper.cells": ASKS,
     "SELECT point_id, name, text, emb FROM callipper.points": ASKS,
-    "SELECT callipper.text_embed('pub')": ASKS,
-    "SELECT callipper.text_embed('pub', 1)": ASKS,
-    "SELECT callipper.search_points('pub', 3)": ASKS,
+    "SELECT callipper.text_embed('kind 1')": ASKS,
+    "SELECT callipper.text_embed('kind 1', 1)": ASKS,
+    f"SELECT callipper.loc_embed({HERE})": ASKS,
+    f"SELECT callipper.loc_embed({HERE}, 1)": ASKS,
     f"SELECT callipper.loc_support({HERE})": ASKS,
+    f"SELECT callipper.text_similarity('kind 1', {HERE})": ASKS,
+    "SELECT callipper.search('kind 1', 3)": ASKS,
+    "SELECT callipper.search_points('kind 1', 3)": ASKS,
+    "SELECT callipper.search_by_examples(ARRAY['kind 1'], ARRAY['kind 2'])": ASKS,
+    f"SELECT callipper.similar_to({HERE}, 3)": ASKS,
+    f"SELECT callipper.similar_points_to({HERE}, 3)": ASKS,
+    f"SELECT callipper.describe({HERE})": ASKS,
+    "SELECT callipper.point_id('7')": ASKS,
     "SELECT version, status FROM callipper.model": ASKS,
     "SELECT name FROM callipper.poi": ASKS,
     # What no answer shows
@@ -39,8 +50,13 @@ RIGHTS: dict[str, set[str]] = {
     "SELECT FROM callipper.text_weight": CHANGES,
     "SELECT FROM callipper.context_cell": CHANGES,
     "SELECT FROM callipper.cell_embedding": CHANGES,
+    "SELECT FROM callipper.kind": CHANGES,
+    "SELECT FROM callipper.kind_phrase": CHANGES,
+    "SELECT FROM callipper.point_kind": CHANGES,
     "SELECT key FROM callipper.signing_key": CHANGES,
     "SELECT FROM callipper.poi_change": CHANGES,
+    "SELECT callipper._count_evidence(1)": CHANGES,
+    "SELECT callipper._kinds_here(1, " + HERE + ")": CHANGES,
     "SELECT callipper._encode_text('pub', 1)": set(),  # nobody in this database has installed the encoder
     "SELECT callipper._sign('pub', 1, '[1]')": CHANGES,
     # POIs
@@ -96,8 +112,8 @@ def people(cluster_dsn: str, template_database: str) -> Iterator[dict[str, str]]
         found = {who: make_conninfo(dsn, user=name, password=PASSWORD) for who, name in names.items()}
         report = schema.init(found[OWNER])
         assert any(names[STRANGER] in note for note in report.notes)
+        publish_untrained(found[OWNER], places(), "contextual", "small")
         with user_session(found[OWNER]) as connection:
-            write_model(connection)
             write_model(connection, seed=1, activate=False)
         execute(dsn, f'GRANT callipper_reader TO "{names[READER]}"')
         yield found
@@ -119,6 +135,33 @@ def test_who_may_do_what(people: dict[str, str], action: str, who: str) -> None:
         finally:
             connection.rollback()
     assert (refused is None) == (who in RIGHTS[action]), refused
+
+
+def test_every_relation_and_function_is_for_its_readers(people: dict[str, str]) -> None:
+    """Also those that no line of RIGHTS names; each function that anybody may call has one."""
+    reader, stranger = (conninfo_to_dict(people[who])["user"] for who in (READER, STRANGER))
+    with user_session(people[OWNER]) as connection:
+        ours = "relnamespace = 'callipper'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')"
+        writing = "'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER'"
+        tables = connection.execute(
+            f"SELECT relname, has_table_privilege(%s, c.oid, 'SELECT'), has_table_privilege(%s, c.oid, {writing})"
+            f" OR has_table_privilege(%s, c.oid, 'SELECT') OR has_table_privilege(%s, c.oid, {writing})"
+            f" FROM pg_class c WHERE {ours}".encode(),
+            [reader, reader, stranger, stranger],
+        ).fetchall()
+        assert len(tables) > 20
+        assert {name for name, readable, _ in tables if readable} == READABLE
+        assert [name for name, _, more in tables if more] == []
+        functions = connection.execute(
+            "SELECT proname, has_function_privilege(%s, oid, 'EXECUTE'), has_function_privilege(%s, oid, 'EXECUTE')"
+            " FROM pg_proc WHERE pronamespace = 'callipper'::regnamespace",
+            [reader, stranger],
+        ).fetchall()
+        assert {name for name, _, callable_ in functions if callable_} == {"_sql_digest", "_sql_version"}
+        asked = {name for name, callable_, _ in functions if callable_ and not name.startswith("_")}
+        assert asked == {name for name, *_ in functions if not name.startswith("_")} - {"activate", "drop_model"}
+        untried = {name for name in asked if not any(f"callipper.{name}(" in action for action in RIGHTS)}
+        assert untried == set()
 
 
 @pytest.mark.parametrize("who", sorted(EVERYONE))

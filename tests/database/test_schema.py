@@ -445,6 +445,25 @@ def test_a_refused_init_leaves_nothing_behind(empty_database: str) -> None:
 # Rights
 
 
+def test_an_init_that_fails_late_leaves_nothing_behind(empty_database: str) -> None:
+    """All of it is one transaction, migrations too: they come first, and views near the end."""
+    with user_session(empty_database) as connection:
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF EXISTS (SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() WHERE object_identity = 'callipper.cells')"
+            " THEN RAISE EXCEPTION 'no views here'; END IF; END $$;"
+            " CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE VIEW')"
+            " EXECUTE FUNCTION public.refuse()"
+        )
+    with pytest.raises(DatabaseFailed, match="no views here"):
+        schema.init(empty_database)
+    with user_session(empty_database) as connection:
+        assert connection.execute("SELECT to_regnamespace('callipper')").fetchone() == (None,)
+        assert db.extension_schemas(connection) == {}
+        connection.execute("DROP EVENT TRIGGER refuse")
+    assert schema.init(empty_database).before is None
+
+
 def test_an_owner_who_is_no_superuser_can_init(cluster_dsn: str, empty_database: str, database: str) -> None:
     execute(empty_database, "CREATE EXTENSION postgis", "CREATE EXTENSION vector")
     with visitor(cluster_dsn, empty_database, "callipper_owner") as dsn:

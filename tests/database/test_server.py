@@ -18,10 +18,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from callipper_db import db
+from callipper_db import db, schema
 from callipper_db.config import Settings
 from callipper_db.errors import (
     ConfigError,
+    NoRightToCreate,
     ServerBinariesMissing,
     ServerHomeUnusable,
     ServerStartFailed,
@@ -204,15 +205,34 @@ def test_settings_reach_the_server(shared: EmbeddedServer) -> None:
     assert query(shared, "SHOW data_checksums") == "on"
 
 
+def test_the_role_that_commands_use_is_no_superuser(shared: EmbeddedServer) -> None:
+    """It owns the database and all that it makes there, and may hand out the right to ask."""
+    may = "rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls"
+    assert query(shared, f"SELECT {may} FROM pg_roles WHERE rolname = current_user") is False
+    assert query(shared, "SELECT datdba = current_user::regrole FROM pg_database WHERE datname = current_database()")
+    schema.init(shared.dsn())
+    theirs = (
+        "SELECT bool_and(proowner = 'callipper'::regrole) FROM pg_proc WHERE pronamespace = 'callipper'::regnamespace"
+    )
+    assert query(shared, theirs)
+    assert query(shared, "SELECT has_function_privilege('callipper_reader', 'callipper.text_embed(text)', 'EXECUTE')")
+    with user_session(shared.administrator_dsn()) as connection:
+        connection.execute("CREATE ROLE guest")
+    with user_session(shared.dsn()) as connection:
+        connection.execute("GRANT callipper_reader TO guest")
+    with user_session(shared.administrator_dsn()) as connection:
+        connection.execute("DROP ROLE guest")
+
+
 def test_alter_system_wins_but_cannot_open_the_server(shared: EmbeddedServer) -> None:
-    with user_session(shared.dsn(), autocommit=True) as connection:
+    with user_session(shared.administrator_dsn(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET work_mem = '5MB'")
         connection.execute("ALTER SYSTEM SET listen_addresses = '*'")
     shared.stop()
     shared.start()
     assert query(shared, "SHOW work_mem") == "5MB"
     assert query(shared, "SHOW listen_addresses") == ""
-    with user_session(shared.dsn(), autocommit=True) as connection:
+    with user_session(shared.administrator_dsn(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM RESET ALL")
 
 
@@ -331,10 +351,21 @@ def test_a_killed_initdb_leaves_nothing(server: EmbeddedServer) -> None:
 
 def test_a_missing_database_is_made_again(shared: EmbeddedServer) -> None:
     """As after a kill between initdb and CREATE DATABASE."""
-    with user_session(shared.dsn("postgres"), autocommit=True) as connection:
+    with user_session(shared.administrator_dsn("postgres"), autocommit=True) as connection:
         connection.execute("DROP DATABASE callipper")
     shared.start()
     assert query(shared, "SELECT current_database()") == "callipper"
+
+
+def test_a_missing_extension_is_made_at_the_next_start(shared: EmbeddedServer) -> None:
+    """As when it is installed while the server runs: the role of the commands may not create it."""
+    shared.start()
+    with user_session(shared.administrator_dsn()) as connection:
+        connection.execute("DROP EXTENSION postgis CASCADE")
+    with pytest.raises(NoRightToCreate, match="create the extension postgis"):
+        schema.init(shared.dsn())
+    shared.start()
+    schema.init(shared.dsn())
 
 
 @pytest.fixture

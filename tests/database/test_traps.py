@@ -16,6 +16,8 @@ from test_schema import PASSWORD, execute, role
 from callipper_db import models, schema, search
 from callipper_db.progress import Silent
 from callipper_trainer.data.source import Source
+from callipper_trainer.evaluation.evaluate import assess
+from callipper_trainer.evaluation.labels import LabelSource
 from callipper_trainer.refresh.refresh import refresh
 from callipper_trainer.remember import remember
 from tiny_encoder import write_encoder
@@ -36,6 +38,7 @@ VALUES = (
     "callipper.loc_embed({here})",
     "callipper.loc_support({here})",
     "callipper.text_similarity('park', {here})",
+    "callipper.point_id(t)",
 )
 
 
@@ -118,12 +121,20 @@ def test_none_is_sprung(trapped: str, tmp_path: Path, run: Callable[..., Result]
     assert search.nearest_cells(trapped, "an old river bank", 3, "5.0,52.0,5.3,52.2")
     assert search.similar_cells(trapped, f"{MIDDLE[0]},{MIDDLE[1]}", 3, min_distance_m=200)
     assert search.describe_place(trapped, "POINT(5.12 52.09)", 3)
+    assert search.nearest_points(trapped, "the old park", 3, "5.0,52.0,5.3,52.2")
+    for labels in ("public.shop", str(tmp_path / "town.csv")):
+        assess(trapped, LabelSource(labels, ["category"]), 1, Silent(), split="random", seeds=1)
+    assert sprung(trapped) == 0
+    run("pois", "list-sources", "--dsn", trapped)
+    run("pois", "remove", "--source", "metres", "--where", "category=mill", "--dsn", trapped)
     remember(trapped, ["a quiet corner"], text_encoder=encoder)
     run("plot", "--dsn", trapped, "park", "-o", str(tmp_path / "park.png"))
     run("text-encoder", "list", "--dsn", trapped)
     run("doctor", "--dsn", trapped)
     models.compare_models(trapped, 1, 2)
+    models.show_model(trapped, None)
     _ask_as_reader(trapped)
+    run("text-encoder", "remove", encoder, "--dsn", trapped)
     models.drop_model(trapped, 2)
     models.drop_model(trapped, 1, force=True)
 

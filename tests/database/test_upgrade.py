@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from callipper_trainer.model_rows import load_model
 from callipper_trainer.refresh.refresh import RefreshSummary, refresh
 from deployments import binaries, succeed
 from freeze import FIXTURES, answers
+from processes import wait_for
 from sessions import user_session
 from untrained import MIDDLE, embed, places, publish_untrained
 
@@ -72,6 +74,29 @@ def vectors_of(connection: db.Connection, version: int) -> tuple[Array, Array]:
         {"version": version},
     ).fetchall()
     return np.array([row[:2] for row in rows]), np.array([row[2] for row in rows], np.float32)
+
+
+def test_a_migration_keeps_no_reader_waiting(old: str) -> None:
+    """While a reader idles in a transaction it is tried again and again, and others read in between."""
+    query = "SELECT count(*) FROM callipper.point_embedding"
+    tried = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'callipper.point_embedding'::regclass"
+    with (
+        psycopg.connect(old) as idle,
+        psycopg.connect(old, autocommit=True) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("SET lock_timeout = '1s'")
+        idle.execute(query)
+        init = pool.submit(schema.init, old)
+        try:
+            wait_for(lambda: init.done() or other.execute(tried).fetchone() is not None)
+            for _ in range(3):
+                other.execute(query)
+            assert not init.done()
+        finally:
+            idle.rollback()
+        init.result()
+    schema.ensure_current(old)
 
 
 def test_an_upgraded_database_answers_as_before(fixture: Path, upgraded: str) -> None:

@@ -309,13 +309,27 @@ def test_the_evidence_equals_a_rebuild(town: str, renew: Callable[..., RefreshSu
     check_evidence(town, 1, publish_anew(town, tmp_path))
 
 
+NAMED = "SELECT point_id FROM point_embedding_v1 WHERE to_tsvector('simple', name) @@ plainto_tsquery('simple', %s)"
+
+
 def test_a_renamed_poi_is_found_by_its_new_name(town: str, renew: Callable[..., RefreshSummary]) -> None:
     [(poi_id,)] = fetch(town, "UPDATE poi SET name = 'Zanzibar Quiet Corner' WHERE poi_id = 5 RETURNING poi_id")
     summary = renew(town)
     assert (summary.added, summary.changed, summary.removed) == (0, 1, 0)
-    named = "SELECT point_id FROM point_embedding_v1 WHERE to_tsvector('simple', name) @@ plainto_tsquery('simple', %s)"
-    assert fetch(town, named, "zanzibar corner") == [(poi_id,)]
+    assert fetch(town, NAMED, "zanzibar corner") == [(poi_id,)]
     assert not renew(town, compare=True).anything
+
+
+def test_names_and_descriptions_may_be_long(town: str, renew: Callable[..., RefreshSummary], tmp_path: Path) -> None:
+    """As in a table of the user's own. An index holds no long text, and compression does not help with random words."""
+    words = "(SELECT string_agg(md5(n::text), ' ') FROM generate_series(1, %s) n)"
+    execute(town, f"UPDATE poi SET name = 'Zanzibar ' || {words} WHERE poi_id = 5", 40_000)
+    execute(town, f"UPDATE poi SET category = {words} WHERE poi_id = 6", 300)
+    execute(town, f"UPDATE poi SET description = {words} WHERE poi_id = 7", 3_000)
+    renew(town)
+    assert fetch(town, NAMED, "zanzibar") == [(5,)]
+    assert not renew(town, compare=True).anything
+    check_evidence(town, 1, publish_anew(town, tmp_path))
 
 
 def test_a_model_without_evidence_is_refreshed(

@@ -64,7 +64,7 @@ def start_primary(home: Path, folder: Path) -> EmbeddedServer:
     """A server that a standby can follow, which the embedded server's own settings rule out."""
     server = EmbeddedServer(home / "primary", pg_bin=folder, durable=False, root_area=home / "area")
     server.start()
-    with user_session(server.dsn(), autocommit=True) as connection:
+    with user_session(server.administrator_dsn(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET wal_level = replica")
         connection.execute("ALTER SYSTEM SET max_wal_senders = 4")
     server.stop()
@@ -82,7 +82,8 @@ def start_standby(primary: EmbeddedServer, home: Path) -> EmbeddedServer:
     assert primary.pg_bin is not None
     succeed(
         primary.pg_bin / "pg_basebackup",
-        *("-D", standby.link, "-d", primary.dsn("postgres"), "--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
+        *("-D", standby.link, "-d", primary.administrator_dsn("postgres")),
+        *("--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
         user=owner.st_uid if os.geteuid() == 0 else None,
     )
     standby.start()

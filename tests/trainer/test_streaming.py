@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -445,11 +446,12 @@ def test_many_rows_are_streamed_unasked(town: str, tmp_path: Path, monkeypatch: 
 def test_json_tells_of_each_stage(run: Callable[..., Result], town: str) -> None:
     options = ("--epochs", "2", "--no-text-tower", "--grid-size", "150", "--json")
     lines = [json.loads(line) for line in run("train", "--dsn", town, *options).stdout.splitlines()]
-    stages = [line.get("stage", line.get("epoch", "summary")) for line in lines]
+    # Texts of the POIs, words and kinds are encoded one after the other, and a stage that takes long says how far it is.
+    stages = [stage for stage, _ in groupby(line.get("stage", line.get("epoch", "summary")) for line in lines)]
     publishing = ["cutting the grid", "writing cells", "writing points", "activating"]
     before = ["reading POIs", "encoding texts", "counting POIs around places", "training"]
     assert stages == [*before, 1, 2, *publishing, "summary"]
-    assert lines[1]["total"] > 300
+    assert max(line["total"] for line in lines if line.get("stage") == "encoding texts") > 300
 
 
 def test_the_command(run: Callable[..., Result], town: str) -> None:

@@ -24,6 +24,8 @@ CLOSE = (
     0.65  # least cosine of "name, category" and a kind's name for the name to suggest the kind (docs/experiments.md)
 )
 MOST_BY_NAME = 3  # kinds that one name suggests at most
+LONGEST_KIND = 500  # characters of a kind's name; it is in an index, which takes no long text
+LONGEST_NAME = 1000  # characters of a POI's name that are stored; an index of words takes a megabyte at most
 LONGEST_WORDS = 4  # words; a longer category is a description, and nobody asks by it
 ROWS = 2048  # texts compared at once
 
@@ -52,7 +54,7 @@ class Kinds:
     def read_texts(self, texts: list[str]) -> None:
         """Find the kinds of category texts."""
         for text in texts:
-            self.of_text[text] = number = self.add(place_words.reading(text))
+            self.of_text[text] = number = self.add(place_words.reading(text)[:LONGEST_KIND])
             self.category.setdefault(number, text)
 
     def read_named_texts(self, named_texts: list[str], vectors: Array, encode: Encode) -> None:
@@ -116,10 +118,10 @@ class Kinds:
 
 
 def plain_names(samples: Samples) -> list[str]:
-    """(N,) the bare names of the POIs, '' for none. samples.texts has names as 'name, category'."""
+    """(N,) the bare names of the POIs, cut to LONGEST_NAME, '' for none. samples.texts has names as 'name, category'."""
     texts = samples.texts
     return [
-        texts[named].removesuffix(f", {texts[text]}") if named >= 0 else ""
+        texts[named].removesuffix(f", {texts[text]}")[:LONGEST_NAME] if named >= 0 else ""
         for named, text in zip(samples.name_id.tolist(), samples.text_id.tolist(), strict=True)
     ]
 

@@ -95,7 +95,7 @@ def read_labels(connection: db.Connection, source: LabelSource, model: LoadedMod
 def _answer(columns: list[str]) -> str:
     """SQL for a row's targets as JSON."""
     names = sql.SQL(", ").join(sql.Identifier("s", column) for column in columns)
-    return sql.SQL("jsonb_build_array({})::text").format(names).as_string()
+    return sql.SQL("pg_catalog.jsonb_build_array({})::text").format(names).as_string()
 
 
 def _reason(error: BadSource | BadExtent | NotEnoughData, srid: int) -> str:

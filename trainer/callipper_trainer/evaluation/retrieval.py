@@ -231,7 +231,7 @@ def _read_pairs(
     connection: db.Connection, model: LoadedModel, text: str, label: str
 ) -> tuple[Samples, list[str | None]]:
     kept = model.provenance
-    pair = f"CASE WHEN {text} IS NOT NULL THEN jsonb_build_array({text}, {label})::text END"
+    pair = f"CASE WHEN {text} IS NOT NULL THEN pg_catalog.jsonb_build_array({text}, {label})::text END"
     source = Source(
         kept["source"],
         text=pair,
