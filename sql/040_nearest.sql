@@ -224,7 +224,8 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY EXECUTE format(
-        'SELECT b.point_id, coalesce(p.name, nullif(b.name, '''')), p.category, b.text, b.geom, b.similarity, callipper._percentile(-b.similarity, $1) FROM ('
+        'SELECT b.point_id, coalesce(p.name, nullif(b.name, '''')), CASE WHEN $6 THEN p.category ELSE b.text END, b.text, b.geom,'
+        '    b.similarity, callipper._percentile(-b.similarity, $1) FROM ('
         '    SELECT e.point_id, e.name, e.text, e.geom, -(e.emb OPERATOR(@extschema:vector@.<#>) $2) AS similarity FROM callipper.%I e'
         '    WHERE ($3 IS NULL OR @extschema:postgis@.ST_Intersects(e.geom, $3)) AND e.point_id <> ALL ($4)'
         '    ORDER BY similarity DESC, e.point_id LIMIT $5'

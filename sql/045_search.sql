@@ -114,7 +114,8 @@ BEGIN
     END IF;
     IF vector IS NOT NULL THEN
         FOR answer IN EXECUTE format(
-            'SELECT r.point_id, coalesce(p.name, nullif(e.name, '''')) AS name, p.category, e.text, e.geom,'
+            'SELECT r.point_id, coalesce(p.name, nullif(e.name, '''')) AS name,'
+            '    CASE WHEN callipper._points_are_pois($1) THEN p.category ELSE e.text END AS category, e.text, e.geom,'
             '    -(e.emb OPERATOR(@extschema:vector@.<#>) $4) AS similarity,'
             '    CASE WHEN r.named THEN ''name'' ELSE ''kind'' END AS because'
             ' FROM callipper._relevant_points($1, $2, $3) r JOIN callipper.%I e ON e.point_id = r.point_id'
@@ -145,7 +146,7 @@ COMMENT ON FUNCTION callipper.search_points(text, integer, @extschema:postgis@.g
     'The k training POIs that fit a text best, best first: SELECT * FROM search_points(''quiet park'', 10). First come POIs'
     ' whose name holds all of its words (because is name), then POIs of the kinds that it asks for (because is kind), then those'
     ' whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
-    ' of search(); category is NULL where the model was not trained on callipper.poi.';
+    ' of search(); category is what the model read where it was not trained on callipper.poi.';
 
 -- Examples as a single vector, so that an index can serve it. To subtract the dislikes as a whole would find places that are
 -- like nothing of either; half of them leaves what is liked in charge.

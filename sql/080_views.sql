@@ -8,7 +8,9 @@ WHERE e.version = callipper._active_version();
 COMMENT ON VIEW callipper.cells IS 'grid cells with their embedding by the active model (unit length, 128 dimensions)';
 
 CREATE OR REPLACE VIEW callipper.points AS
-SELECT e.point_id, coalesce(p.name, nullif(e.name, '')) AS name, p.category, e.text, e.geom, e.emb
+SELECT e.point_id, coalesce(p.name, nullif(e.name, '')) AS name,
+    CASE WHEN callipper._points_are_pois(callipper._active_version()) THEN p.category ELSE e.text END AS category,
+    e.text, e.geom, e.emb
 FROM callipper.point_embedding e
 LEFT JOIN callipper.poi p ON p.poi_id = e.point_id AND callipper._points_are_pois(callipper._active_version())
 WHERE e.version = callipper._active_version();

@@ -159,9 +159,40 @@ def test_a_source_of_the_users_own(town: str, tmp_path: Path) -> None:
         found = connection.execute(
             "SELECT min(point_id), count(*), count(name), count(category) FROM points"
         ).fetchone()
-        assert found == (1001, COUNT, 0, 0)
+        assert found == (1001, COUNT, 0, COUNT)
         assert connection.execute("SELECT text FROM public.known").fetchall() == [("mine",)]
     assert models.show_model(town, 2)["provenance"]["source"] == 'public."Stops"'
+
+
+@pytest.mark.parametrize(
+    ("key", "join"),
+    [
+        ("md5(source_id)::uuid", "callipper.point_id(s.key::text)"),
+        ("source_id", "callipper.point_id(s.key)"),
+        ("1e20 + poi_id", "callipper.point_id(s.key::text)"),
+        ("poi_id::int", "s.key"),
+        ("poi_id / 7 AS line, poi_id % 7", "callipper.point_id((s.line, s.key)::text)"),
+    ],
+    ids=["uuid", "text", "numeric", "integer", "composite"],
+)
+def test_points_join_back_by_a_key_of_any_type(town: str, tmp_path: Path, key: str, join: str) -> None:
+    """And name and category are shown, though they are not in callipper.poi."""
+    with user_session(town) as connection:
+        connection.execute(f"CREATE TABLE public.shop AS SELECT {key} AS key, name, category, geom FROM poi")
+        columns = "line, key" if "line" in key else "key"
+        connection.execute(f"ALTER TABLE public.shop ADD PRIMARY KEY ({columns})")
+    train_town(town, tmp_path, replace(OTHER, epochs=1), source=Source("public.shop"))
+    with user_session(town) as connection:
+        joined = connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE p.name IS NOT DISTINCT FROM s.name AND p.category = s.category)"
+            f" FROM points p JOIN public.shop s ON p.point_id = {join}"
+        ).fetchone()
+        assert joined == (COUNT, COUNT)
+        shown = connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE q.name IS NOT DISTINCT FROM s.name AND q.category = s.category)"
+            f" FROM search_points('park', 30) q JOIN public.shop s ON q.point_id = {join}"
+        ).fetchone()
+        assert shown == (30, 30)
 
 
 def test_an_hnsw_index_is_built_and_used(town: str, tmp_path: Path) -> None:
