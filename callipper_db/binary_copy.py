@@ -16,6 +16,8 @@ from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.progress import Advance, silent
 
+Columns = dict[str, tuple[str, Array | Sequence[bytes]]]  # name -> (type, values); see write_rows
+
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 POINT_EWKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("srid", "<u4"), ("xy", "<f8", (2,))])
@@ -27,7 +29,7 @@ SCALARS = {"bool": "?", "int2": ">i2", "int4": ">i4", "int8": ">i8", "float4": "
 def write_rows(
     connection: Connection,
     table: sql.Composable,
-    columns: dict[str, tuple[str, Array | Sequence[bytes]]],
+    columns: Columns,
     advance: Advance = silent,
 ) -> int:
     """COPY arrays into a table; returns the number of rows.

@@ -123,31 +123,12 @@ def check_count(blocks: int, size_m: float, kind: str) -> None:
 def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, size_m: float, kind: str) -> None:
     """Fill the temporary table `covered` (i, j, geom, centre) with the cells of the blocks and of the holes between them.
 
-    Polygons are asked about blocks only; which cells are in a block is arithmetic, since a test per cell costs ten times
-    the rest of publishing.
+    Polygons are compared with blocks only. Arithmetic decides which cells are in a block, because a comparison for each cell
+    takes ten times as long as the rest of publishing.
     """
+    check_count(_cover_blocks(connection, blocks, block_m, srid), size_m, kind)
     connection.execute(
-        connection.named("""
-        CREATE TEMPORARY TABLE covered_block ON COMMIT DROP AS
-        WITH block AS (
-            SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s::int4) AS geom
-            FROM unnest(%(x)s::bigint[], %(y)s::bigint[]) AS b(x, y)
-        ), part AS (
-            -- The exterior ring alone: lakes and heaths inside a city are covered, though they hold no POI.
-            SELECT ST_MakePolygon(ST_ExteriorRing((ST_Dump(ST_Union(geom))).geom)) AS geom FROM block
-        )
-        -- A part can be inside another's filled hole, so DISTINCT.
-        SELECT DISTINCT b.i, b.j
-        FROM part, LATERAL ST_SquareGrid(%(m)s, part.geom) AS b
-        WHERE ST_Intersects(part.geom, ST_Centroid(b.geom))
-        """),
-        {"m": block_m, "srid": srid, "x": blocks[:, 0].tolist(), "y": blocks[:, 1].tolist()},
-    )
-    row = connection.execute("SELECT count(*) FROM covered_block").fetchone()
-    assert row is not None
-    check_count(int(row[0]), size_m, kind)
-    connection.execute(
-        # OFFSET 0 keeps the centre from being computed anew wherever it is named.
+        # OFFSET 0 keeps the planner from computing the centre again at each use.
         connection.named(
             f"""
             CREATE TEMPORARY TABLE covered ON COMMIT DROP AS
@@ -167,6 +148,30 @@ def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, siz
     connection.execute("ANALYZE covered")
 
 
+def _cover_blocks(connection: Connection, blocks: Array, block_m: float, srid: int) -> int:
+    """Fill the temporary table `covered_block` (i, j) with the blocks and the holes between them; returns their number."""
+    connection.execute(
+        connection.named("""
+        CREATE TEMPORARY TABLE covered_block ON COMMIT DROP AS
+        WITH block AS (
+            SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s::int4) AS geom
+            FROM unnest(%(x)s::bigint[], %(y)s::bigint[]) AS b(x, y)
+        ), part AS (
+            -- The exterior ring alone: lakes and heaths inside a city are covered, though they hold no POI.
+            SELECT ST_MakePolygon(ST_ExteriorRing((ST_Dump(ST_Union(geom))).geom)) AS geom FROM block
+        )
+        -- A part can be inside another's filled hole, so DISTINCT.
+        SELECT DISTINCT b.i, b.j
+        FROM part, LATERAL ST_SquareGrid(%(m)s, part.geom) AS b
+        WHERE ST_Intersects(part.geom, ST_Centroid(b.geom))
+        """),
+        {"m": block_m, "srid": srid, "x": blocks[:, 0].tolist(), "y": blocks[:, 1].tolist()},
+    )
+    row = connection.execute("SELECT count(*) FROM covered_block").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def _float8(number: float) -> sql.Composed:
-    """As it is declared: a bare 100.5 would be a numeric."""
+    """A float8 literal; a bare 100.5 would be a numeric."""
     return sql.SQL("{}::float8").format(sql.Literal(number))

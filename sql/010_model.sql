@@ -1,15 +1,15 @@
--- Model versions: which one answers, and how another takes over.
+-- Model versions: which one is active, and how another becomes active.
 --
--- Which version answers is said in one place, callipper.model.status, and read once for each statement: the planner folds
--- _active_version() to a number, in the snapshot that all of the planning uses. Everything in the statement takes that number:
--- the views, text_embed(), loc_embed(), and search() and its siblings by the default of their argument `model`. So no statement
--- mixes two versions, and a REPEATABLE READ transaction keeps its version to its end.
+-- One place says which version is active: callipper.model.status. A statement reads it once. The planner folds
+-- _active_version() to a number, and all parts of the statement use that number: the views, text_embed(), loc_embed(), and
+-- search() and its siblings through the default of their argument `model`. So no statement mixes two versions, and a
+-- REPEATABLE READ transaction keeps its version to its end.
 --
--- What a plan has folded must not outlive the version. Each change is therefore announced: all sessions drop their cached
--- plans. A session whose snapshot is older than the change would cache another old plan; _active_version() notices that.
+-- A cached plan must not outlive the version that it has folded. So each change is announced, and all sessions drop their
+-- cached plans. A session whose snapshot is older than the change would cache an old plan again; _active_version() prevents it.
 
--- The next two say what was announced last. They are catalogue rows, so they say what is true now, however old the snapshot of
--- a transaction is. _announce_change() replaces their bodies. No reader holds a lock on a function, so that waits for nobody.
+-- The next two functions return what was announced last. Their bodies are catalogue rows, which any snapshot sees as they are
+-- now. _announce_change() replaces the bodies. It waits for nobody, because readers hold no lock on a function.
 CREATE OR REPLACE FUNCTION callipper._newest_version() RETURNS integer
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT 0::pg_catalog.int4
@@ -35,9 +35,9 @@ END
 $$;
 COMMENT ON FUNCTION callipper._set_newest(integer, bigint) IS 'replace the bodies of _newest_version() and _newest_change()';
 
--- Makes every session plan anew: what a plan has folded to a constant is no longer true, such as a version, a model's extent
--- or loc_embed() of a constant. Granting on the schema changes no right, but writes pg_namespace, and then all sessions drop
--- their cached plans. The caller holds a lock on callipper.model, so that no two do it at once.
+-- Makes every session plan anew, because constants in its plans are no longer true: a version, a model's extent, loc_embed()
+-- of a constant. The GRANT changes no right, but it writes pg_namespace, and then all sessions drop their cached plans. The
+-- caller holds a lock on callipper.model, so that no two do this at the same time.
 CREATE OR REPLACE FUNCTION callipper._announce_change() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -51,18 +51,18 @@ $$;
 COMMENT ON FUNCTION callipper._announce_change() IS
     'make every session drop its cached plans, and note which transaction changed what is answered';
 
--- Dropping all plans while one is made drops that one too, after it has been used once.
+-- DISCARD PLANS during planning also drops the plan that is being made, after its first use.
 CREATE OR REPLACE FUNCTION callipper._keep_no_plan() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE 'DISCARD PLANS';
 END
 $$;
-COMMENT ON FUNCTION callipper._keep_no_plan() IS 'make this session drop its cached plans, those in the making included';
+COMMENT ON FUNCTION callipper._keep_no_plan() IS 'make this session drop its cached plans, also one that is being made';
 
--- IMMUTABLE so that it is folded when a statement is planned. It then reads in the snapshot of the planning, as all functions
--- do that are not VOLATILE. It holds the version's cells by a reader's lock, so that drop_model() cannot come between the
--- planning of a statement and its execution.
+-- IMMUTABLE so that the planner folds it. It reads in the snapshot of the planning, as every function does that is not
+-- VOLATILE. It takes a reader's lock on the version's cells, so that drop_model() cannot run between the planning of a
+-- statement and its execution.
 CREATE OR REPLACE FUNCTION callipper._active_version() RETURNS integer
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -72,7 +72,7 @@ BEGIN
     SELECT c.transaction_id, (SELECT m.version FROM callipper.model m WHERE m.status = 'active') INTO change, active
         FROM callipper.change c;
     IF change = callipper._newest_change() THEN
-        -- The constant lets this statement be planned once, for the one partition. Afterwards it may stand for a newer version.
+        -- _newest_version() is a constant here, so this statement is planned once, for one partition. `active` may be older.
         PERFORM FROM callipper.cell_embedding e WHERE e.version = callipper._newest_version() LIMIT 0;
         IF active = callipper._newest_version() THEN
             RETURN active;
@@ -99,7 +99,18 @@ $$;
 COMMENT ON FUNCTION callipper._active_version() IS
     'version of the active model in the snapshot of the statement, 0 when there is none; folded when a statement is planned';
 
--- The version that a question is for. NULL stands for the active one.
+CREATE OR REPLACE FUNCTION callipper._require_version(version integer) RETURNS void
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = _require_version.version) THEN
+        RAISE EXCEPTION 'there is no model version %', version
+            USING ERRCODE = 'undefined_object', HINT = 'SELECT version, status FROM callipper.model lists them.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION callipper._require_version(integer) IS 'an error when there is no such model version';
+
+-- The version that answers a question. NULL means the active one.
 CREATE OR REPLACE FUNCTION callipper._require_model(version integer) RETURNS integer
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -107,18 +118,16 @@ BEGIN
     IF version = 0 THEN
         RAISE EXCEPTION 'no model is active' USING ERRCODE = 'object_not_in_prerequisite_state',
             HINT = 'Train one with: callipper-db train';
-    ELSIF NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = _require_model.version) THEN
-        RAISE EXCEPTION 'there is no model version %', version
-            USING ERRCODE = 'undefined_object', HINT = 'SELECT version, status FROM callipper.model lists them.';
     END IF;
+    PERFORM callipper._require_version(version);
     RETURN version;
 END
 $$;
 COMMENT ON FUNCTION callipper._require_model(integer) IS
-    'the model version given, the active one for NULL; an error where there is none';
+    'the model version given, the active one for NULL; an error when there is none';
 
--- Whether a version's points are rows of callipper.poi; otherwise poi_id and point_id only happen to be the same number.
--- IMMUTABLE so that it is folded when a statement is planned.
+-- Whether a version's points are rows of callipper.poi. If not, equal values of poi_id and point_id mean nothing.
+-- IMMUTABLE so that the planner folds it.
 CREATE OR REPLACE FUNCTION callipper._points_are_pois(version integer) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -128,15 +137,12 @@ END
 $$;
 COMMENT ON FUNCTION callipper._points_are_pois(integer) IS 'whether a model version was trained on callipper.poi';
 
--- Makes a version the one that answers. No reader waits for it, and it waits for no reader.
+-- Makes a version the active one. No reader waits for it, and it waits for no reader.
 CREATE OR REPLACE FUNCTION callipper.activate(version integer) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE;
-    IF NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = activate.version) THEN
-        RAISE EXCEPTION 'there is no model version %', version
-            USING ERRCODE = 'undefined_object', HINT = 'SELECT version, status FROM callipper.model lists them.';
-    END IF;
+    PERFORM callipper._require_version(version);
     UPDATE callipper.model m SET status = 'ready' WHERE m.status = 'active' AND m.version <> activate.version;
     UPDATE callipper.model m SET status = 'active', activated_at = clock_timestamp()
         WHERE m.version = activate.version AND m.status <> 'active';

@@ -1,7 +1,7 @@
--- How a model version goes, without that readers of the others wait.
+-- Dropping a model version. Readers of other versions do not wait for it.
 
--- Takes a version's partitions out of use: empties and renames them. Only readers of this very version hold a lock on them. The
--- lock is asked for in brief tries, so that no reader queues behind this for long.
+-- Empties and renames the partitions of a version. Only readers of this version hold locks on them. It asks for its own lock in
+-- brief tries, so that no reader queues behind it for long.
 CREATE OR REPLACE FUNCTION callipper._empty_partitions(version integer, patience interval) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -42,10 +42,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._empty_partitions(integer, interval) IS
-    'empty a model version''s partitions and rename them; an error where they are being read for longer than a while';
+    'empty a model version''s partitions and rename them; an error when readers hold them for longer than `patience`';
 
--- Drops what _empty_partitions() has left. That takes a lock on the parent, which the readers of all versions hold, idle ones
--- too. So it is tried briefly; what cannot be dropped stays behind, empty, until the next drop_model().
+-- Drops the partitions that _empty_partitions() has emptied. DROP TABLE locks the parent, on which readers of all versions hold
+-- locks, also when they idle in a transaction. So it tries briefly. What it cannot drop stays, empty, until the next
+-- drop_model().
 CREATE OR REPLACE FUNCTION callipper._drop_leftovers() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -68,10 +69,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._drop_leftovers() IS
-    'drop the empty partitions of dropped model versions, where no reader is in the way';
+    'drop the empty partitions of dropped model versions, unless a reader is in the way';
 
--- Removes a version with everything that belongs to it. The active one goes only by force, and then none answers.
--- The rows go before the tables: no reader waits while they are deleted.
+-- Removes a version and everything that belongs to it. The active version needs `force`; then no version is active.
+-- It deletes the rows before it drops the tables, because no reader waits for a DELETE.
 CREATE OR REPLACE FUNCTION callipper.drop_model(version integer, force boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -79,17 +80,15 @@ DECLARE
     doomed callipper.model;
 BEGIN
     LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM callipper._require_version(version);
     SELECT * INTO doomed FROM callipper.model m WHERE m.version = drop_model.version;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no model version %', version
-            USING ERRCODE = 'undefined_object', HINT = 'SELECT version, status FROM callipper.model lists them.';
-    ELSIF doomed.status = 'active' AND NOT force THEN
+    IF doomed.status = 'active' AND NOT force THEN
         RAISE EXCEPTION 'model version % is the active one', version
             USING ERRCODE = 'object_in_use', HINT = 'Activate another first, or call drop_model(version, true).';
     END IF;
     PERFORM callipper._empty_partitions(version, patience);
     DELETE FROM callipper.model m WHERE m.version = drop_model.version;
-    -- A grid that no model uses any more goes too, with its cells.
+    -- Remove the grid and its cells too, when no other model uses it.
     DELETE FROM callipper.grid g WHERE g.grid_id = doomed.grid_id
         AND NOT EXISTS (SELECT FROM callipper.model m WHERE m.grid_id = g.grid_id);
     PERFORM callipper._announce_change();
@@ -97,4 +96,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper.drop_model(integer, boolean) IS
-    'remove a model version with everything that belongs to it; force also removes the active one';
+    'remove a model version and everything that belongs to it; force also removes the active one';

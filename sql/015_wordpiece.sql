@@ -1,8 +1,8 @@
--- The WordPiece tokenizer of BERT encoders: a text becomes the token ids that the encoder was trained on, for every text the
--- same as Hugging Face's tokenizers give. No answer depends on the database's locale, on ICU or on the server's version.
+-- The WordPiece tokenizer of BERT encoders: a text becomes token ids. For every text they equal those of Hugging Face's
+-- tokenizers. They do not depend on the database's locale, on ICU or on the version of the server.
 
--- Orders combining marks as NFD does. Only the marks of kind 7 matter, since accents are stripped next; all other marks and
--- dropped characters just don't end a run of marks. Few texts in a million need it.
+-- Orders combining marks as NFD does. Only the order of marks of kind 7 matters, because accents are stripped next. Other marks
+-- and dropped characters do not end a run of marks. Few texts in a million need this.
 CREATE OR REPLACE FUNCTION callipper._canonical_order(content text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -17,11 +17,12 @@ BEGIN
     );
 END
 $$;
-COMMENT ON FUNCTION callipper._canonical_order(text) IS 'a decomposed text with its marks, but for accents, in canonical order';
+COMMENT ON FUNCTION callipper._canonical_order(text) IS 'a decomposed text with its marks, except accents, in canonical order';
 
--- BERT's normalisation of all that is not ASCII: control characters go, spaces become ' ', accents go, capitals become small,
--- and ideographs and punctuation get spaces around them. _char_kind() tells what is what; OFFSET 0 makes it be asked once. The
--- server's Unicode is newer than the tokenizer's: what has nothing to decompose for it has nothing to decompose for that.
+-- BERT's normalisation of characters beyond ASCII: it drops control characters and accents, turns every space into ' ', writes
+-- lower case, and puts spaces around ideographs and punctuation. _char_kind() classifies a character; OFFSET 0 makes the
+-- planner call it once. The server's Unicode is newer than the tokenizer's. So a character that the server does not decompose
+-- is one that the tokenizer does not decompose either.
 CREATE OR REPLACE FUNCTION callipper._normalize_unicode(
     content text, lower_case boolean, strip_accents boolean, split_cjk boolean
 ) RETURNS text
@@ -65,9 +66,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._normalize_unicode(text, boolean, boolean, boolean) IS
-    'a text as a BERT encoder reads it, but for the ASCII in it';
+    'a text as a BERT encoder reads it, except for its ASCII characters';
 
--- The words of a text as BERT's normalisation and pre-tokenisation give them: between spaces, and each punctuation alone.
+-- The words of a text after BERT's normalisation and pre-tokenisation: split at spaces, with each punctuation mark alone.
 CREATE OR REPLACE FUNCTION callipper._bert_words(content text, lower_case boolean, strip_accents boolean, split_cjk boolean)
 RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -87,8 +88,8 @@ END
 $$;
 COMMENT ON FUNCTION callipper._bert_words(text, boolean, boolean, boolean) IS 'words of a text, as BERT splits it';
 
--- The same for a text in which special tokens may stand literally: they are found before all else, and are words of their own.
--- Of more words than are asked for, some may be left out.
+-- The same for a text that may contain special tokens, such as [MASK]. They are found first and are words of their own. Words
+-- beyond the number asked for may be left out.
 CREATE OR REPLACE FUNCTION callipper._words(
     content text, special text[], lower_case boolean, strip_accents boolean, split_cjk boolean, most integer
 ) RETURNS text[]
@@ -120,8 +121,8 @@ $$;
 COMMENT ON FUNCTION callipper._words(text, text[], boolean, boolean, boolean, integer) IS
     'words of a text, as BERT splits it, special tokens included';
 
--- Splits a word that is not in the vocabulary: the longest piece that it begins with, then the longest that the rest begins
--- with, and so on. NULL where some rest begins with none. `longest` is a length that no piece exceeds.
+-- Splits a word that is not in the vocabulary: it takes the longest piece at the beginning of the word, then the longest at the
+-- beginning of the rest, and so on. NULL when no piece fits a rest. `longest` is the length of the longest piece.
 CREATE OR REPLACE FUNCTION callipper._split_word(word text, encoder integer, prefix text, longest integer) RETURNS integer[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
@@ -152,8 +153,8 @@ $$;
 COMMENT ON FUNCTION callipper._split_word(text, integer, text, integer) IS
     'token ids of a word by greedy longest match, NULL when it cannot be split';
 
--- Token ids of the first words of a text, those that begin and end every text included; at most as many as the encoder reads.
--- Most words are whole in the vocabulary, so all are looked up at once. The plan is made once: for known values it is the same.
+-- Token ids of the first words of a text, with the first and last special token; at most as many as the encoder reads. Most
+-- words are in the vocabulary as a whole, so all are looked up at once. The plan is generic; one for given values is the same.
 CREATE OR REPLACE FUNCTION callipper._word_tokens(words text[], encoder integer, tokenizer jsonb) RETURNS integer[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
@@ -188,10 +189,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._word_tokens(text[], integer, jsonb) IS
-    'token ids of words, with those that begin and end a text';
+    'token ids of words, with the first and last special token of a text';
 
--- Token ids of a text. Only its beginning is read while that yields enough tokens; as it is cut after what always ends a word,
--- its tokens are the first of the whole text. A special token that held such an end could be cut in two: then all is read.
+-- Token ids of a text. It reads only the beginning of a long text, if that yields enough tokens. The cut is after a character
+-- that always ends a word, so the tokens are the first ones of the whole text. If a special token contains such a character,
+-- the cut could split it; then the whole text is read.
 CREATE OR REPLACE FUNCTION callipper._wordpiece(content text, encoder integer) RETURNS integer[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$

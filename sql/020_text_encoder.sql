@@ -1,11 +1,11 @@
--- A BERT encoder as rows, evaluated here: token ids in, the vector of the text out. docs/transformer.md tells how it works.
--- A vector[] holds one vector per token. What is a matrix product elsewhere is a scan over the rows of text_weight, in which
--- each neuron meets the tokens by pgvector's inner_product.
--- Everything of pgvector's is named with its schema, which stands on no search_path: others may be allowed to create there.
+-- A BERT encoder, stored as rows and evaluated here: token ids -> the vector of the text. docs/transformer.md explains it.
+-- A vector[] holds one vector per token. A matrix product is a scan over the rows of text_weight: pgvector's inner_product
+-- multiplies each neuron with the tokens.
+-- Every name of pgvector has its schema, because that schema is on no search_path: others may be allowed to create there.
 -- An array that is assigned to a vector needs no cast.
 
--- A linear layer: neuron i of a token's result is inner_product(weight of neuron i, token) + its bias. Reading a row costs
--- more than multiplying it, so a scan serves eight tokens; slots without a token are filtered out and cost almost nothing.
+-- A linear layer: number i of a token's result is inner_product(weight of neuron i, token) + bias of neuron i. Reading a row
+-- costs more than multiplying it, so one scan serves eight tokens. FILTER skips slots without a token, at almost no cost.
 CREATE OR REPLACE FUNCTION callipper._linear(tokens @extschema:vector@.vector[], encoder integer, layer integer, part text)
 RETURNS @extschema:vector@.vector[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -40,7 +40,7 @@ $$;
 COMMENT ON FUNCTION callipper._linear(@extschema:vector@.vector[], integer, integer, text) IS
     'a linear layer of a text encoder: (tokens, inputs) -> (tokens, neurons)';
 
--- Layer norm: each token to mean 0 and variance 1, then scaled and shifted.
+-- Layer norm: normalises each token to mean 0 and variance 1, then applies gain and bias.
 CREATE OR REPLACE FUNCTION callipper._layer_norm(
     tokens @extschema:vector@.vector[], encoder integer, layer integer, part text, epsilon float8
 ) RETURNS @extschema:vector@.vector[]
@@ -69,15 +69,16 @@ $$;
 COMMENT ON FUNCTION callipper._layer_norm(@extschema:vector@.vector[], integer, integer, text, float8) IS
     'a layer norm of a text encoder: (tokens, width) -> (tokens, width)';
 
--- The activation x / 2 * (1 + erf(x / sqrt 2)). PostgreSQL has erf() only from version 16 on, and number by number it would be
--- the slowest part of all; so erf(x / sqrt 2) is taken as tanh(x * P(x^2)), P a polynomial of degree 6, of which only tanh()
--- does not work on whole vectors. The coefficients are a minimax fit over |x| < 6.2: GELU is off by 7e-8 at most, and
--- beyond, tanh() is 1 as it should be. A product too small for a float4 is an error in pgvector, so P sees tiny numbers as 0.
+-- The activation x / 2 * (1 + erf(x / sqrt 2)). PostgreSQL has erf() only from version 16 on, and calling it for each number
+-- would be the slowest part of the encoder. So erf(x / sqrt 2) is computed as tanh(x * P(x^2)) with a polynomial P of degree 6.
+-- Only tanh() then runs number by number; the rest works on whole vectors. The coefficients are a minimax fit over |x| < 6.2.
+-- GELU is off by 7e-8 at most; for larger |x|, tanh() is 1 as it should be. pgvector raises an error when a product is too
+-- small for a float4, so tiny numbers are rounded to 0 first.
 CREATE OR REPLACE FUNCTION callipper._gelu(tokens @extschema:vector@.vector[]) RETURNS @extschema:vector@.vector[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     width integer[] := ARRAY[@extschema:vector@.vector_dims(tokens[1])];
-    -- real, for a numeric would take 100 times as long to convert
+    -- real, because converting a numeric takes 100 times as long
     one @extschema:vector@.vector := array_fill(real '1', width);
     half @extschema:vector@.vector := array_fill(real '0.5', width);
     c0 @extschema:vector@.vector := array_fill(real '7.97884268e-01', width);
@@ -110,8 +111,7 @@ END
 $$;
 COMMENT ON FUNCTION callipper._gelu(@extschema:vector@.vector[]) IS 'the activation GELU of every number of every token';
 
--- The values of a layer the other way round: one vector per neuron, as long as the text. So the mix that attention makes of
--- them is again an inner product.
+-- The values of a layer, transposed: one vector per neuron, with a number per token. So attention mixes them by inner products.
 CREATE OR REPLACE FUNCTION callipper._values(tokens @extschema:vector@.vector[], encoder integer, layer integer)
 RETURNS @extschema:vector@.vector[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -127,9 +127,9 @@ $$;
 COMMENT ON FUNCTION callipper._values(@extschema:vector@.vector[], integer, integer) IS
     'the values of an attention layer: (tokens, inputs) -> (neurons, tokens)';
 
--- Attention: each head of each token mixes the values of all tokens, by the softmax of how well its query fits their keys.
--- The highest score is subtracted before exp(), and differences that no float4 could hold are cut. OFFSET 0 keeps what a
--- subquery computes from being computed again at each place where it is used.
+-- Attention: for each token, each head mixes the values of all tokens, weighted by the softmax of inner_product(query, key).
+-- The highest score is subtracted before exp(), and differences too large for a float4 are cut. OFFSET 0 keeps the planner from
+-- computing a subquery again at each place where its result is used.
 CREATE OR REPLACE FUNCTION callipper._attention(
     queries @extschema:vector@.vector[], keys @extschema:vector@.vector[], "values" @extschema:vector@.vector[], heads integer
 ) RETURNS @extschema:vector@.vector[]
@@ -184,8 +184,8 @@ END
 $$;
 COMMENT ON FUNCTION callipper._add(@extschema:vector@.vector[], @extschema:vector@.vector[]) IS 'a + b, token by token';
 
--- The encoder as a whole (Devlin et al. 2019, BERT), then what sentence-transformers does after it: the mean over the tokens,
--- or the first one; unit length if the encoder was trained so. The settings keep the scans in the order of the primary key.
+-- The whole encoder (Devlin et al. 2019, BERT), then the steps that sentence-transformers adds: the mean of the tokens or the
+-- first token, and unit length if the encoder normalises. The settings keep scans in the order of the primary key.
 CREATE OR REPLACE FUNCTION callipper._encode_tokens(tokens integer[], encoder integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp

@@ -1,14 +1,14 @@
--- The text tower: a text becomes a vector in the space of the places.
+-- The text tower: a text becomes a vector in the same space as places.
 
--- The form under which a text is remembered: lower case, single spaces, none at the ends. No backslash in the pattern: where
--- standard_conforming_strings is off, it would not be one.
+-- The form in which a text is remembered: lower case, single spaces, none at the ends. The pattern has no backslash, because
+-- with standard_conforming_strings off it would be an escape.
 CREATE OR REPLACE FUNCTION callipper._text_key(text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT pg_catalog.lower(pg_catalog.btrim(pg_catalog.regexp_replace($1, '[[:space:]]+', ' ', 'g')))
 $$;
 COMMENT ON FUNCTION callipper._text_key(text) IS 'a text as it is remembered: lower case, single spaces';
 
--- The signature of a vector that an open cursor keeps; readers have no right on the key.
+-- The signature of a vector in the text of an open cursor. Readers have no right on the key.
 CREATE OR REPLACE FUNCTION callipper._sign(content text, version integer, answer text) RETURNS text
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -18,7 +18,7 @@ END
 $$;
 COMMENT ON FUNCTION callipper._sign(text, integer, text) IS 'signature of the embedding of a text, as an open cursor keeps it';
 
--- A text through the encoder of a model version. SECURITY DEFINER, here and below: who asks needs no right on weights.
+-- Encodes a text with the encoder of a model version. SECURITY DEFINER, here and below: readers need no right on weights.
 CREATE OR REPLACE FUNCTION callipper._encode_text(content text, version integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -49,7 +49,7 @@ $$;
 COMMENT ON FUNCTION callipper._encode_text(text, integer) IS
     'the sentence encoder''s vector of any text, by the encoder of a model version';
 
--- The beginning of a text, which is all that is read: a long one is cut before any work is done on it.
+-- The beginning of a text. A long text is cut first, before any work is done on it.
 CREATE OR REPLACE FUNCTION callipper._cut_text(content text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -66,16 +66,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._cut_text(text) IS
-    'the first characters of a text, as many as are read; an error where they are blank';
+    'the first characters of a text, as many as are read; an error when they are blank';
 
--- The sentence encoder's vector of a text: one that the trainer has left in text_vector, else one that this transaction has
--- met, else the transformer's.
+-- The sentence encoder's vector of a text: from text_vector, where the trainer stores vectors; else from an open cursor, if
+-- this transaction has computed it before; else from the transformer.
 --
--- What a transaction has met lies in open cursors: they are the one kind of memory that a function has in a parallel worker,
--- on a standby and in a read-only transaction alike, and they go with the transaction. The vector is read from the text of
--- the cursor. To fetch it would run whatever somebody has opened under that name, with the rights of this function's owner.
--- And somebody may: another function in this transaction, or a client of a pooler before us, with a cursor that stays. So the
--- text of a cursor counts only with a signature that nobody else can make.
+-- A transaction keeps its vectors in the text of open cursors. Cursors are the only memory that a function has in a parallel
+-- worker, on a standby and in a read-only transaction, and they end with the transaction. The function reads the text of a
+-- cursor and never fetches from it: FETCH would run a query that somebody else may have opened under that name, with the rights
+-- of this function's owner. Another function in this transaction could do so, or an earlier client of a pooler WITH HOLD. For
+-- the same reason the text counts only if it has a signature, which nobody else can make.
 CREATE OR REPLACE FUNCTION callipper._find_vector(content text, version integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 1000000 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -117,8 +117,8 @@ $$;
 COMMENT ON FUNCTION callipper._find_vector(text, integer) IS
     'the sentence encoder''s vector of a text, remembered or computed';
 
--- The embedding of a text by a model version: one that is remembered in text_embedding, else the model's projection of the
--- sentence encoder's vector.
+-- The embedding of a text by a model version: from text_embedding if it is remembered there, else the model's projection of
+-- the sentence encoder's vector.
 CREATE OR REPLACE FUNCTION callipper._find_text(content text, version integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 1000000 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -128,8 +128,8 @@ DECLARE
 BEGIN
     content := callipper._cut_text(content);
     key := callipper._text_key(content);
-    -- The constant lets this statement be planned once, for the one partition. It may stand for another version than the one
-    -- that is asked, which is looked up below.
+    -- _newest_version() is a constant here, so this statement is planned once, for one partition. `version` may be another one;
+    -- that is looked up below.
     SELECT t.version, t.emb INTO answered_by, answer FROM callipper.text_embedding t
         WHERE t.version = callipper._newest_version() AND t.text_hash = hashtextextended(key, 0) AND t.text = key;
     IF answered_by = version THEN
@@ -151,10 +151,10 @@ END
 $$;
 COMMENT ON FUNCTION callipper._find_text(text, integer) IS 'embedding of a text by a model version, remembered or computed';
 
--- IMMUTABLE so that a constant argument is folded once, when the query is planned; STABLE would run it for each row. What
--- that promises too much, a change of the active model, activate() repairs by dropping every session's cached plans.
--- Never use it in an index or a generated column. COST, which is what an unknown text takes, keeps a prepared statement on
--- plans made for its parameters, in which the text is folded too.
+-- IMMUTABLE so that the planner folds a constant argument once; STABLE would run the transformer for each row. The answer
+-- changes with the active model, so activate() makes every session drop its cached plans. Never use this function in an index
+-- or a generated column. COST is that of an unknown text. It keeps a prepared statement on custom plans, in which the text is
+-- folded too.
 CREATE OR REPLACE FUNCTION callipper.text_embed(text) RETURNS @extschema:vector@.vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 1000000 AS $$
     SELECT callipper._find_text($1, callipper._active_version())

@@ -1,22 +1,32 @@
--- Where a geometry is asked: its point, and that point in metres.
+-- The place of a geometry: one point, and that point in metres.
 
--- A geometry as the point that it is asked at, in its own coordinates; `known` is an SRID that need not be looked up, that of
--- a projection. What ST_Transform would refuse with a riddle is refused here: an EXCEPTION block, which could translate the
--- riddle, may not run in a parallel worker before PostgreSQL 17.
+CREATE OR REPLACE FUNCTION callipper._require_srid(place @extschema:postgis@.geometry) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF @extschema:postgis@.ST_SRID(place) = 0 THEN
+        RAISE EXCEPTION 'the geometry has no SRID' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Say what its coordinates are, such as ST_SetSRID(geom, 4326) for longitude and latitude.';
+    END IF;
+    RETURN @extschema:postgis@.ST_SRID(place);
+END
+$$;
+COMMENT ON FUNCTION callipper._require_srid(@extschema:postgis@.geometry) IS
+    'the SRID of a geometry; an error when it has none';
+
+-- The point that stands for a geometry, in the geometry's own coordinates. `known` is the SRID of a projection, which needs no
+-- look-up. It refuses with a clear message what ST_Transform would refuse with an obscure one. It does not catch ST_Transform's
+-- error, because before PostgreSQL 17 an EXCEPTION block may not run in a parallel worker.
 CREATE OR REPLACE FUNCTION callipper._as_point(place @extschema:postgis@.geometry, known integer)
 RETURNS @extschema:postgis@.geometry
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    asked integer := @extschema:postgis@.ST_SRID(place);
+    asked integer := callipper._require_srid(place);
     spot @extschema:postgis@.geometry := @extschema:postgis@.ST_Force2D(place);
     finite boolean;
     geographic boolean := asked = 4326;
 BEGIN
-    IF asked = 0 THEN
-        RAISE EXCEPTION 'the geometry has no SRID' USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Say what its coordinates are, such as ST_SetSRID(geom, 4326) for longitude and latitude.';
-    ELSIF @extschema:postgis@.ST_IsEmpty(spot) THEN
+    IF @extschema:postgis@.ST_IsEmpty(spot) THEN
         RAISE EXCEPTION 'the geometry is empty' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Leave such rows out with: WHERE NOT ST_IsEmpty(geom)';
     ELSIF asked NOT IN (4326, known) THEN
@@ -39,7 +49,7 @@ BEGIN
         RAISE EXCEPTION 'the geometry has a coordinate that is not finite' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Its text shows which: ST_AsText(geom)';
     END IF;
-    IF @extschema:postgis@.GeometryType(spot) = 'POLYHEDRALSURFACE' THEN  -- of which ST_Centroid knows nothing
+    IF @extschema:postgis@.GeometryType(spot) = 'POLYHEDRALSURFACE' THEN  -- ST_Centroid does not know this type
         spot := (SELECT @extschema:postgis@.ST_Collect(d.geom) FROM @extschema:postgis@.ST_Dump(spot) AS d);
     END IF;
     IF @extschema:postgis@.GeometryType(spot) <> 'POINT' THEN
@@ -53,10 +63,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._as_point(@extschema:postgis@.geometry, integer) IS
-    'the point that a geometry is asked at, its centroid if it is none; refuses what has no place on earth';
+    'the point of a geometry, its centroid if it is no point; an error when it has no place on earth';
 
--- A geometry's place in metres from the model's origin. A projection for one city has no numbers for the other side of the
--- earth; 8,000 km is within what the usual ones bear.
+-- The place of a geometry in metres from the model's origin. A projection made for one city has no coordinates for the other
+-- side of the earth. The usual projections work up to 8,000 km.
 CREATE OR REPLACE FUNCTION callipper._to_metres(
     place @extschema:postgis@.geometry, srid integer, easting float8, northing float8, extent @extschema:postgis@.geometry
 ) RETURNS point

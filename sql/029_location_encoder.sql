@@ -1,7 +1,7 @@
--- The location encoder as one value: what model.arch says, with the numbers that belong to it. What is internal here and in
--- 030_loc_embed.sql is reached through _locate(), and runs with its rights and under the search_path that it pins.
+-- The location encoder as one value: model.arch with its weights. _locate() calls the internal functions of this file and of
+-- 030_loc_embed.sql, so they run with its rights and its search_path.
 
--- These are views because a view gives a value its type. A neuron is its weights and, as its last number, its bias.
+-- These are views because a view defines a composite type. A neuron is a vector: its weights, then its bias.
 CREATE OR REPLACE VIEW callipper._location_layer AS
 SELECT m.version, l.number,
     l.layer ->> 'layer' AS name, l.layer ->> 'activation' AS activation, l.layer ->> 'residual' AS residual,
@@ -30,8 +30,8 @@ SELECT m.version, m.srid, m.origin_easting, m.origin_northing, m.extent,
     ARRAY(SELECT l FROM callipper._location_layer l WHERE l.version = m.version ORDER BY l.number) AS layers
 FROM callipper.model m;
 
--- Reads a version's location encoder: whole, to be kept, or without its neurons, to be used once. Where there is none that
--- can run here, the first is NULL and the second an error.
+-- Reads the location encoder of a version: whole, for a plan to keep, or without its neurons, for one use. When there is none
+-- that this database can run, the whole one is NULL, and the other an error.
 CREATE OR REPLACE FUNCTION callipper._read_location_encoder(version integer, whole boolean) RETURNS callipper._location_encoder
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -67,8 +67,8 @@ $$;
 COMMENT ON FUNCTION callipper._read_location_encoder(integer, boolean) IS
     'location encoder of a model version: whole, or without its neurons';
 
--- IMMUTABLE so that a plan keeps the answer: what the rows of a version say changes only in a refresh, after which all plans
--- are made anew (_announce_change).
+-- IMMUTABLE so that a plan keeps the answer. Only a refresh changes the rows of a version, and after it all plans are made anew
+-- (_announce_change).
 CREATE OR REPLACE FUNCTION callipper._location_encoder(version integer) RETURNS callipper._location_encoder
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT callipper._read_location_encoder(version, true)

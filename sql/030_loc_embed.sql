@@ -1,4 +1,4 @@
--- The location tower: a place becomes a vector in the space of the texts.
+-- The location tower: a place becomes a vector in the same space as texts.
 
 -- Features of kind "grid": sine and cosine of easting and northing at each divisor.
 CREATE OR REPLACE FUNCTION callipper._grid_features(feature callipper._location_feature, metres point)
@@ -15,9 +15,9 @@ $$;
 COMMENT ON FUNCTION callipper._grid_features(callipper._location_feature, point) IS
     'features of kind grid: sines and cosines of easting and northing';
 
--- Features of kind "context": of each lattice the mean code of the POIs around, and log(1 + their number). The four cells
--- nearest to the point count, each by how near its centre lies. Lattices of large cells sum up, after the code, the POIs of
--- each kind, and the features go on with log(1 + number) of these.
+-- Features of kind "context": for each lattice the mean code of the nearby POIs, and log(1 + their number). The four cells
+-- nearest to the point are mixed bilinearly. Lattices with large cells also count the POIs of each kind, after the code in
+-- code_sum; log(1 + count) of each kind follows as a feature.
 CREATE OR REPLACE FUNCTION callipper._context_features(feature callipper._location_feature, metres point)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -36,7 +36,7 @@ BEGIN
         FROM unnest(feature.sizes_m) WITH ORDINALITY AS lattice(size_m, number),
             LATERAL (SELECT CASE WHEN size_m >= feature.kinds_from_m THEN feature.kinds ELSE 0 END AS kinds) AS counted,
             LATERAL (SELECT ARRAY[feature.code + kinds] AS width) AS summed,
-            -- In cells, whole numbers at their centres; bounded to what an integer holds.
+            -- In units of cells, with cell centres at whole numbers; bounded so that an integer can hold it.
             LATERAL (SELECT greatest(-2e9, least(2e9, metres[0] / size_m - 0.5)) AS x,
                             greatest(-2e9, least(2e9, metres[1] / size_m - 0.5)) AS y) AS here,
             LATERAL (
@@ -70,9 +70,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._context_features(callipper._location_feature, point) IS
-    'features of kind context: mean code and number of the POIs around, per lattice, standardised';
+    'features of kind context: mean code and number of the nearby POIs, per lattice, standardised';
 
--- What the network reads: the features of each kind, in the order of model.arch.
+-- The input of the network: the features of each kind, in the order of model.arch.
 CREATE OR REPLACE FUNCTION callipper._place_features(features callipper._location_feature[], metres point)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -93,9 +93,9 @@ END
 $$;
 COMMENT ON FUNCTION callipper._place_features(callipper._location_feature[], point) IS 'input of a location encoder''s network';
 
--- The network. Each round is a layer: x is what enters it, `kept` what the residual block that it stands in began with. A
--- layer that joins reads the features once more, beside x. A neuron's value is inner_product(weights, x) + bias; ReLU is that
--- nothing is lower than 0. Neurons that the value at hand lacks come from the table, which takes twice as long.
+-- The network. Each round of the recursion is one layer: x is its input, `kept` the input of the residual block around it. A
+-- layer that joins reads x and the features. The value of a neuron is inner_product(weights, x) + bias, and ReLU turns negative
+-- ones into 0. An encoder without neurons reads them from the table, which takes twice as long.
 CREATE OR REPLACE FUNCTION callipper._embed_place(place @extschema:postgis@.geometry, encoder callipper._location_encoder)
 RETURNS @extschema:vector@.vector
 LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
@@ -138,7 +138,7 @@ $$;
 COMMENT ON FUNCTION callipper._embed_place(@extschema:postgis@.geometry, callipper._location_encoder) IS
     'embedding of a place by a location encoder';
 
--- What a plan has kept may be of another version than the one that is asked.
+-- A plan may keep the encoder of another version than the question is for.
 CREATE OR REPLACE FUNCTION callipper._encoder_of(version integer, kept callipper._location_encoder)
 RETURNS callipper._location_encoder
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -147,10 +147,9 @@ $$;
 COMMENT ON FUNCTION callipper._encoder_of(integer, callipper._location_encoder) IS
     'a location encoder if it is that of the version, else NULL';
 
--- The embedding of a place by a model version, as the owner, since readers have no right on the weights. The plan of its one
--- expression keeps the encoder of the version that was activated last: a constant there, until the next activation makes all
--- plans anew. A plan made for each call would read the encoder each time; plan_cache_mode forbids it, here and in all that is
--- called.
+-- The embedding of a place by a model version. SECURITY DEFINER, because readers have no right on the weights. The plan of its
+-- expression keeps the encoder of the version that was activated last, as a constant, until the next activation. A custom plan
+-- for each call would read the encoder each time; plan_cache_mode prevents that, here and in the functions that it calls.
 CREATE OR REPLACE FUNCTION callipper._locate(place @extschema:postgis@.geometry, version integer)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 30000
@@ -171,7 +170,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 30000 AS $$
 $$;
 COMMENT ON FUNCTION callipper.loc_embed(@extschema:postgis@.geometry) IS
     'embedding of a place by the active model, in the space of text_embed: unit length, 128 dimensions. Takes a geometry of any'
-    ' SRID that PostGIS can transform, inside the model''s extent or not; one that is no point is asked at its ST_Centroid';
+    ' SRID that PostGIS can transform, inside the model''s extent or not, and a line or polygon at its ST_Centroid';
 
 CREATE OR REPLACE FUNCTION callipper.loc_embed(place @extschema:postgis@.geometry, model integer)
 RETURNS @extschema:vector@.vector
@@ -179,4 +178,4 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 60000 AS $$
     SELECT callipper._locate(place, model)
 $$;
 COMMENT ON FUNCTION callipper.loc_embed(@extschema:postgis@.geometry, integer) IS
-    'embedding of a place by a model version, the active one or, in twice the time, another; otherwise as loc_embed(geometry)';
+    'embedding of a place by the model version given, as loc_embed(geometry); one that is not active takes twice the time';

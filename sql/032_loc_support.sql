@@ -1,8 +1,7 @@
--- How well a place is supported by data: whether an embedding there can be more than a guess.
+-- How well data support a place: whether its embedding can be more than a guess.
 
--- How far a place's neighbours reach: the distance to the nth nearest training POI, or to the last where there are fewer. In
--- degrees: a circle of degrees is an ellipse on the ground, which does as well where only areas are compared, and the index
--- on geom can be walked by it.
+-- The reach of a place: the distance to its nth nearest training POI, or to the last one if there are fewer. It is in degrees,
+-- so that the index on geom can serve it. A circle in degrees is an ellipse on the ground, which is fine for comparing areas.
 CREATE OR REPLACE FUNCTION callipper._reach(lonlat @extschema:postgis@.geometry, version integer, neighbours integer)
 RETURNS float8
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -20,8 +19,8 @@ $$;
 COMMENT ON FUNCTION callipper._reach(@extschema:postgis@.geometry, integer, integer) IS
     'distance to the nth nearest training POI of a model version, in degrees';
 
--- The reach that is usual where there are POIs: nine of ten have their eighth neighbour within it. Measured at 64 POIs that
--- stand evenly in the order of their ids, so always the same.
+-- The usual reach of POIs: nine of ten have their eighth neighbour within it. It is measured at 64 POIs, evenly spaced in the
+-- order of their ids, so it is always the same.
 CREATE OR REPLACE FUNCTION callipper._measure_usual_reach(version integer) RETURNS float8
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -42,7 +41,7 @@ $$;
 COMMENT ON FUNCTION callipper._measure_usual_reach(integer) IS
     'reach that nine of ten training POIs of a model version keep within';
 
--- IMMUTABLE so that a plan keeps the answer, as with _location_encoder(). It says which version it is of.
+-- IMMUTABLE so that a plan keeps the answer, as that of _location_encoder(). The answer starts with its version.
 CREATE OR REPLACE FUNCTION callipper._newest_reach() RETURNS float8[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -54,13 +53,13 @@ $$;
 COMMENT ON FUNCTION callipper._newest_reach() IS
     'version that was activated last and usual reach of its POIs, for a plan to keep';
 
--- The density of POIs is the number of neighbours by the area that they reach over, so a ratio of densities is one of squares.
+-- Density is the number of neighbours divided by the area that they reach over. So a ratio of densities is a ratio of squares.
 CREATE OR REPLACE FUNCTION callipper._rate_support(place @extschema:postgis@.geometry, version integer) RETURNS float8
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 10000
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     here @extschema:postgis@.geometry := @extschema:postgis@.ST_Transform(callipper._as_point(place, 4326), 4326);
-    smallest CONSTANT float8 := 1e-5;  -- a metre; what shares one spot is infinitely dense otherwise
+    smallest CONSTANT float8 := 1e-5;  -- about a metre; otherwise POIs at one spot would be infinitely dense
     kept constant float8[] := callipper._newest_reach();
     usual float8 := kept[2];
 BEGIN
@@ -80,6 +79,6 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS $$
     SELECT callipper._rate_support(place, callipper._active_version())
 $$;
 COMMENT ON FUNCTION callipper.loc_support(@extschema:postgis@.geometry) IS
-    'how well the active model''s POIs support what loc_embed says of a place, from 0 to 1: the density of its eight nearest'
-    ' training POIs, as a share of the density that nine of ten training POIs have around them, and at most 1. So 1 wherever'
-    ' POIs are as dense as is usual for them, a quarter where the eighth is twice as far, and 0.0001 at a hundred times as far';
+    'how well the active model''s POIs support loc_embed of a place, from 0 to 1: the density of its eight nearest training'
+    ' POIs, divided by the density that nine of ten training POIs have around them, and at most 1. So it is 1 where POIs are as'
+    ' dense as usual, a quarter where the eighth is twice as far, and 0.0001 where it is a hundred times as far';

@@ -1,26 +1,23 @@
--- The cells and training POIs that are nearest to a vector: what search() and its siblings stand on.
--- A filter on space is applied first and the ranking is exact, by an expression that no index serves: an index on emb would
--- answer with too few rows. It is asked in _cells_by_index() alone, for the whole city.
+-- The cells and training POIs that are nearest to a vector, for search() and its siblings.
+-- A filter on space is applied first. Then the ranking is exact, by an expression that no index serves, because an index on emb
+-- would return too few rows. Only _cells_by_index() asks the index, for the whole city.
 
--- Only a superuser may give a function a setting that the server does not know yet, such as hnsw.ef_search below, and pgvector
--- makes its settings known when the first vector is read. So one is read here, as a default value; also by whoever restores a
--- dump, in which functions stand in the order of their names.
+-- Only a superuser may create a function with a setting that the server does not know yet, such as hnsw.ef_search below.
+-- pgvector defines its settings when the first vector is read. So this function reads one, as a default value. A dump holds
+-- functions in the order of their names, so this one comes first there too.
 CREATE OR REPLACE FUNCTION callipper._announce_settings(vector @extschema:vector@.vector DEFAULT '[1]') RETURNS void
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._announce_settings(@extschema:vector@.vector) IS
     'does nothing; makes the settings of pgvector known where it is created, before functions that carry them';
 
--- An area in the coordinates of the tables. PostGIS compares no arcs. What reaches beyond the 180th meridian, as in
--- POLYGON((178 -19, 182 -19, ...)), goes on at its other side.
+-- An area in the coordinates of the tables. Arcs become lines, because PostGIS cannot intersect arcs. A part beyond the 180th
+-- meridian, as in POLYGON((178 -19, 182 -19, ...)), is moved to its other side.
 CREATE OR REPLACE FUNCTION callipper._area(within @extschema:postgis@.geometry) RETURNS @extschema:postgis@.geometry
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF @extschema:postgis@.ST_SRID(within) = 0 THEN
-        RAISE EXCEPTION 'the geometry has no SRID' USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Say what its coordinates are, such as ST_SetSRID(geom, 4326) for longitude and latitude.';
-    END IF;
+    PERFORM callipper._require_srid(within);
     IF @extschema:postgis@.ST_HasArc(within) THEN
         within := @extschema:postgis@.ST_CurveToLine(within, float8 '32', 0, 0);
     END IF;
@@ -35,7 +32,7 @@ END
 $$;
 COMMENT ON FUNCTION callipper._area(@extschema:postgis@.geometry) IS 'a geometry in SRID 4326, without arcs';
 
--- How many rows are wanted.
+
 CREATE OR REPLACE FUNCTION callipper._require_k(k integer) RETURNS integer
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -46,10 +43,10 @@ BEGIN
     RETURN k;
 END
 $$;
-COMMENT ON FUNCTION callipper._require_k(integer) IS 'k, where it is a number of rows; else an error';
+COMMENT ON FUNCTION callipper._require_k(integer) IS 'k, a number of rows; an error when it is none';
 
--- What is usual in the city: how far its sampled cells are from a question, the nearest first. The distance, here and below,
--- is that of pgvector's <#>: minus the similarity.
+-- The distances of the city's sampled cells from a question, the nearest first: what is usual in the city. The distance, here
+-- and below, is that of pgvector's <#>, which is minus the similarity.
 CREATE OR REPLACE FUNCTION callipper._city_distances(version integer, question @extschema:vector@.vector) RETURNS real[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -62,18 +59,18 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._city_distances(integer, @extschema:vector@.vector) IS
-    'distance of each sampled cell of a version from a question, ascending; NULL where the version has no sample';
+    'distance of each sampled cell of a version from a question, ascending; NULL when the version has no sample';
 
--- width_bucket() counts the sampled cells that are as near or nearer, by bisection; the others are farther.
+-- width_bucket() counts the sampled cells that are as near or nearer, by bisection.
 CREATE OR REPLACE FUNCTION callipper._percentile(distance float8, city real[]) RETURNS float8
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT 100.0::pg_catalog.float8 * (pg_catalog.cardinality($2) - pg_catalog.width_bucket($1::pg_catalog.float4, $2))
         / pg_catalog.cardinality($2)
 $$;
 COMMENT ON FUNCTION callipper._percentile(float8, real[]) IS
-    'which share of the sampled cells is farther from a question, in percent';
+    'the share of the sampled cells that are farther from a question, in percent';
 
--- Whether an index can be asked for the nearest cells. One of the user's own may be partial, or of another distance.
+-- Whether an index can return the nearest cells. An index that a user has made may be partial or of another distance.
 CREATE OR REPLACE FUNCTION callipper._has_index(version integer) RETURNS boolean
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -87,10 +84,10 @@ END
 $$;
 COMMENT ON FUNCTION callipper._has_index(integer) IS 'whether all cells of a version have an HNSW index for <->';
 
--- Nearest cells by the index, in no order. It looks at 1,000 candidates, the most that pgvector allows; with sequential scans
--- off, the planner takes it at any size. HNSW can get lost in a part of the city that resembles the question less than others
--- do, above all where neighbours are much alike. The sample tells: each sampled cell that is nearer than the farthest found
--- must be among those found, else nothing is.
+-- Nearest cells by the index, in no order. It looks at 1,000 candidates, the most that pgvector allows. Sequential scans are
+-- off, so that the planner uses the index for a table of any size. HNSW can end in a local optimum and miss nearer cells, above
+-- all where neighbours are very similar. The sample shows it: every sampled cell that is nearer than the farthest found cell
+-- must be among the found ones. If one is not, the answer is NULL.
 CREATE OR REPLACE FUNCTION callipper._cells_by_index(
     version integer, question @extschema:vector@.vector, city real[], OUT cell_ids bigint[], OUT distances float8[]
 )
@@ -113,11 +110,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._cells_by_index(integer, @extschema:vector@.vector, real[]) IS
-    'up to 1,000 nearest cells of a version and their distances by HNSW; NULL where it seems to have missed nearer ones';
+    'up to 1,000 nearest cells of a version and their distances by HNSW; NULL when it seems to have missed nearer ones';
 
--- The nearest cells of an area, by looking at each. CASE makes the order depend on both tables, or the planner might rank the
--- city first. A cell passes the filter faster than the planner thinks: in a small area, starting parallel workers takes longer.
--- Of a rectangle, most cells are known to be inside by their bounding boxes.
+-- The nearest cells of an area, by an exact scan. CASE makes the order depend on both tables; otherwise the planner might rank
+-- the whole city first. The filter is faster than the planner thinks, and in a small area starting parallel workers takes
+-- longer than the scan. For a rectangle, bounding boxes show that most cells are inside.
 CREATE OR REPLACE FUNCTION callipper._cells_in_area(
     version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[],
     OUT cell_ids bigint[], OUT distances float8[]
@@ -146,7 +143,7 @@ COMMENT ON FUNCTION callipper._cells_in_area(
 ) IS
     'the k nearest cells of a version that intersect an area, nearest first, and their distances; exact';
 
--- The nearest cells of the city, by looking at each.
+-- The nearest cells of the city, by an exact scan.
 CREATE OR REPLACE FUNCTION callipper._cells_in_city(
     version integer, question @extschema:vector@.vector, k integer, excluded bigint[],
     OUT cell_ids bigint[], OUT distances float8[]
@@ -166,7 +163,7 @@ $$;
 COMMENT ON FUNCTION callipper._cells_in_city(integer, @extschema:vector@.vector, integer, bigint[]) IS
     'the k nearest cells of a version, nearest first, and their distances; exact';
 
--- The k best cells for a question: by the index where it can serve and finds enough, else by looking at each.
+-- The k best cells for a question: by the index if there is one and it finds enough, else by an exact scan.
 CREATE OR REPLACE FUNCTION callipper._best_cells(
     version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[]
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
@@ -174,7 +171,7 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    most_by_index constant integer := 100;  -- of more, too many are missed
+    most_by_index constant integer := 100;  -- for a larger k, HNSW misses too many
     city real[];
     best bigint[];
     distances float8[];
@@ -207,10 +204,10 @@ END
 $$;
 COMMENT ON FUNCTION callipper._best_cells(
     integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]
-) IS 'the k cells of a version that fit a question best, in an area unless it is NULL, but for those excluded; best first';
+) IS 'the k cells of a version that fit a question best, in an area unless it is NULL, without those excluded; best first';
 
--- The k best training POIs. They are fewer than the cells, and no index is asked. poi_id and point_id are the same number only
--- where the model was trained on callipper.poi.
+-- The k best training POIs, by an exact scan, because they are fewer than the cells. poi_id and point_id are the same number
+-- only if the model was trained on callipper.poi.
 CREATE OR REPLACE FUNCTION callipper._best_points(
     version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[]
 ) RETURNS TABLE (

@@ -1,7 +1,7 @@
--- The evidence for an answer: which kinds of places a question asks for, which POIs are of these kinds, and where they stand
--- together. An embedding finds what is alike; what an answer says rests on POIs that are there, and names them.
+-- The evidence for an answer: the kinds of places that a question asks for, the POIs of these kinds, and where these are close
+-- together. An embedding finds similar places. An answer rests on POIs that are there, and names them.
 
--- The square of 100 m around each POI reaches 250 m: its neighbours, each with the share of its area that lies within.
+-- The squares of 100 m within 250 m of the middle of one, each with the share of its area that is within.
 CREATE OR REPLACE FUNCTION callipper._squares_around() RETURNS TABLE (i integer, j integer, share float8)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 37 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -17,10 +17,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._squares_around() IS
-    'squares of 100 m within 250 m of the middle of one: their offsets, and the share of each that lies within';
+    'squares of 100 m within 250 m of the middle of one: their offsets, and the share of each that is within';
 
--- Counts what search() and describe() compare with: the POIs of each kind, and those around each square that has some. Called
--- when a version is published or refreshed.
+-- Counts what search() and describe() compare with: the POIs of each kind, and the POIs around each square that holds some. The
+-- trainer calls it when it publishes or refreshes a version.
 CREATE OR REPLACE FUNCTION callipper._count_evidence(version integer) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -45,9 +45,9 @@ $$;
 COMMENT ON FUNCTION callipper._count_evidence(integer) IS 'count the POIs of each kind and around each square of a version';
 
 -- The kinds that a question asks for, each with a weight of at most 1. A kind is as near to a question as the nearest of its
--- names and phrases. Kinds that are much farther than the nearest one do not count, and where none is near, none is asked for.
--- A kind that no POI is of (any longer) would hide the next best. The numbers were chosen on the dev half of the benchmark of
--- answers (docs/quality.md).
+-- names and phrases. Kinds much farther than the nearest one do not count. If no kind is near, there is none. Kinds without
+-- POIs are left out first, because one of them would hide the next best. The numbers were chosen on the development half of the
+-- benchmark of answers (docs/quality.md).
 CREATE OR REPLACE FUNCTION callipper._kinds_asked(version integer, question @extschema:vector@.vector)
 RETURNS TABLE (kind_id integer, weight float8)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
@@ -65,8 +65,9 @@ $$;
 COMMENT ON FUNCTION callipper._kinds_asked(integer, @extschema:vector@.vector) IS
     'kinds of places that a question asks for, by the sentence encoder''s vector of it, with weights';
 
--- The POIs that a question asks for: those of the kinds, and those whose name holds all of its words. A kind that only the name
--- of a POI suggests counts for less. A question without a word, such as '?', matches no name; PostgreSQL would give notice of it.
+-- The POIs that a question asks for: those of its kinds, and those whose name has all of its words. A kind counts for less if
+-- only the name of the POI suggests it. A question without a word, such as '?', matches no name; client_min_messages hides the
+-- NOTICE about it.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, named boolean)
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 2000
@@ -90,7 +91,7 @@ $$;
 COMMENT ON FUNCTION callipper._relevant_points(integer, @extschema:vector@.vector, text) IS
     'POIs of a version that a question asks for, with weights of at most 1';
 
--- Whether a version has evidence: those of earlier programs have none, and answer by their embeddings alone.
+-- Whether a version has evidence. Versions of earlier programs have none and answer by their embeddings alone.
 CREATE OR REPLACE FUNCTION callipper._has_evidence(version integer) RETURNS boolean
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -99,7 +100,7 @@ END
 $$;
 COMMENT ON FUNCTION callipper._has_evidence(integer) IS 'whether a version knows the kinds of its POIs';
 
--- A POI by its name and its text, as an answer gives it for a reason.
+-- The name and category of a POI, as an answer gives them for a reason.
 CREATE OR REPLACE FUNCTION callipper._label(name text, content text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN $1 IS NULL OR $1 OPERATOR(pg_catalog.=) '' THEN pg_catalog.left($2, 60)
@@ -107,10 +108,10 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._label(text, text) IS 'name and category of a POI in one text';
 
--- The best cells by the evidence. Squares that hold most of what is asked for are rated by all of it within 250 m, against the
--- POIs that are there at all; a prior of five keeps a lonely POI from winning by its purity. Of each square answers the cell
--- that contains the middle of its relevant POIs. Within an area, only squares in its box compete, or a cell outside of it; a
--- projection for one city has no numbers for the other side of the earth, so the box is cut to the city.
+-- The best cells by the evidence. The squares with the most relevant POIs are rated: the weight of relevant POIs within 250 m,
+-- divided by a power of the number of all POIs there. A prior of five keeps a lonely POI from winning. The answer of a square
+-- is the cell that contains the middle of its relevant POIs. With an area, only squares in its bounding box are rated. The box
+-- is cut to the city first, because a projection made for one city has no coordinates for the other side of the earth.
 CREATE OR REPLACE FUNCTION callipper._cells_by_evidence(
     version integer, question @extschema:vector@.vector, words text, k integer, area @extschema:postgis@.geometry
 ) RETURNS TABLE (

@@ -1,9 +1,9 @@
--- What `callipper-db refresh` needs to know: which POIs have changed, and that somebody is told at once.
+-- Records which POIs have changed, for `callipper-db refresh`, and notifies it.
 
--- Notes which POIs a statement has touched, and wakes whoever listens, once a transaction. In the owner's name, since whoever
--- may write POIs need not be allowed to write, or to read, what is noted about them. A row a statement, with the ids as
--- ranges: those of POIs that were loaded together are one range, so that a load is not slowed down. A truncated table has no
--- rows to name: all ids are noted. A statement that touches no row says nothing.
+-- Notes which POIs a statement has changed, and notifies listeners once per transaction. SECURITY DEFINER, because a role that
+-- may write POIs need not be allowed to read or write these notes. There is one row per statement, with the ids as ranges. POIs
+-- that were loaded together are one range, so that a load is not slowed down. TRUNCATE lists no rows, so it notes all ids.
+-- A statement that changes no row notes nothing.
 CREATE OR REPLACE FUNCTION callipper._note_poi_change() RETURNS trigger
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -28,7 +28,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._note_poi_change() IS
-    'trigger function of callipper.poi: note which POIs a statement has touched, and notify callipper_poi';
+    'trigger function of callipper.poi: note which POIs a statement has changed, and notify callipper_poi';
 
 CREATE OR REPLACE TRIGGER note_insert AFTER INSERT ON callipper.poi
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION callipper._note_poi_change();

@@ -1,6 +1,6 @@
--- The views that users meet. They follow the active model: the planner folds _active_version() to a number, which leaves one
--- partition, so that ORDER BY emb <-> ... walks its index. LEFT JOIN, though every cell_id has its cell, lets the planner skip
--- the join when geom is not asked for. The column lists never change, so that the users' views on top stay valid.
+-- The views for users. They show the active model: the planner folds _active_version() to a number, which leaves one partition,
+-- so that ORDER BY emb <-> ... uses its index. Every cell_id has a cell, but LEFT JOIN lets the planner skip the join when geom
+-- is not needed. The column lists never change, so that users' own views on these stay valid.
 CREATE OR REPLACE VIEW callipper.cells AS
 SELECT e.cell_id, c.geom, e.emb
 FROM callipper.cell_embedding e LEFT JOIN callipper.cell c ON c.cell_id = e.cell_id
@@ -16,7 +16,7 @@ LEFT JOIN callipper.poi p ON p.poi_id = e.point_id AND callipper._points_are_poi
 WHERE e.version = callipper._active_version();
 COMMENT ON VIEW callipper.points IS 'training POIs with the embedding of their place by the active model';
 
--- 010_model.sql has made _newest_version() and _newest_change() anew.
+-- 010_model.sql has reset _newest_version() and _newest_change(); set them to the present state.
 DO $$
 BEGIN
     LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE;

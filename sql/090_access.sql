@@ -1,4 +1,4 @@
--- Who may read. Roles belong to the server, not to the database, so making one may be forbidden; the tables work without.
+-- Who may read. Roles belong to the server, not to the database, so init may not be allowed to make one. It works without.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'callipper_reader') THEN
@@ -12,9 +12,8 @@ EXCEPTION
 END
 $$;
 
--- EXECUTE is PUBLIC's by default. Here it goes to nobody but the owner, and what only asks goes to the readers: the functions
--- without an underscore, and those that they call in the reader's name. Whatever reads weights does so in the owner's name
--- (SECURITY DEFINER).
+-- By default PUBLIC may execute every function. Here only the owner may, and readers get the functions that ask: those without
+-- an underscore, and those that these call with the reader's rights. Functions that read weights are SECURITY DEFINER.
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA callipper FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION callipper._grant_reader(reader name) RETURNS void
@@ -38,7 +37,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._grant_reader(name) IS
-    'let a role ask everything and change nothing; for where init may not make callipper_reader, after each init';
+    'let a role ask everything and change nothing; where init may not make callipper_reader, call it after each init';
 REVOKE EXECUTE ON FUNCTION callipper._grant_reader(name) FROM PUBLIC;
 
 SELECT callipper._grant_reader(rolname) FROM pg_catalog.pg_roles WHERE rolname = 'callipper_reader';

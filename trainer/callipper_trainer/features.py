@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from callipper_db.binary_copy import Columns
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import KindCode, Level, Pyramid, TextCode, cell_key
-from callipper_trainer.weight_rows import Columns, WeightRows
+from callipper_trainer.weight_rows import WeightRows
 
 MINIMUM_DEVIATION = 1e-6  # a feature that varies less is constant; standardised, it is 0
 

@@ -1,6 +1,6 @@
-"""A BERT-family sentence encoder into the database: vocabulary, embeddings, neurons and norms as rows.
+"""Write a sentence encoder of the BERT family into the database: vocabulary, embeddings, neurons and norms as rows.
 
-The functions in sql/ evaluate it from there, so that a new text needs no other process than PostgreSQL.
+The functions in sql/ run it there, so that a new text needs no process but PostgreSQL.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from safetensors import SafetensorError, safe_open
 
-from callipper_db import binary_copy, db
+from callipper_db import db
 from callipper_db.arrays import Array
+from callipper_db.binary_copy import Columns, write_rows
 from callipper_db.db import Connection
 from callipper_db.disk import check_room
 from callipper_db.errors import TextEncoderUnsupported
@@ -27,7 +28,7 @@ from callipper_db.progress import Advance, Reporter, silent
 from callipper_db.tables import SCHEMA
 from callipper_trainer.text_encoder import TextEncoder, register_encoder
 
-# part of a layer -> its place in the file (Hugging Face's names), in the order in which a text passes them
+# part of a layer -> its name in the file (Hugging Face's), in the order of computation
 PARTS = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -37,8 +38,8 @@ PARTS = {
     "output": "output.dense",
 }
 NORMS = {"attention": "attention.output.LayerNorm", "output": "output.LayerNorm"}
-EMBEDDING = -1  # the layer of the norm that comes before layer 0
-# What a config.json means by leaving it out.
+EMBEDDING = -1  # the layer number of the norm before layer 0
+# The values of settings that a config.json leaves out.
 DEFAULTS = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
@@ -46,9 +47,9 @@ DEFAULTS = {
     "num_attention_heads": 12,
     "num_hidden_layers": 12,
 }
-# An installed encoder must answer these as the encoder itself does: capitals, accents, punctuation, digits, another script.
+# SQL must give the same vectors for these as the encoder itself: capitals, accents, punctuation, digits, another script.
 TRIALS = ("quiet park", "Café-Bar, 12 Rue de l'Église", "駅前の公園")
-TOLERANCE = 1e-3  # as a share of the largest number; right answers are off by 1e-6
+TOLERANCE = 1e-3  # as a share of the largest number; a correct installation is off by 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Transformer:
     def tensors(self) -> Iterator[Callable[[str], Array]]:
         """A function from a tensor's name to its values, float32. Raises TextEncoderUnsupported."""
         try:
-            with safe_open(self.weights, "pt") as file:  # numpy knows no bfloat16
+            with safe_open(self.weights, "pt") as file:  # not "np", because numpy has no bfloat16
                 prefix = "" if "embeddings.word_embeddings.weight" in set(file.keys()) else "bert."
                 yield lambda name: file.get_tensor(prefix + name).float().numpy()
         except SafetensorError as error:
@@ -73,7 +74,7 @@ class Transformer:
 
 
 def read_transformer(encoder: TextEncoder) -> Transformer:
-    """What the database needs to know about an encoder. Raises TextEncoderUnsupported, saying what is not of the family."""
+    """What the database needs to know about an encoder. Raises TextEncoderUnsupported for another family, with the reason."""
     config = DEFAULTS | encoder.arch
     folder = encoder.folder
 
@@ -115,7 +116,7 @@ def _json(path: Path) -> Any:
 
 
 def _modules(folder: Path) -> dict[str, str]:
-    """Name of the class -> folder, in order; a bare transformer is pooled by its mean, as sentence-transformers does."""
+    """Class name -> folder, in order. A bare transformer gets mean pooling, as in sentence-transformers."""
     listed = _json(folder / "modules.json") or [
         {"type": "models.Transformer", "path": ""},
         {"type": "models.Pooling", "path": ""},
@@ -124,7 +125,7 @@ def _modules(folder: Path) -> dict[str, str]:
 
 
 def _pooling(folder: Path, modules: dict[str, str]) -> str | None:
-    """mean or first."""
+    """'mean' or 'first'; None for another pooling."""
     config = _json(folder / modules.get("Pooling", "") / "config.json") if modules.get("Pooling") else {}
     modes = {name for name, on in config.items() if name.startswith("pooling_mode_") and on}
     if isinstance(config.get("pooling_mode"), str):
@@ -135,7 +136,7 @@ def _pooling(folder: Path, modules: dict[str, str]) -> str | None:
 
 
 def _limit(folder: Path, config: dict[str, Any]) -> int:
-    """Most tokens of a text, the two special ones included."""
+    """The most tokens of a text, the two special ones included."""
     positions = int(config["max_position_embeddings"])
     stated = _json(folder / "sentence_bert_config.json").get("max_seq_length")
     stated = stated or _json(folder / "tokenizer_config.json").get("model_max_length") or positions
@@ -175,7 +176,7 @@ def is_installed(connection: Connection, text_encoder_id: int) -> bool:
 
 
 def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
-    """Put an encoder into the database, once for all models that share it; returns False where it is there already.
+    """Write an encoder into the database, once for all models that share it; returns False if it is there already.
 
     Raises TextEncoderUnsupported.
     """
@@ -190,23 +191,23 @@ def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
         _write(connection, transformer, text_encoder_id, reporter.advance)
         _try_out(connection, encoder, text_encoder_id)
     with db.session(dsn, autocommit=True) as connection:
-        # Besides statistics, this writes the visibility of each row once and for all: else the first readers would.
+        # VACUUM also sets the visibility of all rows; otherwise the first readers would have to write it.
         connection.execute("VACUUM ANALYZE callipper.text_token, callipper.text_position, callipper.text_weight")
     return True
 
 
 def _rows_bytes(transformer: Transformer) -> int:
-    """What the encoder's rows take: its weights in float32, a twentieth more for their headers, and the indexes."""
+    """About the bytes of the encoder's rows: weights in float32, and a tenth for row headers and indexes."""
     parts: list[list[int]] = []
-    with suppress(SafetensorError), safe_open(transformer.weights, "pt") as file:  # damaged: it is refused below
+    with suppress(SafetensorError), safe_open(transformer.weights, "pt") as file:  # _write refuses a damaged file
         parts = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     return round(1.1 * 4 * sum(math.prod(shape) for shape in parts))
 
 
 def _try_out(connection: Connection, encoder: TextEncoder, text_encoder_id: int) -> None:
-    """Raise TextEncoderUnsupported unless SQL makes of a few texts what the encoder itself makes of them.
+    """Raise TextEncoderUnsupported unless SQL gives the same vectors for a few texts as the encoder itself.
 
-    So whatever read_transformer does not know of an encoder's family ends here, and not in wrong answers.
+    So a difference that read_transformer does not know about ends here, and not in wrong answers.
     """
     rows = connection.execute(
         "SELECT callipper._encode_tokens(callipper._wordpiece(text, %(id)s), %(id)s)::real[]"
@@ -226,47 +227,53 @@ def _write(connection: Connection, transformer: Transformer, text_encoder_id: in
         [Jsonb(transformer.arch), text_encoder_id],
     )
 
-    def write(table: str, count: int, **columns: tuple[str, Any]) -> None:
-        key = {"text_encoder_id": ("int4", np.full(count, text_encoder_id))}
-        report = advance if table == "text_token" else silent
-        binary_copy.write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, report)
+    def write(table: str, columns: Columns, report: Advance = silent) -> None:
+        count = len(next(iter(columns.values()))[1])
+        key: Columns = {"text_encoder_id": ("int4", np.full(count, text_encoder_id))}
+        write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, report)
 
     with transformer.tensors() as tensor:
-        words = tensor("embeddings.word_embeddings.weight")
-        pieces = [piece.encode() for piece in transformer.pieces]
-        write(
-            "text_token",
-            len(pieces),
-            token_id=("int4", np.arange(len(pieces))),
-            piece=("text", pieces),
-            embedding=("vector", words[: len(pieces)]),
-        )
-        limit = transformer.arch["tokenizer"]["max_tokens"]
-        # A single text is all of token type 0, whose embedding is the same everywhere.
-        positions = (
-            tensor("embeddings.position_embeddings.weight") + tensor("embeddings.token_type_embeddings.weight")[0]
-        )
-        write("text_position", limit, position=("int4", np.arange(limit)), embedding=("vector", positions[:limit]))
+        write("text_token", _token_columns(transformer.pieces, tensor), advance)
+        write("text_position", _position_columns(transformer.arch["tokenizer"]["max_tokens"], tensor))
         norms = [(EMBEDDING, "embedding", "embeddings.LayerNorm")]
         for layer in range(transformer.arch["num_hidden_layers"]):
             inside = f"encoder.layer.{layer}."
             for part, name in PARTS.items():
-                weight = tensor(f"{inside}{name}.weight")
-                write(
-                    "text_weight",
-                    len(weight),
-                    layer=("int4", np.full(len(weight), layer)),
-                    part=("text", [part.encode()] * len(weight)),
-                    neuron=("int4", np.arange(len(weight))),
-                    bias=("float4", tensor(f"{inside}{name}.bias")),
-                    weight=("vector", weight),
-                )
+                write("text_weight", _neuron_columns(layer, part, inside + name, tensor))
             norms += [(layer, part, inside + name) for part, name in NORMS.items()]
-        write(
-            "text_norm",
-            len(norms),
-            layer=("int4", np.array([layer for layer, _, _ in norms])),
-            part=("text", [part.encode() for _, part, _ in norms]),
-            gain=("vector", np.stack([tensor(f"{name}.weight") for _, _, name in norms])),
-            bias=("vector", np.stack([tensor(f"{name}.bias") for _, _, name in norms])),
-        )
+        write("text_norm", _norm_columns(norms, tensor))
+
+
+def _token_columns(pieces: list[str], tensor: Callable[[str], Array]) -> Columns:
+    return {
+        "token_id": ("int4", np.arange(len(pieces))),
+        "piece": ("text", [piece.encode() for piece in pieces]),
+        "embedding": ("vector", tensor("embeddings.word_embeddings.weight")[: len(pieces)]),
+    }
+
+
+def _position_columns(limit: int, tensor: Callable[[str], Array]) -> Columns:
+    # All tokens of a single text have the token type 0, so its embedding is the same everywhere and is added here.
+    positions = tensor("embeddings.position_embeddings.weight") + tensor("embeddings.token_type_embeddings.weight")[0]
+    return {"position": ("int4", np.arange(limit)), "embedding": ("vector", positions[:limit])}
+
+
+def _neuron_columns(layer: int, part: str, name: str, tensor: Callable[[str], Array]) -> Columns:
+    weight = tensor(f"{name}.weight")
+    return {
+        "layer": ("int4", np.full(len(weight), layer)),
+        "part": ("text", [part.encode()] * len(weight)),
+        "neuron": ("int4", np.arange(len(weight))),
+        "bias": ("float4", tensor(f"{name}.bias")),
+        "weight": ("vector", weight),
+    }
+
+
+def _norm_columns(norms: list[tuple[int, str, str]], tensor: Callable[[str], Array]) -> Columns:
+    """norms: layer, part, and name in the file."""
+    return {
+        "layer": ("int4", np.array([layer for layer, _, _ in norms])),
+        "part": ("text", [part.encode() for _, part, _ in norms]),
+        "gain": ("vector", np.stack([tensor(f"{name}.weight") for _, _, name in norms])),
+        "bias": ("vector", np.stack([tensor(f"{name}.bias") for _, _, name in norms])),
+    }

@@ -49,6 +49,11 @@ class Publication:
     metrics: dict[str, Any]
     provenance: dict[str, Any]
 
+    def model_row(self, samples: Samples | StoredSamples, grid: Grid) -> ModelRow:
+        """The row of the version."""
+        place = (samples.srid, samples.extent, grid.grid_id)
+        return ModelRow(*place, self.text_encoder_id, self.metrics, self.provenance)
+
     def has_hnsw(self, cells: int) -> bool:
         """Whether a version with this many cells gets an HNSW index."""
         return self.index == "hnsw" or (self.index == "auto" and cells >= HNSW_PAYS_FROM)
@@ -71,11 +76,7 @@ def publish(
     """
     watch = watch or Stopwatch()
     with connection.transaction():
-        # Embedding keeps the session idle for minutes, and building an index is one long statement.
-        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
-        connection.execute("SET LOCAL synchronous_commit = on")
-        # Take this lock before rows of the grid, as drop_model does. In another order the two could deadlock.
-        connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
+        begin_writing(connection)
         with watch.timing("grid"):
             reporter.stage("cutting the grid")
             blocks = _block_centres(samples, publication.grid_size_m)
@@ -83,15 +84,7 @@ def publish(
         cells = len(grid.cell_id)
         check_space(connection, samples, cells, cells if publication.has_hnsw(cells) else 0)
         with watch.timing("write"):
-            row = ModelRow(
-                samples.srid,
-                samples.extent,
-                grid.grid_id,
-                publication.text_encoder_id,
-                publication.metrics,
-                publication.provenance,
-            )
-            version = write_model(connection, trained, config, row)
+            version = write_model(connection, trained, config, publication.model_row(samples, grid))
         reporter.stage("writing cells", cells)
         _write_cells(connection, version, trained, grid, config.seed, reporter.advance, watch)
         with watch.timing("write"):
@@ -108,6 +101,15 @@ def publish(
             reporter.stage("activating")
             connection.execute("SELECT callipper.activate(%s)", [version])
     return version, cells
+
+
+def begin_writing(connection: Connection) -> None:
+    """Prepare a transaction for writing a version. Until it ends, neither activate nor drop_model can run; readers can."""
+    # Embedding keeps the session idle for minutes, and building an index is one long statement.
+    connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
+    connection.execute("SET LOCAL synchronous_commit = on")
+    # Take this lock before rows of the grid, as drop_model does. In another order the two could deadlock.
+    connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
 
 
 def check_space(connection: Connection, samples: Samples | StoredSamples, cells: int = 0, indexed: int = 0) -> None:
@@ -157,7 +159,7 @@ def insert_texts(
     connection.execute(
         connection.named("CREATE TEMPORARY TABLE known (number int4, text text, emb @vector) ON COMMIT DROP")
     )
-    columns: dict[str, tuple[str, Any]] = {
+    columns: binary_copy.Columns = {
         "number": ("int4", np.arange(len(texts))),
         "text": ("text", [text.encode() for text in texts]),
         "emb": ("vector", embeddings),
@@ -177,7 +179,7 @@ def insert_texts(
 
 
 def _write_sample(connection: Connection, version: int, embeddings: Array) -> None:
-    columns: dict[str, tuple[str, Any]] = {
+    columns: binary_copy.Columns = {
         "version": ("int4", np.full(len(embeddings), version)),
         "number": ("int4", np.arange(len(embeddings))),
         "emb": ("vector", embeddings),
@@ -210,7 +212,7 @@ def _write_cells(
             embeddings = embed_places(trained, grid.centre[rows])
         here = (drawn >= start) & (drawn < start + CHUNK)
         sample[here] = embeddings[drawn[here] - start]
-        columns: dict[str, tuple[str, Any]] = {
+        columns: binary_copy.Columns = {
             "version": ("int4", np.full(len(embeddings), version)),
             "cell_id": ("int8", grid.cell_id[rows]),
             "emb": ("vector", embeddings),
@@ -235,7 +237,7 @@ def _write_points(
     for part in samples.chunks():
         with watch.timing("embed"):
             embeddings = embed_places(trained, part.metres)
-        columns: dict[str, tuple[str, Any]] = {
+        columns: binary_copy.Columns = {
             "version": ("int4", np.full(len(part), version)),
             "point_id": ("int8", part.point_id),
             "text": ("text", texts[part.text_id]),

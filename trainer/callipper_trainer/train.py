@@ -94,6 +94,17 @@ class Reading:
     words: list[str]  # to remember in addition to samples.texts
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """The sentence vectors of a run, and the kinds of its POIs that follow from them."""
+
+    text_vectors: Array  # (V, T) of samples.texts
+    kinds: Kinds
+    kind_rows: KindRows
+    words: list[str]  # to remember in addition to samples.texts
+    word_vectors: Array  # (W, T) of words
+
+
 def train(
     dsn: str,
     source: Source,
@@ -118,11 +129,7 @@ def train(
         check_grid(samples, options.grid_size_m, options.grid_kind)
         with watch.timing("encode"):
             encoder = find_encoder(options.text_encoder, str(device))
-            encode = _encoding(dsn, encoder, reporter)
-            text_vectors = encode(samples.texts)
-            kinds, kind_rows = _find_kinds(samples, text_vectors, encode)
-            words = list(dict.fromkeys([*reading.words, *kinds.names]))
-            word_vectors = encode(words)
+            encoded = _encode(dsn, encoder, reading, reporter)
         if options.text_tower:
             with watch.timing("install"):
                 _install(dsn, encoder, reporter)
@@ -133,24 +140,28 @@ def train(
             reporter.note(
                 f"{options.checkpoint} holds an unfinished run. This run starts over; --resume continues that one."
             )
-        job = FitJob(samples, text_vectors, config, fingerprint, options.resume)
+        job = FitJob(samples, encoded.text_vectors, config, fingerprint, options.resume)
         trained = _fit(job, reporter, options.checkpoint, ranks)
         watch.seconds |= trained.seconds
         validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
-        metrics = {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
+        provenance = _provenance(source, reading, config, ranks) | {"seconds": watch.rounded()}
         with db.session(dsn) as connection:
             publication = Publication(
                 text_encoder_id=register_encoder(connection, encoder),
-                words=words,
-                word_vectors=word_vectors,
-                text_vectors=text_vectors,
-                kinds=kinds,
-                kind_rows=kind_rows,
+                words=encoded.words,
+                word_vectors=encoded.word_vectors,
+                text_vectors=encoded.text_vectors,
+                kinds=encoded.kinds,
+                kind_rows=encoded.kind_rows,
                 grid_size_m=options.grid_size_m,
                 grid_kind=options.grid_kind,
                 index=options.index,
-                metrics=metrics,
-                provenance=_provenance(source, reading, config, ranks) | {"seconds": watch.rounded()},
+                metrics={
+                    "validation_loss": validation_loss,
+                    "best_epoch": trained.best_epoch,
+                    "history": trained.history,
+                },
+                provenance=provenance,
             )
             version, cells = publish(connection, trained, samples, config, publication, reporter, watch)
         options.checkpoint.unlink(missing_ok=True)
@@ -248,14 +259,19 @@ def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
         reporter.note(str(error))
 
 
-def _encoding(dsn: str, encoder: TextEncoder, reporter: Reporter) -> Encode:
-    """A function (V,) texts -> (V, T), with progress. It takes from the database what is encoded there already."""
+def _encode(dsn: str, encoder: TextEncoder, reading: Reading, reporter: Reporter) -> Encoded:
+    """Encode the texts of the samples, the phrases of their kinds, and the words to remember."""
 
     def encode(texts: list[str]) -> Array:
-        reporter.stage("encoding texts", len(texts))
         return encode_cached(dsn, encoder, texts, reporter.advance)
 
-    return encode
+    samples = reading.samples
+    reporter.stage("encoding texts", len(samples.texts))
+    text_vectors = encode(samples.texts)
+    reporter.stage("finding kinds of places")
+    kinds, kind_rows = _find_kinds(samples, text_vectors, encode)
+    words = list(dict.fromkeys([*reading.words, *kinds.names]))
+    return Encoded(text_vectors, kinds, kind_rows, words, encode(words))
 
 
 def _find_kinds(samples: Samples | StoredSamples, text_vectors: Array, encode: Encode) -> tuple[Kinds, KindRows]:

@@ -1,8 +1,7 @@
-"""Arrays of one model version in the tables of its weights, out and back."""
+"""Reads and writes the weights of one model version as rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,14 +9,11 @@ import numpy as np
 from psycopg import sql
 
 from callipper_db.arrays import Array
-from callipper_db.binary_copy import read_rows, write_rows
+from callipper_db.binary_copy import Columns, read_rows, write_rows
 from callipper_db.db import Connection
 from callipper_db.errors import ModelUnreadable
 from callipper_db.tables import SCHEMA
 
-Columns = dict[
-    str, tuple[str, Array | Sequence[bytes]]
-]  # by name: the type, and the values; see binary_copy.write_rows
 LAYER = {"weight": "vector", "bias": "float4"}
 
 

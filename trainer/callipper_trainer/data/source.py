@@ -1,4 +1,4 @@
-"""From SQL to arrays: one snapshot of the source, streamed by binary COPY."""
+"""Reads a source into arrays: one snapshot, streamed by binary COPY."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -36,8 +37,8 @@ TEXT_COLUMNS = ("text", "description")
 STREAM_KINDS = ("int8", "float8", "float8", "float8", "float8", "int4", "int4")  # of stream_query
 QUERY = re.compile(r"(?is)(\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|table|values)\b")
 
-# The tables are the session's own, and named with pg_temp everywhere: the user may have a table called sample. Once
-# they are there the transaction can write nothing else, whatever functions the source or --text calls.
+# Statements name these temporary tables with pg_temp, because the user may have a table called sample. Once they exist, the
+# transaction becomes read-only: whatever functions the source or --text calls, it can write only to them.
 PREPARE = """
 CREATE TEMPORARY TABLE sample (id bigint, text text, name text, geom @geometry) ON COMMIT DROP;
 CREATE TEMPORARY TABLE distinct_text (text text, text_id int4) ON COMMIT DROP;
@@ -46,10 +47,10 @@ CREATE OR REPLACE FUNCTION pg_temp.lon_lat(place @geometry) RETURNS @geometry LA
 BEGIN
     RETURN ST_Transform(place, 4326);
 EXCEPTION WHEN internal_error THEN
-    RETURN NULL;  -- coordinates that are none of that CRS
+    RETURN NULL;  -- coordinates outside the CRS
 END
 $$;
--- Several categories in one order, as callipper-db load has them: 'restaurant;bar' is 'bar and restaurant'.
+-- Several categories in a fixed order, as in callipper-db load: 'restaurant;bar' becomes 'bar and restaurant'.
 CREATE OR REPLACE FUNCTION pg_temp.words(parts text[]) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
     SELECT CASE WHEN cardinality(w) > 1 THEN array_to_string(w[:cardinality(w) - 1], ', ') || ' and ' || w[cardinality(w)]
         ELSE w[1] END
@@ -62,23 +63,23 @@ READ_ONLY = "SET TRANSACTION READ ONLY"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the POIs are and how their text is made."""
+    """Where the POIs are and how to make their texts."""
 
-    relation: str = POI_TABLE  # a table or view, or a query, which may not write
+    relation: str = POI_TABLE  # a table or view, or a query that does not write
     text: str | None = None  # SQL expression over the relation's columns
     template: str | None = None  # or a template: '[{name}, ]A place of {category}'
-    identifier: str | None = None  # column or SQL expression, of any type; several, separated by commas, are one key
+    identifier: str | None = None  # column or SQL expression of any type; several, separated by commas, are one key
     geometry: str | None = None  # column; None: the first geometry or geography, else columns of longitude and latitude
     srid: int | None = None  # projected CRS in metres; None: chosen for the POIs
-    name: str | None = None  # SQL expression; None: the column `name`, unless `text` or `template` says what to read
-    names: int = 100_000  # at most this many different "name, text" are read, the most frequent ones
-    keep_outliers: bool = False  # take also rows whose place is most likely wrong, see callipper_db.outliers
-    force_srid: bool = False  # take `srid` even where its metres are wrong
+    name: str | None = None  # SQL expression; None: the column `name`, or no name if `text` or `template` is given
+    names: int = 100_000  # read at most this many distinct "name, text", the most frequent ones
+    keep_outliers: bool = False  # keep rows whose place is most likely wrong, see callipper_db.outliers
+    force_srid: bool = False  # accept `srid` even if its metres are wrong
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was read, and what was left out on the way."""
+    """The samples that were read, and how many rows were left out."""
 
     samples: Samples
     source: str  # the query, or the qualified name of the table or view
@@ -91,7 +92,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class OpenSource:
-    """A source in a transaction: counted and checked, and not yet read."""
+    """A source in a transaction: counted and checked, but not read yet."""
 
     connection: Connection
     source: Source
@@ -107,7 +108,7 @@ class OpenSource:
 
     @property
     def srid(self) -> int:
-        """Of the samples' metres."""
+        """The SRID of the samples' metres."""
         return self.crs.srid
 
     @property
@@ -117,7 +118,7 @@ class OpenSource:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out, and what the CRS means for distances."""
+        """Sentences for the user: what was left out, and what the CRS means for distances."""
         notes = [self.crs.note] if self.crs.note else []
         if self.without_geometry or self.without_text:
             notes.append(
@@ -129,13 +130,13 @@ class OpenSource:
         return notes
 
     def read(self, advance: Advance = silent) -> Samples:
-        """All of them. Raises BadSource, BadExtent."""
+        """Read all rows. Raises BadSource, BadExtent."""
         samples = _stream(self.connection, self.srid, advance)
         _check_samples(samples, self.source)
         return samples
 
     def parts(self, rows: int, advance: Advance = silent) -> Iterator[Samples]:
-        """The same rows in the same order, about `rows` at a time. Raises BadSource, BadExtent."""
+        """Read the same rows in the same order, about `rows` at a time. Raises BadSource, BadExtent."""
         return _stream_parts(self.connection, self.srid, self.source, rows, advance)
 
 
@@ -158,10 +159,25 @@ def read_samples(connection: Connection, source: Source, advance: Advance = sile
 
 @contextmanager
 def open_source(connection: Connection, source: Source) -> Iterator[OpenSource]:
-    """One REPEATABLE READ transaction over the source, which is read in it once; as read_samples otherwise."""
+    """One REPEATABLE READ transaction in which the source can be read once. Requires and raises what read_samples does."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         yield _open(connection, source)
+
+
+def source_of_model(provenance: dict[str, Any], srid: int) -> Source:
+    """The source that a model was trained on, from the model's provenance."""
+    return Source(
+        provenance["source"],
+        text=provenance["text"],
+        identifier=provenance.get("identifier"),
+        geometry=provenance.get("geometry"),
+        srid=srid,
+        name=provenance.get("name"),
+        names=provenance.get("names", Source.names),
+        keep_outliers=provenance.get("keep_outliers", True),  # programs without this setting kept them
+        force_srid=True,
+    )
 
 
 def _open(connection: Connection, source: Source) -> OpenSource:
@@ -171,7 +187,7 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     connection.execute(READ_ONLY)
     is_query = QUERY.match(source.relation) is not None
     name = source.relation.strip().rstrip(";") if is_query else _table_name(connection, source.relation)
-    # The line break ends a comment that the query may end with.
+    # The query may end with a comment; the line break ends it.
     relation = sql.SQL(f"({name}\n)" if is_query else name)
     columns = _columns(connection, source, relation)
     text_sql = _text_expression(connection, source, columns)
@@ -180,7 +196,7 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     if KIND_TABLE in text_sql:
         _fill_kinds(connection, source, relation, columns)
     key = _key_expression(connection, source, name, relation, columns, geometry, text_sql)
-    # Read once, into a table of the session's own: a query is not run twice, and a volatile one cannot differ.
+    # Copied once into a temporary table: a slow query runs once, and a volatile one cannot give two answers.
     query = connection.named(
         "INSERT INTO pg_temp.sample"
         " SELECT id, text, name, CASE WHEN ST_GeometryType(geom) = text 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
@@ -198,6 +214,19 @@ def _open(connection: Connection, source: Source) -> OpenSource:
         _to_lon_lat(connection)
     except psycopg.Error as error:
         raise _bad_source(source, error) from error
+    rows, without_geometry, without_text = _count(connection, source)
+    connection.execute("DELETE FROM pg_temp.sample WHERE geom IS NULL OR text IS NULL")
+    outliers = Outliers([]) if source.keep_outliers else _leave_out(connection)
+    chosen = source.srid
+    crs = choose_crs(connection) if chosen is None else check_crs(connection, chosen, source.force_srid)
+    _number_texts(connection, source.names)
+    return OpenSource(
+        connection, source, name, taken_at, rows, without_geometry, without_text, text_sql, name_sql, crs, outliers
+    )
+
+
+def _count(connection: Connection, source: Source) -> tuple[int, int, int]:
+    """Rows, and those without a geometry and without a text. Raises NotEnoughData, BadSource."""
     rows, without_geometry, without_text, without_id = connection.execute(
         "SELECT count(*), count(*) FILTER (WHERE geom IS NULL),"
         " count(*) FILTER (WHERE geom IS NOT NULL AND text IS NULL),"
@@ -210,20 +239,18 @@ def _open(connection: Connection, source: Source) -> OpenSource:
         )
     if without_id:
         raise BadSource(source=source.relation, reason=f"{without_id} rows have no id. Name a unique column with --id.")
-    connection.execute("DELETE FROM pg_temp.sample WHERE geom IS NULL OR text IS NULL")
-    outliers = Outliers([]) if source.keep_outliers else _leave_out(connection)
-    chosen = source.srid
-    crs = choose_crs(connection) if chosen is None else check_crs(connection, chosen, source.force_srid)
+    return rows, without_geometry, without_text
+
+
+def _number_texts(connection: Connection, names: int) -> None:
+    """Number the distinct texts, and the most frequent names, in an order that depends on nothing but themselves."""
     connection.execute(
         'INSERT INTO pg_temp.distinct_text SELECT text, row_number() OVER (ORDER BY text COLLATE "C") - 1'
         " FROM (SELECT text FROM pg_temp.sample UNION (SELECT name FROM pg_temp.sample WHERE name IS NOT NULL GROUP BY name"
         ' ORDER BY count(*) DESC, name COLLATE "C" LIMIT %s)) AS all_texts',
-        [source.names],
+        [names],
     )
     connection.execute("ANALYZE pg_temp.distinct_text")
-    return OpenSource(
-        connection, source, name, taken_at, rows, without_geometry, without_text, text_sql, name_sql, crs, outliers
-    )
 
 
 def _leave_out(connection: Connection) -> Outliers:
@@ -256,7 +283,7 @@ def _to_lon_lat(connection: Connection) -> None:
         raise psycopg.errors.InvalidParameterValue(
             f"{unknown[1]} geometries have {said}; set it with ST_SetSRID(geom, 4326), or whichever it is"
         )
-    # Out of range, empty or not finite: no place on earth, counted as without geometry.
+    # A geometry that is out of range, empty or not finite is no place on earth. It counts as missing.
     connection.execute(
         connection.named(
             "UPDATE pg_temp.sample SET geom = CASE WHEN NOT ST_IsEmpty(geom) THEN pg_temp.lon_lat(geom) END"
@@ -275,11 +302,11 @@ def _stream(connection: Connection, srid: int, advance: Advance) -> Samples:
     texts = _texts(connection)
     try:
         columns = read_rows(connection, stream_query(connection, srid), STREAM_KINDS, advance=advance)
-    except psycopg.InternalError as error:  # PROJ's, for a point that the CRS does not reach
+    except psycopg.InternalError as error:  # from PROJ, for a point outside the CRS
         raise _out_of_reach(srid) from error
     point_id, lon, lat, easting, northing, text_id, name_id = columns
     _check_reach(columns, srid)
-    # The server's order may vary with parallel plans; the training order must not.
+    # Parallel plans may return rows in any order, but the training needs the same order each time.
     order = np.lexsort((text_id, northing, easting, point_id))
     return Samples(
         point_id=point_id[order],
@@ -495,7 +522,7 @@ def _scalar(connection: Connection, query: str) -> object:
 
 
 def _bad_source(source: Source, error: psycopg.Error) -> Exception:
-    """What to raise for an error that the user's SQL has met; a lost connection stays what it is."""
+    """The exception for an error of the user's SQL. A lost connection keeps its own."""
     if isinstance(error, psycopg.OperationalError):
         return error
     return BadSource(source=source.relation, reason=_reason(error))
@@ -506,5 +533,5 @@ def _reason(error: psycopg.Error) -> str:
 
 
 def named_text(name_sql: str, text_sql: str) -> str:
-    """SQL of a POI's name and text in one: 'Evans Cycles, bicycle shop'. NULL for a POI without a name."""
+    """SQL for a POI's name and text in one: 'Evans Cycles, bicycle shop'. NULL for a POI without a name."""
     return f"{TRIMMED.format(name_sql)} || ', ' || {TRIMMED.format(text_sql)}"

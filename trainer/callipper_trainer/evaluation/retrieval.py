@@ -1,4 +1,4 @@
-"""Does a text find the places that it fits? Asked of POIs that the model has not seen."""
+"""Retrieval: does a text find the places that it fits, among POIs that the model has not seen?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from callipper_db.errors import BadSource, NotEnoughData, TextEncoderMissing
 from callipper_db.progress import Reporter
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.samples import Samples
-from callipper_trainer.data.source import Source, read_samples
+from callipper_trainer.data.source import read_samples, source_of_model
 from callipper_trainer.data.template import TRIMMED
 from callipper_trainer.device import choose_device
 from callipper_trainer.embed import embed_places, embed_texts
@@ -34,21 +34,21 @@ LABEL_COLUMN = "category"
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How well texts find held-out places, by what is asked: the bare label, or how POIs of the label are described."""
+    """How well texts find held-out places, by the kind of text: the bare label, or the usual text of its POIs."""
 
-    version: int  # whose settings and source were taken
-    auc: dict[str, dict[str, float]]  # what is asked -> label -> AUC
+    version: int  # the version whose settings and source were used
+    auc: dict[str, dict[str, float]]  # kind of text -> label -> AUC
     places: dict[str, int]  # label -> held-out places of its own
     held_out: int
     trained_on: int
 
     @property
     def macro_auc(self) -> dict[str, float]:
-        """The mean over the labels, by what is asked."""
+        """The mean over the labels, by kind of text."""
         return {asked: float(np.mean(list(values.values()))) for asked, values in self.auc.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; the labels by their AUC, best first."""
+        """The figures as JSON, with the labels of the highest AUC first."""
         first = next(iter(self.auc.values()))
         rows = [
             {
@@ -70,10 +70,10 @@ class Retrieval:
 def retrieval_auc(
     place_vectors: Array, text_vectors: Array, labels: Array, minimum: int = MINIMUM_PLACES
 ) -> dict[int, float]:
-    """Label -> AUC of text . place for its own places against all others; the macro AUC is the mean of the values.
+    """Label -> AUC of text . place, for the label's places against all others. The macro AUC is the mean of the values.
 
-    place_vectors: (N, D) of places that the model has not seen; text_vectors: (L, D); labels: (N,) into the texts, -1 for a
-    place of none. Labels with fewer than `minimum` places, or with all of them, are left out.
+    place_vectors: (N, D) of places that the model has not seen; text_vectors: (L, D); labels: (N,) rows of text_vectors, -1 for
+    none. Labels with fewer than `minimum` places, or with all places, are left out.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(text_vectors))
     result = {}
@@ -85,7 +85,7 @@ def retrieval_auc(
 
 
 def hold_out(count: int, share: float = HOLD_OUT, seed: int = SEED) -> tuple[Array, Array]:
-    """Row numbers that stay and that are held out, disjoint, at random."""
+    """Row numbers of the kept and of the held-out rows: random, disjoint, sorted."""
     order = np.random.default_rng(seed).permutation(count)
     held_out = max(1, round(count * share))
     return np.sort(order[held_out:]), np.sort(order[:held_out])
@@ -100,10 +100,10 @@ def evaluate_retrieval(
     label_column: str | None = None,
     text_encoder: str | None = None,
 ) -> Retrieval:
-    """Train a model on nine tenths of a version's source, ask it for the last tenth, and keep the result with the version.
+    """Train a model on nine tenths of a version's source, test it on the other tenth, and keep the result with the version.
 
-    A published model has seen all POIs, so it cannot be asked itself. The new one has the version's settings and seed. A
-    POI's label is its `label_column`, by default its category or, where the source has no such column, its whole text.
+    A published model has seen all POIs, so it cannot be tested itself. The new one has the version's settings and seed. The
+    label of a POI is its `label_column`: by default its category, or its whole text if the source has no such column.
     Raises UnknownModel, NoActiveModel, BadSource, NotEnoughData, TextEncoderMissing.
     """
     with db.session(dsn, autocommit=True) as connection:
@@ -118,17 +118,16 @@ def evaluate_retrieval(
     if encoder.revision != revision:
         raise TextEncoderMissing(name=name, reason="its weights are not those that the model was trained with")
     names, label_id = number_labels(labels, samples.text_id)
-    questions = {"label": names, "description": usual_texts(samples, label_id, len(names))}
     distinct = list(dict.fromkeys([*samples.texts, *names]))
     reporter.stage("encoding texts", len(distinct))
-    vectors = encode_cached(dsn, encoder, distinct, reporter.advance)
-    row = {text: number for number, text in enumerate(distinct)}
+    vectors = dict(zip(distinct, encode_cached(dsn, encoder, distinct, reporter.advance), strict=True))
+    questions = {"label": names, "description": usual_texts(samples, label_id, len(names))}
     result = measure(
         samples,
-        vectors[[row[text] for text in samples.texts]],
+        np.stack([vectors[text] for text in samples.texts]),
         label_id,
         names,
-        {asked: vectors[[row[text] for text in texts]] for asked, texts in questions.items()},
+        {asked: np.stack([vectors[text] for text in texts]) for asked, texts in questions.items()},
         replace(model.config, device=device),
         reporter,
         model.version,
@@ -147,10 +146,10 @@ def measure(
     reporter: Reporter,
     version: int = 0,
 ) -> Retrieval:
-    """Hold out a tenth of the samples, train on the rest, and ask for each label with enough places among the tenth.
+    """Hold out a tenth of the samples, train on the rest, and measure each label with enough held-out places.
 
-    text_vectors: (V, T) of samples.texts; label_id: (N,) into names, -1 for none; questions: (L, T) of what is asked for each
-    name, in one or several ways. Raises NotEnoughData.
+    text_vectors: (V, T) of samples.texts; label_id: (N,) index into names, -1 for none; questions: kind of text -> (L, T), a
+    vector for each name. Raises NotEnoughData.
     """
     kept, held_out = hold_out(len(samples))
     asked = label_id[held_out]
@@ -175,7 +174,7 @@ def measure(
 def fit_without(
     samples: Samples, text_vectors: Array, kept: Array, config: TrainConfig, reporter: Reporter
 ) -> TrainedModel:
-    """A model of the kept rows alone; the texts and names that only others carry are left out too."""
+    """A model of the kept rows, without the texts and names of other rows."""
     text_id, name_id = samples.text_id[kept], samples.name_id[kept]
     used = np.union1d(text_id, name_id[name_id >= 0])
     return fit(
@@ -190,14 +189,14 @@ def fit_without(
 
 
 def number_labels(labels: list[str | None], text_id: Array) -> tuple[list[str], Array]:
-    """The distinct labels (L,) of V texts, and the number of each sample's, (N,), -1 for none."""
+    """The distinct labels (L,) of V texts, and the label number of each sample, (N,), -1 for none."""
     names = sorted({label for label in labels if label is not None})
     number = {name: place for place, name in enumerate(names)}
     return names, np.array([-1 if label is None else number[label] for label in labels])[text_id]
 
 
 def usual_texts(samples: Samples, label_id: Array, labels: int) -> list[str]:
-    """(L,) the text that most samples of each label carry; of several the first."""
+    """(L,) the most frequent text of each label's samples; the first of several."""
     known = label_id >= 0
     pairs, counts = np.unique(
         label_id[known].astype(np.int64) * len(samples.texts) + samples.text_id[known], return_counts=True
@@ -211,9 +210,9 @@ def usual_texts(samples: Samples, label_id: Array, labels: int) -> list[str]:
 def read_labelled(
     connection: db.Connection, model: LoadedModel, label_column: str | None
 ) -> tuple[Samples, list[str | None]]:
-    """The samples that the model's source holds now, and the label of each of their texts (V,).
+    """The samples of the model's source today, and the label of each of their texts, (V,).
 
-    A text that stands under several labels is several texts here, and a name has no label. The connection must be outside a
+    A text with several labels counts as several texts here. The text of a name has no label. The connection must be outside a
     transaction.
     """
     text = TRIMMED.format(model.provenance["text"])
@@ -230,19 +229,8 @@ def read_labelled(
 def _read_pairs(
     connection: db.Connection, model: LoadedModel, text: str, label: str
 ) -> tuple[Samples, list[str | None]]:
-    kept = model.provenance
     pair = f"CASE WHEN {text} IS NOT NULL THEN pg_catalog.jsonb_build_array({text}, {label})::text END"
-    source = Source(
-        kept["source"],
-        text=pair,
-        identifier=kept.get("identifier"),
-        geometry=kept.get("geometry"),
-        srid=model.srid,
-        name=kept.get("name"),
-        names=kept.get("names", Source.names),
-        keep_outliers=kept.get("keep_outliers", True),
-        force_srid=True,
-    )
+    source = replace(source_of_model(model.provenance, model.srid), text=pair)
     samples = read_samples(connection, source).samples
     texts = list(samples.texts)
     labels: list[str | None] = [None] * len(texts)

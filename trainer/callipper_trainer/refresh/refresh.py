@@ -1,7 +1,7 @@
 """`callipper-db refresh`: bring the active model up to date with its POIs, without training.
 
-The weights and the codes of texts stay; the context is data. So the source is read and the lattices are counted again. Each
-place that reads a lattice cell which differs from the stored one is embedded again. Stored sums are never added to, so the
+The weights and the codes of texts stay, and the context is data. So a refresh reads the source, counts the lattices again and
+compares them with the stored ones. It embeds each place again that reads a differing cell. It never adds to stored sums, so the
 result equals a model that is published today with the same weights.
 """
 
@@ -25,7 +25,7 @@ from callipper_db.errors import (
 )
 from callipper_db.grid import covers, ensure_grid, read_grid
 from callipper_db.progress import Reporter
-from callipper_trainer.data.source import POI_TABLE, Snapshot, Source, read_samples
+from callipper_trainer.data.source import POI_TABLE, Snapshot, read_samples, source_of_model
 from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.kinds import KindRows, Kinds, read_kinds
 from callipper_trainer.lock import only_trainer
@@ -34,10 +34,10 @@ from callipper_trainer.refresh.diff import LatticeDiff, PointDiff, compare_level
 from callipper_trainer.refresh.write import Evidence, RefreshPlan, version_locked, write_plan
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder
 
-# In a lattice of larger cells a POI is one among many, and half of the city reads it.
+# Metres per cell side. In coarser lattices one POI hardly matters, and half of the city reads its cell.
 NEARBY_M = 800.0
-POSTPONED_FROM = 20_000  # cells and points
-DRIFT_ADVISED = 0.2  # share of POIs that the model was not trained with, from which the summary advises to train again
+POSTPONED_FROM = 20_000  # cells and points to embed, from which `nearby` leaves the coarser lattices for later
+DRIFT_ADVISED = 0.2  # share of POIs unknown to the training, from which the summary advises to train again
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class RefreshSummary:
     added: int = 0
     changed: int = 0  # moved, or with another text
     removed: int = 0
-    texts: int = 0  # that text_embed did not remember before
+    texts: int = 0  # new texts that text_embed remembers
     lattice_cells: int = 0  # rows of context_cell that were written or deleted
-    cells: int = 0  # of the grid, embedded again or for the first time
-    new_cells: int = 0  # of them, those that the grid did not have
-    points: int = 0  # embedded again or for the first time
-    postponed: int = 0  # cells and points that are to be embedded once more, for what has changed far from them
+    cells: int = 0  # grid cells embedded
+    new_cells: int = 0  # those of `cells` that are new to the grid
+    points: int = 0  # POIs embedded
+    postponed: int = 0  # cells and points that a later refresh must embed again, for changes far from them
     drift: float = 0.0  # share of the POIs that the model was not trained with
     seconds: float = 0.0
 
@@ -65,17 +65,17 @@ class RefreshSummary:
 
     @property
     def training_advised(self) -> bool:
-        """Whether the POIs have drifted so far that the model should be trained anew."""
+        """Whether the POIs have drifted so far that the model should be trained again."""
         return self.drift > DRIFT_ADVISED
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """The summary as JSON."""
         return asdict(self) | {"training_advised": self.training_advised}
 
 
 @dataclass
 class RefreshCache:
-    """What one refresh keeps for the next in the same process, so that texts are not coded again."""
+    """What one refresh keeps for the next one in the same process, so that it need not code texts again."""
 
     version: int | None = None
     codes: dict[str, Array] = field(default_factory=dict)  # text -> (code,)
@@ -84,17 +84,17 @@ class RefreshCache:
 
 @dataclass(frozen=True)
 class PendingChanges:
-    """The active version, and what the triggers have noted for it."""
+    """The active version, and the changes that the triggers have noted for it."""
 
     version: int
     complete: bool  # whether the triggers note every change
-    changes: str  # the rows of poi_change, as a multirange of their ids
+    changes: str  # multirange of the change_ids in poi_change
     pois: int
     drift: float
 
     @property
     def is_empty(self) -> bool:
-        """Whether the version is up to date for certain."""
+        """Whether the version is certainly up to date."""
         return self.complete and self.changes == "{}"
 
 
@@ -108,13 +108,12 @@ def refresh(
     cache: RefreshCache | None = None,
     nearby: bool = False,
 ) -> RefreshSummary:
-    """Bring the active model up to date with the source that it was trained on, in one transaction.
+    """Bring the active model up to date with its source, in one transaction.
 
-    Without `compare`, nothing is done for a model of callipper.poi when the triggers have noted no change. `text_encoder` is
-    the folder of the model's encoder, if its name does not say where it is. With `nearby`, where more than POSTPONED_FROM
-    embeddings would be written, lattices of cells larger than NEARBY_M stay as they are stored, for a later call to renew:
-    until then all embeddings are still those of the lattices in the database. Raises NoActiveModel, TrainerBusy, BadSource,
-    BadExtent, SourceEmpty, TextEncoderMissing, ModelUnreadable.
+    compare: compare with the source even if the triggers have noted no change. text_encoder: the folder of the model's
+    encoder, if its name is no folder. nearby: if more than POSTPONED_FROM embeddings would change, keep the stored lattices
+    coarser than NEARBY_M and leave them to a later call; all embeddings still match the lattices in the database.
+    Raises NoActiveModel, TrainerBusy, BadSource, BadExtent, SourceEmpty, TextEncoderMissing, ModelUnreadable.
     """
     began = time.monotonic()
     cache = cache or RefreshCache()
@@ -124,7 +123,7 @@ def refresh(
         return RefreshSummary(pending.version, pending.pois, drift=pending.drift, seconds=_since(began))
     lock = only_trainer(dsn, wait=wait, reporter=reporter)
     with lock as check_lock, db.session(dsn, autocommit=True) as connection:
-        # Before the source is read: a change that comes in between is seen, and stays noted for the next time.
+        # Read before the source: a change that comes in between is read too, and its note stays for the next refresh.
         pending = _read_pending(connection)
         loaded = load_model(connection, pending.version)
         snapshot = _read_source(connection, loaded, reporter)
@@ -132,38 +131,34 @@ def refresh(
         plan, outgrown = planner.compute(nearby)
         summary = _summarise(plan, loaded, planner.postponed)
         with version_locked(connection, loaded.version):
-            check_lock()  # else another refresh may have written what this one has compared with
-            if outgrown:
-                reporter.stage("extending the grid")
-                plan, summary = _extend_grid(connection, plan, summary, *outgrown)
-            if plan.anything:
-                reporter.stage("writing")
-                summary = replace(summary, texts=write_plan(connection, plan))
-            summary = replace(summary, seconds=_since(began))
+            check_lock()  # without the lock, another refresh may have changed the rows that this one compared with
+            summary = replace(_write(connection, plan, summary, outgrown, reporter), seconds=_since(began))
             _record(connection, summary, pending, snapshot)
     return summary
 
 
-def source_of(loaded: LoadedModel) -> Source:
-    """Where a version's POIs were read from, and how. Raises ModelUnreadable."""
-    provenance = loaded.provenance
-    if not provenance.get("source") or not provenance.get("text"):
-        raise ModelUnreadable(version=loaded.version, reason="it does not say where its POIs are. Train again.")
-    return Source(
-        provenance["source"],
-        text=provenance["text"],
-        identifier=provenance.get("identifier"),
-        geometry=provenance.get("geometry"),
-        srid=loaded.srid,
-        name=provenance.get("name"),
-        names=provenance.get("names", Source.names),
-        keep_outliers=provenance.get("keep_outliers", True),  # older versions were trained with them
-        force_srid=True,
-    )
+def _write(
+    connection: db.Connection,
+    plan: RefreshPlan,
+    summary: RefreshSummary,
+    outgrown: tuple[str, float] | None,
+    reporter: Reporter,
+) -> RefreshSummary:
+    """Write the plan; outgrown: kind and size of the grid if it lacks cells."""
+    if outgrown:
+        reporter.stage("extending the grid")
+        plan, summary = _extend_grid(connection, plan, summary, *outgrown)
+    if plan.anything:
+        reporter.stage("writing")
+        summary = replace(summary, texts=write_plan(connection, plan))
+    return summary
 
 
 def _read_source(connection: db.Connection, loaded: LoadedModel, reporter: Reporter) -> Snapshot:
-    source = source_of(loaded)
+    """Raises ModelUnreadable, SourceEmpty."""
+    if not loaded.provenance.get("source") or not loaded.provenance.get("text"):
+        raise ModelUnreadable(version=loaded.version, reason="it does not say where its POIs are. Train again.")
+    source = source_of_model(loaded.provenance, loaded.srid)
     reporter.stage("reading POIs")
     try:
         return read_samples(connection, source, reporter.advance)
@@ -172,7 +167,7 @@ def _read_source(connection: db.Connection, loaded: LoadedModel, reporter: Repor
 
 
 def active_source(connection: db.Connection) -> str | None:
-    """What the active version was trained on. Raises NoActiveModel."""
+    """The source of the active version. Raises NoActiveModel."""
     row = connection.execute("SELECT provenance ->> 'source' FROM callipper.model WHERE status = 'active'").fetchone()
     if row is None:
         raise NoActiveModel
@@ -193,7 +188,7 @@ def _read_pending(connection: db.Connection) -> PendingChanges:
 
 
 class _Planner:
-    """What is to be written, computed without a lock."""
+    """Computes what to write, without a lock."""
 
     def __init__(
         self,
@@ -212,7 +207,7 @@ class _Planner:
             cache.version, cache.codes = loaded.version, {}
 
     def compute(self, nearby: bool) -> tuple[RefreshPlan, tuple[str, float] | None]:
-        """What is to be written; and kind and size of the grid, where it lacks cells around POIs."""
+        """The plan; and kind and size of the grid, if it lacks cells around POIs."""
         version, metres, reporter = self.loaded.version, self.samples.metres, self.reporter
         kinds = read_kinds(self.connection, version)
         found = compare_points(self.connection, version, self.samples, names=kinds is not None)
@@ -247,7 +242,7 @@ class _Planner:
         return [compare_level(number, *levels) for number, levels in enumerate(pairs)]
 
     def _codes(self) -> Array:
-        """(V, code) of the source's texts that are no names."""
+        """(V, C + K) codes of the source's texts; zeros for those of names."""
         assert self.trained.pyramid is not None
         known, numbers = self.cache.codes, np.unique(self.samples.text_id)
         texts = [self.samples.texts[number] for number in numbers]
@@ -256,12 +251,12 @@ class _Planner:
         known = known | dict(zip(missing, fresh, strict=True))
         self.cache.codes = {text: known[text] for text in texts}
         codes = np.stack(list(self.cache.codes.values()))
-        result = np.zeros((len(self.samples.texts), codes.shape[1]), codes.dtype)  # a name has none
+        result = np.zeros((len(self.samples.texts), codes.shape[1]), codes.dtype)
         result[numbers] = codes
         return result
 
     def _find_kinds(self, kinds: Kinds, found: PointDiff) -> Evidence:
-        """Of which kinds the POIs are that were added or changed; a kind that is new to the version gets the next number."""
+        """The kinds of the added and changed POIs. A kind that is new to the version gets the next number."""
         samples = self.samples.take(np.concatenate([found.added, found.changed]))
         first, texts = len(kinds.names), samples.texts
         named = [texts[number] for number in np.unique(samples.name_id) if number >= 0]
@@ -270,21 +265,21 @@ class _Planner:
         return Evidence(kinds, KindRows.of(kinds, first, self._vectors), samples)
 
     def _new_texts(self, found: PointDiff) -> tuple[list[str], list[str]]:
-        """Words that the vocabulary lacks; and these and the texts that the version may not know."""
+        """The words that the vocabulary lacks; and these words with the texts that the version may not know."""
         rows = np.concatenate([found.added, found.changed])
         texts = [self.samples.texts[number] for number in np.unique(self.samples.text_id[rows])]
         words = new_words(self.connection, self.loaded.version, self.source)
         return words, list(dict.fromkeys([*words, *texts]))
 
     def _vectors(self, texts: list[str]) -> Array:
-        """(V, T) of the sentence encoder."""
+        """(V,) texts -> (V, T) sentence vectors."""
         if not texts:
             return np.empty((0, self.trained.model.text_projection.in_features), np.float32)
         self.reporter.stage("encoding texts", len(texts))
         return encode_cached(self.dsn, self._encoder(), texts, self.reporter.advance)
 
     def _encoder(self) -> TextEncoder:
-        """The version's own, under its own name wherever it lies."""
+        """The version's encoder, under the version's name for it, in whatever folder it is."""
         name, revision = self.loaded.text_encoder
         encoder = self.cache.encoder or find_encoder(self.text_encoder or name)
         if encoder.revision != revision:
@@ -294,7 +289,7 @@ class _Planner:
         return self.cache.encoder
 
     def _postpone(self, lattices: list[LatticeDiff]) -> tuple[list[LatticeDiff], list[LatticeDiff]]:
-        """Have the model read coarse lattices as they are stored; what differs in the others, and what in these."""
+        """Make the model read the stored coarse lattices. Returns the differences of fine and of coarse lattices."""
         before, now = self.loaded.trained.pyramid, self.trained.pyramid
         assert before is not None
         assert now is not None
@@ -305,7 +300,7 @@ class _Planner:
         return fine, [lattice for lattice in lattices if lattice.now.size_m > NEARBY_M]
 
     def _touched(self, lattices: list[LatticeDiff], metres: Array, found: PointDiff | None = None) -> Array:
-        """(N, 2) easting and northing -> the rows that read what differs; of POIs, also those that differ themselves."""
+        """(N, 2) easting and northing -> rows that read a differing cell. With `found`, also the POIs that differ."""
         touched = np.zeros(len(metres), bool)
         for lattice in lattices:
             touched |= lattice.is_read_by(metres - self.trained.origin)
@@ -333,7 +328,7 @@ def _summarise(plan: RefreshPlan, loaded: LoadedModel, postponed: int) -> Refres
 def _extend_grid(
     connection: db.Connection, plan: RefreshPlan, summary: RefreshSummary, kind: str, size_m: float
 ) -> tuple[RefreshPlan, RefreshSummary]:
-    """Cells around the POIs that lie outside; none goes, even where the last POI has gone."""
+    """Add cells for the POIs outside the grid. No cell is removed, even if its last POI is gone."""
     samples = plan.samples
     plan = plan.with_new_cells(ensure_grid(connection, samples.metres, samples.srid, size_m, kind))
     new = len(plan.cells) - summary.cells
@@ -341,7 +336,7 @@ def _extend_grid(
 
 
 def _record(connection: db.Connection, summary: RefreshSummary, pending: PendingChanges, snapshot: Snapshot) -> None:
-    """Write what was done to the version, and take away the changes that it has seen."""
+    """Record the refresh with the version, and delete the notes of the changes that it has covered."""
     own = snapshot.source == POI_TABLE
     if not summary.anything and (pending.is_empty or not own):
         return
@@ -352,7 +347,7 @@ def _record(connection: db.Connection, summary: RefreshSummary, pending: Pending
         [Jsonb({"at": snapshot.taken_at} | figures), own and not summary.postponed, summary.version],
     )
     if own and not summary.postponed:
-        # What is taken away here no other version can learn of any more.
+        # Other versions cannot see the deleted notes any more.
         connection.execute(
             "UPDATE callipper.model SET follows_changes = false WHERE follows_changes AND version <> %s",
             [summary.version],
@@ -376,7 +371,7 @@ def new_words(connection: db.Connection, version: int, source: str) -> list[str]
 def drift_of(as_trained: int, now: int, trained_with: int) -> float:
     """How far the POIs are from those of the training, 0 to 1.
 
-    The larger of two shares: of the POIs trained with, those that have gone or changed; of today's, those new or changed.
+    The larger of two shares: the POIs of the training that are gone or changed, and today's POIs that are new or changed.
     """
     return max(1 - as_trained / trained_with, 1 - as_trained / now)
 

@@ -1,11 +1,10 @@
-"""A refresh into the database: only the rows that differ, in one transaction."""
+"""Write a refresh into the database: only the rows that differ, in one transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from psycopg import sql
@@ -21,10 +20,10 @@ from callipper_trainer.embed import embed_places
 from callipper_trainer.features import lattice_columns
 from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds
 from callipper_trainer.model import TrainedModel
-from callipper_trainer.publish import draw_sample, insert_texts
+from callipper_trainer.publish import begin_writing, draw_sample, insert_texts
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff
 
-ANALYSE_FROM = 0.1  # of a table's rows written anew
+ANALYSE_FROM = 0.1  # share of a table's rows that a refresh writes, from which it runs ANALYZE
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class RefreshPlan:
-    """What is to be written of one version."""
+    """What a refresh writes for one version."""
 
     version: int
     seed: int  # of the sample of cells
-    trained: TrainedModel  # over the lattices of today
+    trained: TrainedModel  # with the lattices of today
     samples: Samples
     found: PointDiff
     lattices: list[LatticeDiff]
@@ -52,13 +51,13 @@ class RefreshPlan:
     points: Array  # rows of the samples
     point_vectors: Array  # (len(points), 128)
     words: list[str]  # new to the vocabulary
-    texts: list[str]  # that may be new to the version, the words first
+    texts: list[str]  # texts that may be new to the version, with the words first
     text_vectors: Array  # (len(texts), 128)
     evidence: Evidence | None = None  # None for a version of an earlier program, which has none
 
     @property
     def lattice_cells(self) -> int:
-        """How many rows of context_cell differ."""
+        """The number of rows of context_cell that differ."""
         return sum(len(lattice.now.key) for lattice in self.lattices)
 
     @property
@@ -68,7 +67,7 @@ class RefreshPlan:
         return bool(self.lattice_cells) or any(len(part) for part in parts)
 
     def with_new_cells(self, grid: Grid) -> RefreshPlan:
-        """The same with the new cells of a larger grid, embedded."""
+        """The same plan with the new cells of a larger grid, embedded."""
         new = ~np.isin(grid.cell_id, self.grid.cell_id)
         first, vectors = len(self.grid.cell_id), embed_places(self.trained, grid.centre[new])
         cell_id = np.concatenate([self.grid.cell_id, grid.cell_id[new]])
@@ -82,18 +81,16 @@ class RefreshPlan:
 
 @contextmanager
 def version_locked(connection: Connection, version: int) -> Iterator[None]:
-    """One transaction, into which neither drop_model nor activate comes; readers go on. Raises UnknownModel."""
+    """One transaction in which neither drop_model nor activate can run; readers can. Raises UnknownModel."""
     with connection.transaction():
-        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
-        connection.execute("SET LOCAL synchronous_commit = on")
-        connection.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
+        begin_writing(connection)
         if not connection.execute("SELECT 1 FROM callipper.model WHERE version = %s", [version]).fetchone():
             raise UnknownModel(version=version)
         yield
 
 
 def write_plan(connection: Connection, plan: RefreshPlan) -> int:
-    """Write what differs, within the caller's transaction; returns how many texts are new."""
+    """Write the plan in the caller's transaction; returns how many texts are new."""
     _write_lattices(connection, plan)
     _write_cells(connection, plan)
     _write_points(connection, plan)
@@ -126,7 +123,7 @@ def _write_lattices(connection: Connection, plan: RefreshPlan) -> None:
 
 
 def _write_cells(connection: Connection, plan: RefreshPlan) -> None:
-    columns: dict[str, tuple[str, Any]] = {
+    columns: binary_copy.Columns = {
         "cell_id": ("int8", plan.grid.cell_id[plan.cells]),
         "emb": ("vector", plan.cell_vectors),
     }
@@ -144,7 +141,7 @@ def _write_cells(connection: Connection, plan: RefreshPlan) -> None:
 def _write_points(connection: Connection, plan: RefreshPlan) -> None:
     samples, found, chosen = plan.samples, plan.found, plan.points
     texts = np.array([text.encode() for text in samples.texts], dtype=object)
-    columns: dict[str, tuple[str, Any]] = {
+    columns: binary_copy.Columns = {
         "point_id": ("int8", samples.point_id[chosen]),
         "text": ("text", texts[samples.text_id[chosen]]),
         "geom": ("point", samples.lonlat[chosen]),
@@ -174,7 +171,7 @@ def _write_points(connection: Connection, plan: RefreshPlan) -> None:
 
 
 def _write_evidence(connection: Connection, plan: RefreshPlan) -> None:
-    """The kinds of the POIs that differ."""
+    """Write the kinds of the POIs that differ."""
     if plan.evidence is None:
         return
     write_kinds(connection, plan.version, plan.evidence.new_kinds)
@@ -189,7 +186,7 @@ def _write_evidence(connection: Connection, plan: RefreshPlan) -> None:
 
 
 def _write_sample(connection: Connection, plan: RefreshPlan) -> None:
-    """The cells that a new version would draw; the vocabulary keeps how far it is from them."""
+    """Write the sample of cells that a new version would draw, and the distances of the vocabulary from it."""
     cell_id = np.sort(plan.grid.cell_id)
     drawn = cell_id[draw_sample(len(cell_id), plan.seed)]
     statement = connection.named(
@@ -211,7 +208,7 @@ def _write_texts(connection: Connection, plan: RefreshPlan) -> int:
     if not plan.texts:
         return 0
     table = partitions.partition("text_embedding", plan.version)
-    # A word that was met in a POI's text before.
+    # A new word may be remembered already, as the text of a POI.
     connection.execute(
         sql.SQL(
             "UPDATE {} SET vocabulary = true, city_distances = callipper._city_distances(version, emb)"
@@ -223,7 +220,7 @@ def _write_texts(connection: Connection, plan: RefreshPlan) -> int:
 
 
 def _widen_extent(connection: Connection, plan: RefreshPlan) -> None:
-    """Where POIs lie outside. It never becomes narrower."""
+    """Widen the version's extent if POIs are outside. It never shrinks."""
     connection.execute(
         connection.named(
             "UPDATE callipper.model SET extent = ST_Envelope(ST_Collect(extent, ST_Expand(box, float8 '1e-6')))"
@@ -254,7 +251,7 @@ def _analyse(connection: Connection, plan: RefreshPlan) -> None:
 
 @contextmanager
 def _temporary(connection: Connection, name: str, columns: str) -> Iterator[sql.Identifier]:
-    """A table of the session's own, named with pg_temp everywhere: the user may have one of that name."""
+    """A temporary table. Statements name it with pg_temp, because the user may have a table of that name."""
     table = sql.Identifier("pg_temp", name)
     connection.execute(sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(table, connection.named(columns)))
     yield table
@@ -262,6 +259,6 @@ def _temporary(connection: Connection, name: str, columns: str) -> Iterator[sql.
 
 
 def _execute(connection: Connection, plan: RefreshPlan, statement: str) -> None:
-    """A statement that names the version and its partitions."""
+    """Execute a statement that names {version} and the partitions."""
     named = {name: partitions.partition(name, plan.version) for name in PARTITIONED}
     connection.execute(connection.named(statement).format(version=sql.Literal(plan.version), **named))
