@@ -40,7 +40,7 @@ class Grid:
 def ensure_grid(
     connection: Connection, easting_northing: Array, srid: int, size_m: float, kind: str = "square"
 ) -> Grid:
-    """The cells whose centre lies where POIs are: in blocks of 5 x 5 cells with at least one POI, or enclosed by such.
+    """The cells in blocks of 5 x 5 cells with at least one POI, and in blocks that such blocks enclose.
 
     Cells are added to the grid (kind, size_m, srid) where missing, so that models with the same grid share them. For
     hexagons, `size_m` is the length of a side.  easting_northing: (N, 2) float64 metres. Raises BadExtent.
@@ -110,7 +110,7 @@ def covers(grid: Grid, easting_northing: Array, size_m: float) -> bool:
 
 
 def check_count(blocks: int, size_m: float, kind: str) -> None:
-    """Raise BadExtent where a grid over so many blocks of BLOCK x BLOCK cells has too many cells."""
+    """Raise BadExtent when a grid of this many blocks of BLOCK x BLOCK cells has too many cells."""
     cells = blocks * BLOCK**2 / SHAPES[kind][1]
     if cells > MAX_CELLS:
         fits = math.ceil(size_m * math.sqrt(cells / MAX_CELLS) / 10) * 10

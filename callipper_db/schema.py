@@ -402,6 +402,6 @@ def _sql_files() -> list[Path]:
 
 
 def _folder(name: str) -> Path:
-    """sql/ and migrations/: inside the package in a wheel, beside it in a checkout."""
+    """sql/ and migrations/: inside the package in a wheel, next to it in a checkout."""
     inside = Path(__file__).parent / name
     return inside if inside.is_dir() else Path(__file__).parent.parent / name

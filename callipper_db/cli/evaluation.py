@@ -11,7 +11,7 @@ from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json, print_table
 from callipper_db.cli.options import training_side, with_dsn
 from callipper_db.errors import MissingExtra
-from callipper_db.figures import LOWER_IS_BETTER
+from callipper_db.figures import LOWER_IS_BETTER, SPLITS, TASKS
 
 
 @click.command()
@@ -19,12 +19,12 @@ from callipper_db.figures import LOWER_IS_BETTER
 @click.option("--target", metavar="COLUMN,...", help="Column with the label, or the columns of a distribution.")
 @click.option(
     "--task",
-    type=click.Choice(["classification", "regression", "distribution"]),
+    type=click.Choice(TASKS),
     help="What the target is (default: guessed from its values).",
 )
 @click.option(
     "--split",
-    type=click.Choice(["blocks", "random", "both"]),
+    type=click.Choice([*reversed(SPLITS), "both"]),
     default="both",
     show_default=True,
     help="Hold out whole areas, or places at random.",

@@ -24,7 +24,7 @@ class Terminated(KeyboardInterrupt):
 def unwound_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP raise Terminated, so that what was begun is rolled back and files are removed.
 
-    Only where they would have ended the process: whoever has them ignored (nohup) goes on ignoring them.
+    Only signals that would have ended the process: an ignored one (nohup) stays ignored.
     """
     numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():

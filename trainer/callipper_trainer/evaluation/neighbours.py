@@ -1,4 +1,4 @@
-"""The floor that knows no features: what the nearest labelled places say."""
+"""The floor without features: the labels of the nearest labelled places."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from callipper_db.arrays import Array
 from callipper_trainer.evaluation.splits import Split
 
 NEIGHBOURS = {"classification": 5, "distribution": 10, "regression": 10}
-SAME_PLACE = 1e-9  # of the coordinates' unit: places closer than that decide alone
+SAME_PLACE = 1e-9  # distance, in the unit of the coordinates, below which two places count as one
 PAIRS = 4_000_000  # distances held at once
 
 
 def predict_neighbours(places: Array, targets: Array, task: str, splits: list[Split]) -> list[Array]:
-    """The nearest training places by coordinates (N, 2); the mean of their targets (N, C), for each split (T, C).
+    """For each split, (T, C): the mean of the targets (N, C) of the nearest training places, by coordinates (N, 2).
 
-    Weighted by one over the distance, which makes the floor higher than equal weights do (London's land use: F1 0.43, not
-    0.37). The mean of one-hot classes is the share of votes. Validation rows count as training rows: nothing is stopped here.
+    The weights are 1 / distance, which makes the floor higher than equal weights do (London's land use: F1 0.43, not 0.37).
+    The mean of one-hot classes is the share of votes. Validation rows serve as training rows, because no training is stopped.
     """
     return [_predict(places, targets, NEIGHBOURS[task], split) for split in splits]
 
@@ -29,7 +29,7 @@ def _predict(places: Array, targets: Array, neighbours: int, split: Split) -> Ar
     result = np.empty((len(split.test), targets.shape[1]))
     step = max(1, PAIRS // len(known))
     for start in range(0, len(asked), step):
-        # Not by a matrix product: places some metres apart would differ by rounding alone.
+        # Not by a matrix product, whose rounding error is as large as the distance of places some metres apart.
         every = torch.cdist(asked[start : start + step], reference, compute_mode="donot_use_mm_for_euclid_dist")
         distance, nearest = every.topk(min(neighbours, len(known)), dim=1, largest=False)
         weight = 1 / distance.clamp(min=SAME_PLACE)

@@ -1,4 +1,4 @@
-"""Where a model errs, as a PNG: the confusion of classes, or the error of each place on a map."""
+"""The errors of a model as a PNG: the confusion of classes, or a map of the error at each place."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from callipper_trainer.evaluation.scores import kl_divergence
 matplotlib.use("Agg")
 
 LONGEST_NAME = 40  # characters of a class next to the matrix
-MOST = 0.98  # of the errors have a colour of their own; larger ones share the last
+MOST = 0.98  # share of the errors within the colour scale; larger ones get the last colour
 
 
 def draw(assessment: Assessment, path: Path) -> None:
-    """The model's errors on held-out places into a PNG file: by blocks where those were asked, else at random."""
+    """Draw the model's errors on held-out places into a PNG file: by blocks if that split was measured, else at random."""
     split = "blocks" if "blocks" in assessment.splits else assessment.splits[0]
     score = assessment.lines(split)[0]
     targets = assessment.labels.targets
@@ -74,13 +74,13 @@ def _draw_errors(figure: Figure, axes: Axes, assessment: Assessment, score: Scor
     axes.set(xlabel="longitude", ylabel="latitude")
     axes.set_facecolor("#f2f2f2")
     bar = figure.colorbar(dots, ax=axes, shrink=0.8, extend="both" if signed else "max")
-    bar.set_label("predicted less true" if signed else "Kullback-Leibler divergence")
+    bar.set_label("predicted minus true" if signed else "Kullback-Leibler divergence")
 
 
 def place_errors(score: Score, targets: Targets) -> tuple[Array, Array]:
-    """Rows that some seed has held out, and each one's mean error over those seeds.
+    """The rows that a seed has held out, and their mean error over these seeds.
 
-    The error is the prediction less the truth (mean over the columns), or the divergence of a distribution.
+    The error is prediction minus truth (mean over the columns), or the divergence of a distribution.
     """
     total, times = np.zeros(len(targets)), np.zeros(len(targets))
     for rows, predicted in score.predictions:

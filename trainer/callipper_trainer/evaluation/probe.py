@@ -1,7 +1,7 @@
-"""The probe: a small network that reads a target off an embedding, and how well that goes is the measure.
+"""The probe: a small network that predicts a target from an embedding. How well it does so measures the embedding.
 
-All seeds train side by side, as slices of the same tensors: a probe alone is so small that a step is mostly overhead. The
-gradient is written out for the same reason.
+One probe is so small that a training step is mostly overhead. So the probes of all seeds train together, as slices of the same
+tensors. The gradient is written out for the same reason.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ EPSILON = 1e-8
 BATCH = 128
 EPOCHS = 300  # at most
 PATIENCE = 10  # epochs without a better validation loss
-ROWS = 4096  # read at once without training
+ROWS = 4096  # rows read at once outside of training
 
 
 def fit_probes(features: Array, targets: Array, task: str, splits: list[Split]) -> list[Array]:
-    """Train one probe a split; returns the predictions for each split's test rows, (T, C).
+    """Train one probe per split; returns the predictions for the test rows of each split, (T, C).
 
-    features: (N, D) finite, standardised here by the training rows. targets: (N, C): for classification one column a class
-    with a single 1; for a distribution shares that sum to 1; for regression numbers. Predictions are probabilities, or
-    numbers in the target's own units. The same input gives the same output on the same machine.
+    features: (N, D) finite; they are standardised here, by the training rows. targets: (N, C), one-hot for classification,
+    shares that sum to 1 for a distribution, numbers for regression. Predictions are probabilities or shares, or numbers in the
+    units of the target. The same input gives the same output on the same machine.
     """
     order = sorted(range(len(splits)), key=lambda number: -len(splits[number].train))
     stack = Stack(features, targets, task, [splits[number] for number in order])
@@ -43,13 +43,13 @@ def fit_probes(features: Array, targets: Array, task: str, splits: list[Split]) 
 
 @dataclass
 class Layout:
-    """Where a probe's weights are in its row of parameters: D x H, H, H x C, C."""
+    """The layout of a probe's row of parameters: D x H, H, H x C, C."""
 
     inputs: int
     outputs: int
 
     def initial(self, seed: int) -> Tensor:
-        """(size,) as torch.nn.Linear begins: uniform within one over the root of the inputs."""
+        """(size,) initialised as torch.nn.Linear: uniform within +-1 / sqrt(inputs)."""
         generator = torch.Generator().manual_seed(seed)
         parts = ((self.inputs, (self.inputs + 1) * HIDDEN), (HIDDEN, (HIDDEN + 1) * self.outputs))
         uniform = [(torch.rand(count, generator=generator) * 2 - 1) / math.sqrt(fan_in) for fan_in, count in parts]
@@ -57,7 +57,7 @@ class Layout:
 
 
 class Weights:
-    """The parameters of S probes, a row each, or their gradient; the layers are views of the same memory."""
+    """The parameters of S probes, one row each, or their gradient. The layers are views of the rows."""
 
     def __init__(self, layout: Layout, rows: Tensor) -> None:
         self.layout, self.rows = layout, rows  # rows: (S, size)
@@ -69,18 +69,18 @@ class Weights:
         self._heads: dict[int, Weights] = {len(rows): self}
 
     def head(self, count: int) -> Weights:
-        """The first `count` probes, in the same memory."""
+        """A view of the first `count` probes."""
         if count not in self._heads:
             self._heads[count] = Weights(self.layout, self.rows[:count])
         return self._heads[count]
 
     def pick(self, places: list[int]) -> Weights:
-        """Some of the probes, copied."""
+        """A copy of some of the probes."""
         return Weights(self.layout, self.rows[places])
 
 
 class Stack:
-    """S probes and what they learn from; those with more training rows come first."""
+    """S probes and their data. Those with more training rows come first."""
 
     def __init__(self, features: Array, targets: Array, task: str, splits: list[Split]) -> None:
         self.task, self.splits = task, splits
@@ -91,7 +91,7 @@ class Stack:
         shift, spread = _standardisation(targets, splits)
         if task != "regression":
             shift, spread = torch.zeros_like(shift), torch.ones_like(spread)
-        self.shift, self.spread = shift, spread  # of the targets; spread is one over the deviation
+        self.shift, self.spread = shift, spread  # mean of the targets, and 1 / standard deviation
         self.best = torch.stack([self.layout.initial(split.seed) for split in splits])
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Stack:
         for _ in range(EPOCHS):
             orders = [generators[number].permutation(self.splits[number].train) for number in alive]
             for rows, share in _batches(orders):
-                count = len(rows)  # the probes that have rows left in this epoch are the first ones
+                count = len(rows)  # the first probes have the most rows, so these have rows left in this epoch
                 self._gradient(weights.head(count), gradient.head(count), rows, share, alive[:count])
                 adam.step(gradient.rows[:count])
             losses = self._losses(weights, alive)
@@ -126,7 +126,7 @@ class Stack:
 
     @torch.no_grad()
     def predict(self) -> list[Array]:
-        """(T, C) for each probe's test rows, by its best weights."""
+        """(T, C) for the test rows of each probe, with its best weights."""
         result = []
         for number, split in enumerate(self.splits):
             parts = []
@@ -143,7 +143,7 @@ class Stack:
         return self.features[rows].sub_(self.centre[_index(numbers)]).mul_(self.scale[_index(numbers)])
 
     def _read_targets(self, rows: Tensor, numbers: list[int]) -> Tensor:
-        """(S, B) row numbers -> (S, B, C), standardised where they are numbers."""
+        """(S, B) row numbers -> (S, B, C), standardised for regression."""
         targets = self.targets[rows]
         if self.task == "regression":
             targets.sub_(self.shift[_index(numbers)]).mul_(self.spread[_index(numbers)])
@@ -155,7 +155,10 @@ class Stack:
         return torch.baddbmm(weights.second_bias, inner, weights.second)
 
     def _gradient(self, weights: Weights, result: Weights, rows: Tensor, share: Tensor, numbers: list[int]) -> None:
-        """Of the mean loss over rows (S, B), cross-entropy or squared error, into `result`; share (S, B, 1) sums to 1."""
+        """Write the gradient of the mean loss (cross-entropy or squared error) over rows (S, B) into `result`.
+
+        share: (S, B, 1) the weight of each row, which sums to 1.
+        """
         features, targets = self._read_features(rows, numbers), self._read_targets(rows, numbers)
         inner = torch.baddbmm(weights.first_bias, features, weights.first).relu_()
         outputs = torch.baddbmm(weights.second_bias, inner, weights.second)
@@ -170,7 +173,7 @@ class Stack:
         torch.sum(back, dim=1, keepdim=True, out=result.first_bias)
 
     def _losses(self, weights: Weights, numbers: list[int]) -> Array:
-        """(S,) mean loss over each probe's validation rows."""
+        """(S,) mean loss of each probe over its validation rows."""
         total = torch.zeros(len(numbers))
         for rows, share in _padded([self.splits[number].validation for number in numbers], ROWS):
             outputs, targets = self._outputs(weights, rows, numbers), self._read_targets(rows, numbers)
@@ -184,7 +187,7 @@ class Stack:
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015) on a row of parameters a probe, each with a step count of its own."""
+    """Adam (Kingma and Ba 2015) for S probes, one row of parameters each. Each probe has its own step count."""
 
     def __init__(self, parameters: Tensor) -> None:
         self.parameters = parameters  # (S, size)
@@ -192,7 +195,7 @@ class Adam:
         self.steps = torch.zeros(len(parameters), 1)
 
     def step(self, gradient: Tensor) -> None:
-        """Move the first S' probes against their gradient (S', size)."""
+        """Update the first S' probes by their gradient, (S', size)."""
         rows = slice(len(gradient))
         steps = self.steps[rows].add_(1)
         mean = self.mean[rows].lerp_(gradient, 1 - BETAS[0])
@@ -201,20 +204,20 @@ class Adam:
         self.parameters[rows].sub_((mean / deviation).mul_(LEARNING_RATE / (1 - BETAS[0] ** steps)))
 
     def pick(self, places: list[int], parameters: Tensor) -> Adam:
-        """The state of some of the probes, whose parameters are now these."""
+        """The state of some of the probes, for the given parameters."""
         picked = Adam(parameters)
         picked.mean, picked.square, picked.steps = self.mean[places], self.square[places], self.steps[places]
         return picked
 
 
 def _index(numbers: list[int]) -> slice | list[int]:
-    """For numbers that run on, a slice: it copies nothing."""
+    """A slice for consecutive numbers, because indexing by a slice copies nothing."""
     runs_on = numbers[-1] - numbers[0] + 1 == len(numbers)
     return slice(numbers[0], numbers[-1] + 1) if runs_on else numbers
 
 
 def _standardisation(values: Array, splits: list[Split]) -> tuple[Tensor, Tensor]:
-    """Mean and one over the deviation of each column over each split's training rows, (S, 1, D) both."""
+    """(S, 1, D) mean and 1 / standard deviation of each column, over the training rows of each split."""
     parts = [values[split.train].astype(np.float64) for split in splits]
     centre = np.stack([part.mean(axis=0) for part in parts])
     deviation = np.stack([part.std(axis=0) for part in parts])
@@ -223,9 +226,9 @@ def _standardisation(values: Array, splits: list[Split]) -> tuple[Tensor, Tensor
 
 
 def _batches(orders: list[Array]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Row numbers (S', BATCH) and each row's share (S', BATCH, 1) of its batch.
+    """Row numbers (S', BATCH), and the weight of each row in its batch, (S', BATCH, 1).
 
-    The last batch of a probe may be short; then probes with fewer rows are done, and S' falls.
+    The last batch of a probe may be short. S' falls when probes with fewer rows have finished the epoch.
     """
     counts = torch.tensor([len(order) for order in orders])[:, None]
     width = -(-int(counts.max()) // BATCH) * BATCH
@@ -242,7 +245,7 @@ def _batches(orders: list[Array]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _padded(orders: list[Array], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Row numbers (S, B) in parts, and each row's share of its probe's rows (S, B), 0 where it only fills up."""
+    """Row numbers (S, B) in parts, and the weight of each row among its probe's rows, (S, B); padding has weight 0."""
     counts = torch.tensor([len(order) for order in orders])[:, None]
     rows = torch.from_numpy(_pad(orders, int(counts.max())))
     for start in range(0, rows.shape[1], size):

@@ -1,6 +1,6 @@
-"""How good embeddings are: a probe predicts targets from them, next to floors that any embedding must beat.
+"""How good embeddings are: a probe predicts targets from them, next to floors that an embedding must beat.
 
-From arrays: no database here. The protocol is that of the paper's evaluation (Wang et al. 2025), plus spatial hold-out.
+It works on arrays, without a database. The protocol is that of the paper (Wang et al. 2025), plus spatial hold-out.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from callipper_trainer.evaluation.probe import fit_probes
 from callipper_trainer.evaluation.splits import Split, make_splits
 
 MINIMUM_LABELS = 50
-MOST_CLASSES = 30  # whole numbers with more distinct values are taken for quantities
-TASKS = ("classification", "regression", "distribution")
-MAIN = {"classification": "macro_f1", "regression": "r2", "distribution": "kl"}  # the figure that counts
+MOST_CLASSES = 30  # whole numbers with more distinct values count as quantities
+
+MAIN = {"classification": "macro_f1", "regression": "r2", "distribution": "kl"}  # the main figure of a task
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be read off: (N, C) numbers, and what the columns are."""
+    """What a probe predicts: (N, C) numbers, and the names of the columns."""
 
     task: str
     values: Array  # (N, C): one-hot classes, shares, or numbers
@@ -39,7 +39,7 @@ class Targets:
 
 
 class Prediction(NamedTuple):
-    """What one seed's probe said of its test rows."""
+    """The prediction of one seed's probe for its test rows."""
 
     rows: Array  # (T,)
     values: Array  # (T, C) probabilities, shares or numbers
@@ -47,7 +47,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """One line of the result: a source of features, on one kind of split."""
+    """One line of the result: the figures of one set of features on one kind of split."""
 
     name: str
     split: str
@@ -58,7 +58,7 @@ class Score:
     predictions: list[Prediction] = field(default_factory=list, repr=False, compare=False)  # each seed's
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, without the predictions."""
+        """The figures as JSON, without the predictions."""
         figures = {"name": self.name, "split": self.split, "mean": self.mean, "spread": self.spread}
         return figures | ({"classes": self.classes} if self.classes else {})
 
@@ -111,9 +111,10 @@ def evaluate_embeddings(
     seeds: int = 5,
     name: str = "model",
 ) -> list[Score]:
-    """Probe features (N, D) of places (N, 2), in metres or any plane coordinates, for targets; a Score a split.
+    """Predict targets of places with a probe on their embeddings; returns a Score for each kind of split.
 
-    targets: a Targets, or what make_targets() takes. Raises NotEnoughData.
+    embeddings: (N, D); places: (N, 2) in metres or other plane coordinates; targets: a Targets, or what make_targets() takes.
+    Raises NotEnoughData.
     """
     made = targets if isinstance(targets, Targets) else make_targets(targets, task)
     if not np.isfinite(embeddings).all():
@@ -136,9 +137,9 @@ def evaluate_floors(
     features: dict[str, Array] | None = None,
     advance: Advance = silent,
 ) -> list[Score]:
-    """The lines that a model must beat: neighbours and a probe on the bare coordinates, then probes on other `features`.
+    """The scores that a model must beat: of nearest neighbours, of a probe on coordinates, and of probes on other `features`.
 
-    `advance(1)` is called after each line.
+    Calls `advance(1)` after each of them.
     """
     made = targets if isinstance(targets, Targets) else make_targets(targets, task)
 
@@ -161,7 +162,7 @@ def _scores(
     seeds: int,
     predict: Callable[[Array, str, list[Split]], list[Array]],
 ) -> list[Score]:
-    """All splits and seeds go through one call, which trains them side by side."""
+    """Predict for all splits and seeds in one call, which trains their probes in one batch."""
     kinds = SPLITS if split == "both" else (split,)
     splits = {kind: make_splits(kind, places, seeds) for kind in kinds}
     every = [part for kind in kinds for part in splits[kind]]

@@ -1,4 +1,4 @@
-"""How good predictions are: one function a figure, from arrays."""
+"""How good predictions are: one function per figure, from arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from callipper_db.arrays import Array
 
-FLOOR = 1e-12  # under the logarithm: a probability of zero costs much, but not everything
+FLOOR = 1e-12  # least probability in a logarithm, so that a predicted zero does not make the divergence infinite
 
 
 def confusion(truth: Array, predicted: Array, classes: int) -> Array:
@@ -19,7 +19,7 @@ def confusion(truth: Array, predicted: Array, classes: int) -> Array:
 
 
 def per_class(matrix: Array) -> dict[str, Array]:
-    """Precision, recall, F1 and support of each class, (classes,); 0 where there is nothing to divide by."""
+    """Precision, recall, F1 and support of each class, (classes,); 0 in place of 0 / 0."""
     hits = np.diag(matrix).astype(np.float64)
     asked, support = matrix.sum(axis=0), matrix.sum(axis=1)
     return {
@@ -65,7 +65,7 @@ def regression_scores(truth: Array, predicted: Array) -> dict[str, float]:
 
 
 def auc(own: Array, others: Array) -> float:
-    """Chance that one of `own` scores above one of `others`; a tie counts half (Mann and Whitney 1947)."""
+    """Probability that one of `own` has a higher score than one of `others`; a tie counts half (Mann and Whitney 1947)."""
     _, inverse, counts = np.unique(np.concatenate([own, others]), return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # from 1; equal scores share their mean rank
     above = rank[: len(own)].sum() - len(own) * (len(own) + 1) / 2

@@ -1,4 +1,4 @@
-"""Which places a probe learns from, and which it is asked about."""
+"""Which places a probe is trained on, and which it is tested on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from callipper_db.errors import NotEnoughData
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1  # of the training part
-BLOCKS = 10  # a side
+BLOCKS = 10  # per side of the extent
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Split:
 
 
 def random_split(count: int, seed: int) -> Split:
-    """A fifth of the rows, drawn at random, is the test."""
+    """A random fifth of the rows is the test."""
     return _with_validation(count, _fold(np.arange(count), seed), seed)
 
 
@@ -59,9 +59,9 @@ def make_splits(name: str, places: Array, seeds: int) -> list[Split]:
 
 
 def _fold(items: Array, seed: int) -> Array:
-    """A fifth of the items: the seeds 0 to 4 take disjoint fifths of one shuffle, 5 to 9 of another, and so on.
+    """A fifth of the items. Seeds 0 to 4 take disjoint fifths of one shuffle, seeds 5 to 9 of another, and so on.
 
-    So five seeds test each item once, and their mean hangs less on which items are drawn.
+    So five seeds test each item once, and their mean depends less on chance.
     """
     folds = min(round(1 / TEST_SHARE), len(items))
     shuffled = np.random.default_rng(seed // folds).permutation(items)

@@ -1,4 +1,4 @@
-"""What differs between a source and a published model: points, and cells of the lattices."""
+"""The differences between a source and a published model: points, and cells of the lattices."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from callipper_trainer.kinds import plain_names
 
 @dataclass(frozen=True)
 class PointDiff:
-    """The source against the stored points: rows of the samples, and ids of stored points."""
+    """The source compared with the stored points."""
 
-    added: Array
-    changed: Array
-    removed: Array
-    as_trained: int  # points that stand in the source just as the model was trained with them
+    added: Array  # rows of the samples
+    changed: Array  # rows of the samples
+    removed: Array  # ids of stored points
+    as_trained: int  # points of the source that are just as in the training
 
     @property
     def anything(self) -> bool:
@@ -30,7 +30,7 @@ class PointDiff:
 
 
 def compare_points(connection: Connection, version: int, samples: Samples, *, names: bool = True) -> PointDiff:
-    """By id, place, text and, with `names`, name; texts and names by their hash of 64 bits."""
+    """Compare id, place, text and, with `names`, name. Texts and names are compared by their 64-bit hash."""
     query = connection.named(
         "SELECT point_id, ST_X(geom), ST_Y(geom), hashtextextended(text, 0), hashtextextended(name, 0), trained::int4::int2"
         " FROM callipper.point_embedding WHERE version = {} ORDER BY point_id"
@@ -60,13 +60,13 @@ def _hash_texts(connection: Connection, texts: list[str]) -> Array:
 
 @dataclass(frozen=True)
 class LatticeDiff:
-    """What differs in one lattice: the cells as they are now, those that are empty now with n = 0."""
+    """The cells of one lattice that differ, as they are now; cells that are empty now have n = 0."""
 
     number: int
     now: Level
 
     def is_read_by(self, metres: Array) -> Array:
-        """(N, 2) metres from the origin -> (N,) whether a place reads a cell that differs: it reads the four nearest."""
+        """(N, 2) metres from the origin -> (N,) whether one of the four cells that a place reads differs."""
         corner = np.floor(metres / self.now.size_m - 0.5).astype(np.int64)
         result = np.zeros(len(metres), bool)
         if len(self.now.key):
@@ -78,7 +78,7 @@ class LatticeDiff:
 
 
 def compare_level(number: int, before: Level, now: Level) -> LatticeDiff:
-    """The cells of a lattice that differ in the least bit, are new, or are empty now."""
+    """The cells of a lattice that differ in any bit, are new, or are empty now."""
     place = np.minimum(np.searchsorted(before.key, now.key), max(len(before.key) - 1, 0))
     known = before.key[place] == now.key if len(before.key) else np.zeros(len(now.key), bool)
     same = np.zeros(len(now.key), bool)

@@ -1,4 +1,4 @@
-"""`callipper-db refresh --watch`: refresh whenever the POIs have changed, for as long as nobody stops it."""
+"""`callipper-db refresh --watch`: refresh after each change of the POIs, until somebody stops it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from callipper_trainer.data.source import POI_TABLE
 from callipper_trainer.refresh.refresh import RefreshCache, RefreshSummary, active_source, refresh
 
 CHANNEL = "callipper_poi"
-QUIET_S = 0.5  # without another change, until a refresh begins
-PATIENCE_S = 3.0  # after which it begins although changes keep coming
-SETTLE_S = 20.0  # without another change, until what lies far from the changes is renewed too
-SETTLE_PATIENCE_S = 300.0  # after which it is although changes keep coming
-LOOK_EVERY_S = 60.0  # to notice an activation, which notifies nobody, or a connection that is dead
+QUIET_S = 0.5  # a refresh begins when there was no change for this long
+PATIENCE_S = 3.0  # or when changes have kept coming for this long
+SETTLE_S = 20.0  # a refresh of places far from the changes begins when there was no change for this long
+SETTLE_PATIENCE_S = 300.0  # or when changes have kept coming for this long
+LOOK_EVERY_S = 60.0  # pause between looks for an activation, which sends no notification, or a dead connection
 RETRY_S, RETRY_AT_MOST_S = 0.5, 30.0
 
 
 @dataclass
 class Watch:
-    """Refreshes at the start, after notifications, and every `every_s` seconds."""
+    """Refreshes at the start, after each notification, and every `every_s` seconds."""
 
     dsn: str
     reporter: Reporter
@@ -34,11 +34,10 @@ class Watch:
     text_encoder: str | None = None
 
     def run(self) -> None:
-        """Until KeyboardInterrupt.
+        """Run until KeyboardInterrupt.
 
-        A connection that is lost is opened again, and what else fails is said and tried again at the next change. But what
-        fails at the very first time is raised: ChangesUnnoticed for a source without triggers and no `every_s`, and all that
-        refresh raises.
+        It opens a lost connection again. It reports any other error and tries again at the next change. But it raises the
+        errors of the first refresh: ChangesUnnoticed for a source without triggers and no `every_s`, and those of refresh().
         """
         self.cache, self.begun = RefreshCache(), False
         self.postponed_at: float | None = None
@@ -61,7 +60,7 @@ class Watch:
             retry_s = min(2 * retry_s, RETRY_AT_MOST_S)
 
     def _wait(self, connection: Connection) -> bool:
-        """Until it is time for the next refresh; whether that may postpone what lies far from the changes."""
+        """Wait until the next refresh; returns whether that one may postpone places far from the changes."""
         if self.postponed_at is None:
             wait_for_change(connection, self.every_s or LOOK_EVERY_S)
             return True
@@ -89,7 +88,7 @@ class Watch:
             if not self.begun:
                 raise
             self.reporter.note(str(error))
-            self.postponed_at = None  # or a failure that lasts would be tried again without a pause
+            self.postponed_at = None  # otherwise a lasting failure would be tried again without a pause
             return
         if summary.anything or not self.begun:
             self.report(summary)
@@ -101,7 +100,7 @@ class Watch:
 
 
 def wait_for_change(connection: Connection, seconds: float) -> bool:
-    """Wait for a notification, at most so long, and then until they pause; whether one has come."""
+    """Wait for a notification, at most `seconds`, and then until they pause; returns whether one has come."""
     if not list(connection.notifies(timeout=seconds, stop_after=1)):
         return False
     latest = time.monotonic() + PATIENCE_S
