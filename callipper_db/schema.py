@@ -264,7 +264,7 @@ def _apply(connection: db.Connection, alchemy: AlchemyConnection) -> bool:
             connection.execute("SET LOCAL lock_timeout = '50ms'")
             extensions = db.extension_schemas(connection)
             _upgrade(alchemy)
-            connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # no activation meanwhile
+            connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # so that nothing is activated
             for statement in sql_statements(extensions):
                 connection.execute(statement)
             connection.execute("SET LOCAL lock_timeout TO DEFAULT")

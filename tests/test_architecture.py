@@ -19,9 +19,10 @@ PACKAGES = {"callipper_db": ROOT, "callipper_trainer": ROOT / "trainer"}
 # The rooms of each side, from the ground up. A room is a module or a folder. It imports only rooms on lower floors.
 DATABASE_FLOORS = (
     {"arrays", "errors", "figures", "place_words", "progress", "tables", "versions"},
-    {"config", "db", "read"},
+    {"config", "db"},
     {"binary_copy", "disk", "models", "outliers", "partitions", "points", "pois", "schema", "text_encoders"},
-    {"doctor", "grid", "hnsw", "load", "plot", "search", "server"},
+    {"doctor", "grid", "hnsw", "plot", "read", "search", "server", "upsert"},
+    {"load"},
     {"cli"},
     {"__main__"},
 )
