@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from callipper_db import db
 from callipper_db.errors import DatabaseFailed, ModelActive, NoActiveModel, UnknownModel
 from callipper_db.figures import SPLITS
+from callipper_db.tables import PARTITIONED
 
 COLUMNS = (
     """m.version, m.status, m.created_at, m.activated_at, m.srid, e.name AS text_encoder, m.metrics, m.provenance"""
@@ -106,12 +107,12 @@ def _flat(model: dict[str, Any], size: int) -> dict[str, dict[str, Any]]:
 
 
 def _bytes(dsn: str, version: int) -> int:
-    """What the embeddings of a version take on disk, indexes included."""
+    """The bytes of a version's partitions on disk, with their indexes."""
     with db.session(dsn) as connection:
         row = connection.execute(
             "SELECT coalesce(sum(pg_total_relation_size(to_regclass(format('callipper.%%I', parent || '_v' || %s)))), 0)::int8"
-            " FROM unnest(ARRAY['text_embedding', 'cell_embedding', 'point_embedding']) AS parent",
-            [str(version)],
+            " FROM unnest(%s::text[]) AS parent",
+            [str(version), list(PARTITIONED)],
         ).fetchone()
     assert row is not None
     return int(row[0])

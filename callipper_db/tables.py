@@ -31,7 +31,6 @@ from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, JSONB, REAL
 
 SCHEMA = "callipper"
 DIMENSIONS = 128  # of every embedding that users meet
-PARTITIONED = ("text_embedding", "cell_embedding", "point_embedding", "point_kind")  # one partition a model version
 
 metadata = MetaData(
     schema=SCHEMA,
@@ -439,4 +438,9 @@ poi_density = Table(
     Column("pois", REAL, nullable=False),
     PrimaryKeyConstraint("version", "i", "j"),
     comment="POIs within 250 m of the middle of each square of 100 m that has POIs",
+)
+
+# The tables with one partition per model version.
+PARTITIONED = tuple(
+    table.name for table in metadata.sorted_tables if table.dialect_options["postgresql"].get("partition_by")
 )

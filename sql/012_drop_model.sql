@@ -8,10 +8,9 @@ DECLARE
     usual constant text := current_setting('lock_timeout');
     began constant timestamptz := clock_timestamp();
     partitions constant text[] := ARRAY(
-        SELECT name FROM unnest(ARRAY['cell_embedding', 'point_embedding', 'text_embedding', 'point_kind'])
-            WITH ORDINALITY AS p(parent, number),
-            LATERAL (SELECT p.parent || '_v' || version AS name) AS named
-        WHERE to_regclass(format('callipper.%I', name)) IS NOT NULL ORDER BY number
+        SELECT name FROM pg_class c, LATERAL (SELECT c.relname || '_v' || version AS name) AS named
+        WHERE c.relnamespace = 'callipper'::regnamespace AND c.relkind = 'p'
+            AND to_regclass(format('callipper.%I', name)) IS NOT NULL ORDER BY name
     );
     name text;
 BEGIN
@@ -53,7 +52,7 @@ DECLARE
     usual constant text := current_setting('lock_timeout');
     leftovers constant text[] := ARRAY(
         SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'callipper'::regnamespace
-            AND c.relkind = 'r' AND c.relname ~ '^dropped_((cell|point|text)_embedding|point_kind)_v[0-9]+$' ORDER BY c.relname
+            AND c.relkind = 'r' AND c.relispartition AND c.relname ~ '^dropped_[a-z_]+_v[0-9]+$' ORDER BY c.relname
     );
     leftover text;
 BEGIN

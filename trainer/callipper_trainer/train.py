@@ -144,25 +144,11 @@ def train(
         trained = _fit(job, reporter, options.checkpoint, ranks)
         watch.seconds |= trained.seconds
         validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
+        metrics = {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
         provenance = _provenance(source, reading, config, ranks) | {"seconds": watch.rounded()}
         with db.session(dsn) as connection:
-            publication = Publication(
-                text_encoder_id=register_encoder(connection, encoder),
-                words=encoded.words,
-                word_vectors=encoded.word_vectors,
-                text_vectors=encoded.text_vectors,
-                kinds=encoded.kinds,
-                kind_rows=encoded.kind_rows,
-                grid_size_m=options.grid_size_m,
-                grid_kind=options.grid_kind,
-                index=options.index,
-                metrics={
-                    "validation_loss": validation_loss,
-                    "best_epoch": trained.best_epoch,
-                    "history": trained.history,
-                },
-                provenance=provenance,
-            )
+            encoder_id = register_encoder(connection, encoder)
+            publication = _publication(encoder_id, encoded, options, metrics, provenance)
             version, cells = publish(connection, trained, samples, config, publication, reporter, watch)
         options.checkpoint.unlink(missing_ok=True)
     return TrainSummary(
@@ -176,6 +162,24 @@ def train(
         rows_per_s=round(trained.rows_per_s),
         streamed=isinstance(samples, StoredSamples),
         seconds=watch.rounded(),
+    )
+
+
+def _publication(
+    text_encoder_id: int, encoded: Encoded, options: TrainOptions, metrics: dict[str, Any], provenance: dict[str, Any]
+) -> Publication:
+    return Publication(
+        text_encoder_id=text_encoder_id,
+        words=encoded.words,
+        word_vectors=encoded.word_vectors,
+        text_vectors=encoded.text_vectors,
+        kinds=encoded.kinds,
+        kind_rows=encoded.kind_rows,
+        grid_size_m=options.grid_size_m,
+        grid_kind=options.grid_kind,
+        index=options.index,
+        metrics=metrics,
+        provenance=provenance,
     )
 
 
