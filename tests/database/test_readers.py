@@ -239,7 +239,7 @@ def test_init_waits_for_an_idle_reader_and_nobody_for_init(
         psycopg.connect(town, autocommit=True) as watcher,
         ThreadPoolExecutor(1) as pool,
     ):
-        ask_all(idle)
+        idle.execute("SELECT count(*) FROM callipper.cells")
         init = pool.submit(schema.init, town)
         try:
             wait_for(lambda: init.done() or watcher.execute(tries).fetchone() is not None)
