@@ -14,14 +14,14 @@ from callipper_db.errors import ConfigError
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says. Each field is a variable: `dsn` is CALLIPPER_DSN."""
+    """The settings from the environment. Each field is a variable: `dsn` is CALLIPPER_DSN."""
 
-    dsn: str | None  # the database to use; None: what the PG variables name, else the embedded server
-    home: Path  # the embedded server, checkpoints and logs live here
+    dsn: str | None  # the database to use; None: the one of the PG variables, else the embedded server
+    home: Path  # the folder of the embedded server, checkpoints and logs
     pg_bin: Path | None  # the folder of initdb and postgres; None: search for the newest
-    server_user: str  # who runs the embedded server when the program runs as root
+    server_user: str  # the user that runs the embedded server when the program runs as root
     text_encoder: str  # name on the Hugging Face hub, or a folder
-    pg_dsn: str | None = None  # of the variables of PostgreSQL's own programs, where they name a server or a database
+    pg_dsn: str | None = None  # from libpq's variables, if they name a server or a database
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -39,7 +39,7 @@ class Settings:
         )
 
 
-# libpq reads the others, PGPASSWORD among them, by itself.
+# libpq reads the other variables, such as PGPASSWORD, by itself.
 PG_VARIABLES = {
     "PGSERVICE": "service",
     "PGHOST": "host",

@@ -1,4 +1,4 @@
-"""Room on the disk of a server on this machine. Of another machine's disk nothing is seen, and nothing refused."""
+"""Free space on the disk of a server on this machine. For a server elsewhere nothing is known, so nothing is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESERVE_BYTES = 64 * 2**20  # four segments of the write-ahead log: without room
 
 
 def check_room(connection: Connection, rows_bytes: int, what: str, *, fresh: bool = False) -> None:
-    """Raise DiskTooSmall where rows of that many bytes do not fit, in the table and in the write-ahead log.
+    """Raise DiskTooSmall when rows of that many bytes do not fit, in the table and in the write-ahead log.
 
     fresh: they go into a table of the same transaction, whose rows the log leaves out where wal_level is minimal.
     """
@@ -29,7 +29,7 @@ def check_room(connection: Connection, rows_bytes: int, what: str, *, fresh: boo
 
 
 def _free(connection: Connection) -> tuple[Path, int] | None:
-    """The fuller one of the folders of the data and of the write-ahead log, and the bytes that are free there."""
+    """The folder with less free space, of data and write-ahead log, and its free bytes."""
     folder = _data_directory(connection)
     found = []
     for path in [folder, folder / "pg_wal"] if folder else []:
@@ -39,11 +39,11 @@ def _free(connection: Connection) -> tuple[Path, int] | None:
 
 
 def _data_directory(connection: Connection) -> Path | None:
-    """None where the server is on another machine, or this role may not know."""
+    """The server's data folder; None if it is on another machine, or this role may not know it."""
     socket = connection.info.host
     if not socket.startswith("/"):
         return None
-    # Who may not see a setting finds no row of it.
+    # A role that may not see a setting gets no row.
     row = connection.execute("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'data_directory'").fetchone()
     if row is not None:
         return Path(row[0])

@@ -1,4 +1,4 @@
-"""What works here and what does not."""
+"""Checks what works on this machine and in the database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     ok: bool
@@ -27,7 +27,7 @@ class Finding:
 
 
 def examine(dsn: str) -> list[Finding]:
-    """Look at the server, its extensions, the schema, the active model and the Python packages."""
+    """Check the server, its extensions, the schema, the active model and the Python packages."""
     try:
         with db.session(dsn) as connection:
             findings = [*_server(connection), _schema(connection)]

@@ -1,4 +1,4 @@
-"""The HNSW index over a version's cells, and how far its building is."""
+"""The HNSW index over a version's cells, and the progress of building it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from callipper_db.partitions import partition
 from callipper_db.progress import Advance, silent
 from callipper_db.versions import SAFE_PARALLEL_BUILD
 
-WATCH_S = 0.5  # between two looks at an index that is being built
+WATCH_S = 0.5  # pause between two looks at the progress
 
 
 def build_hnsw(connection: Connection, version: int, advance: Advance = silent) -> None:
@@ -37,7 +37,7 @@ def build_hnsw(connection: Connection, version: int, advance: Advance = silent) 
 
 @contextmanager
 def _watched(connection: Connection, advance: Advance) -> Iterator[None]:
-    """Report how far the index is. A second connection asks the server, because the one that builds it is busy."""
+    """Report the progress. A second connection asks for it, because the one that builds the index is busy."""
     info, ended = connection.info, Event()
     dsn = make_conninfo(info.dsn, password=info.password or None)
     watcher = Thread(target=_watch, args=(dsn, info.backend_pid, advance, ended), daemon=True)
@@ -50,7 +50,7 @@ def _watched(connection: Connection, advance: Advance) -> Iterator[None]:
 
 
 def _watch(dsn: str, backend: int, advance: Advance, ended: Event) -> None:
-    """Progress is not worth an error: where it cannot be had, the index is built in silence."""
+    """Watch the progress. Any failure is ignored, because progress is not worth an error."""
     done = 0
     with suppress(CallipperError), db.session(dsn, autocommit=True) as connection:
         while not ended.wait(WATCH_S):

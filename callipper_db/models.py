@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def active_version(connection: db.Connection) -> int:
-    """The version that answers. Raises NoActiveModel."""
+    """The active version. Raises NoActiveModel."""
     row = connection.execute("SELECT callipper._active_version()").fetchone()
     if row is None or not row[0]:  # 0 says that there is none
         raise NoActiveModel
@@ -136,7 +136,7 @@ def record_evaluation(dsn: str, version: int, name: str, figures: dict[str, Any]
 
 
 def activate_model(dsn: str, version: int) -> None:
-    """Make a version the one that answers. Raises UnknownModel."""
+    """Make a version the active one. Raises UnknownModel."""
     _check_range(version)
     try:
         with db.session(dsn) as connection, connection.transaction():
@@ -148,7 +148,7 @@ def activate_model(dsn: str, version: int) -> None:
 
 
 def drop_model(dsn: str, version: int, *, force: bool = False) -> None:
-    """Remove a version with everything that belongs to it. Raises UnknownModel, ModelActive."""
+    """Remove a version and everything that belongs to it. Raises UnknownModel, ModelActive."""
     _check_range(version)
     try:
         with db.session(dsn) as connection, connection.transaction():
@@ -162,6 +162,6 @@ def drop_model(dsn: str, version: int, *, force: bool = False) -> None:
 
 
 def _check_range(version: int) -> None:
-    """The functions take a 4-byte integer, and would not be found for a larger one."""
+    """Raise UnknownModel for a number beyond a 4-byte integer, for which SQL would find no function."""
     if not 0 < version < 2**31:
         raise UnknownModel(version=version)

@@ -1,4 +1,4 @@
-"""A model version's own partitions of the tables of embeddings."""
+"""The partitions of one model version: tables of embeddings and of kinds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def partition(table: str, version: int) -> sql.Identifier:
 
 
 def create_partition(connection: Connection, table: str, version: int) -> sql.Identifier:
-    """A fresh table in the parent's likeness, still without indexes: they are made after the load."""
+    """A new table with the parent's columns. It has no indexes yet: they are made after the load."""
     name = partition(table, version)
     connection.execute(
         sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING STORAGE)").format(
@@ -25,7 +25,7 @@ def create_partition(connection: Connection, table: str, version: int) -> sql.Id
 
 
 def attach_partition(connection: Connection, table: str, version: int) -> None:
-    """Make a loaded table part of its parent; PostgreSQL builds the parent's indexes on it and checks its foreign keys."""
+    """Attach a loaded table to its parent. PostgreSQL builds the parent's indexes on it and checks its foreign keys."""
     name = partition(table, version)
     # The check lets ATTACH skip its scan for rows of other versions.
     connection.execute(

@@ -60,7 +60,7 @@ def plot_similarity(dsn: str, text: str, path: Path) -> None:
 
 
 def _together(corners: Array, points: Array) -> tuple[Array, Array]:
-    """Places on both sides of the 180th meridian side by side, with longitudes up to 360 where that is narrower."""
+    """Longitudes for a map across the 180th meridian: from 0 to 360 if that makes the map narrower."""
     x = corners[..., 0]
     shifted = np.where(x < 0, x + 360, x)
     if np.ptp(x) <= 180 or np.ptp(shifted) >= 180:
@@ -93,6 +93,6 @@ def _cells(connection: db.Connection, text: str) -> tuple[Array, Array]:
 
 
 def _points(connection: db.Connection) -> Array:
-    """(N, 2) degrees, a random part of them where there are many."""
+    """(N, 2) degrees; a random part of them if there are many."""
     query = connection.named("SELECT ST_X(geom), ST_Y(geom) FROM callipper.points ORDER BY hashint8(point_id) LIMIT {}")
     return np.column_stack(read_rows(connection, query.format(sql.Literal(MAX_POINTS)), ["float8", "float8"]))

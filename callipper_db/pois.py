@@ -1,4 +1,4 @@
-"""The loaded POIs by source: what there is, and what should go. A refresh follows."""
+"""The loaded POIs by source: list them, remove them. A refresh brings the model up to date."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FROM callipper.poi GROUP BY source ORDER BY source"""
 
 
 def list_sources(dsn: str) -> list[dict[str, Any]]:
-    """Each source with its numbers of POIs, of those with a category, and of categories."""
+    """Each source with its number of POIs, of POIs with a category, and of categories."""
     with db.session(dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(SOURCES).fetchall()
 
 
 def remove_pois(dsn: str, source: str, where: Mapping[str, str] | None = None, *, dry_run: bool = False) -> int:
-    """Delete the POIs of a source, or those that have these values; how many. With `dry_run` they are counted alone.
+    """Delete the POIs of a source, or those with these values; returns how many. With `dry_run` only count them.
 
     `where`: a column of callipper.poi, or a key of attributes -> the value as text. Raises UnknownSource.
     """

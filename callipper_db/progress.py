@@ -1,18 +1,18 @@
-"""Progress of long work. A job gets a Reporter; what only moves rows gets its method `advance`."""
+"""Progress of long work. A job gets a Reporter; a function that only copies rows gets its method `advance`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
-Advance = Callable[[int], None]  # called with the units of work that were done since the last call
+Advance = Callable[[int], None]  # called with the units of work done since the last call
 
 
 class Reporter(Protocol):
     """Receives the progress of one job."""
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """A stage begins; `total` units of work where that is known."""
+        """A stage begins; total: its units of work, if known."""
 
     def advance(self, units: int, **figures: float) -> None:
         """`units` of work are done; figures such as loss=1.2 are shown next to the bar."""
@@ -25,7 +25,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """Says nothing."""
+    """A reporter that ignores all progress."""
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Say nothing."""
@@ -41,4 +41,4 @@ class Silent:
 
 
 def silent(units: int) -> None:
-    """An Advance that says nothing."""
+    """An Advance that ignores all progress."""

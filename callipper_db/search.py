@@ -1,4 +1,4 @@
-"""Questions to the active model: a thin Python face of SQL."""
+"""Questions to the active model: thin Python functions over SQL."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def similar_cells(
 
 
 def describe_place(dsn: str, place: str, k: int = 10) -> list[dict[str, Any]]:
-    """Up to k kinds of places that say what a place, 'LON,LAT' or WKT, is like.
+    """Up to k kinds of places that a place, 'LON,LAT' or WKT, has more of than usual.
 
     Keys: text, similarity (cosine), percentile, pois, lift, because; similarity is None for a kind that the model has not met.
     `pois`: POIs of the kind within 250 m (of a polygon: in it); `lift`: their share there over their share in the city;
@@ -102,7 +102,7 @@ def describe_place(dsn: str, place: str, k: int = 10) -> list[dict[str, Any]]:
 
 
 def why_no_description(dsn: str, place: str) -> str:
-    """One sentence on why describe_place says nothing of a place. Raises NoActiveModel, BadPlace."""
+    """One sentence on why describe_place returns nothing for a place. Raises NoActiveModel, BadPlace."""
     with _asking(dsn) as connection:
         (found,) = _about(connection, SURROUNDINGS, place)
     where = "in the area" if found["is_area"] else "within 250 m of the place"
@@ -205,7 +205,7 @@ def _ewkt(connection: db.Connection, wkt: str) -> str:
 
 
 def _numbers(text: str, count: int) -> list[float] | None:
-    """So many numbers with commas between; None for anything else (a triangle in WKT has three commas too)."""
+    """`count` numbers separated by commas; None for anything else (a triangle in WKT has three commas too)."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:

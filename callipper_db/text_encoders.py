@@ -1,4 +1,4 @@
-"""Text encoders in the database: which there are, which of them run in SQL, and how one goes."""
+"""Text encoders in the database: list them, say which run in SQL, remove one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_text_encoders(dsn: str) -> list[dict[str, Any]]:
 
 
 def remove_text_encoder(dsn: str, name: str) -> list[int]:
-    """Take an encoder's weights out of the database; returns the model versions that answer remembered texts only from now on.
+    """Remove an encoder's weights; returns the model versions that now answer remembered texts only.
 
     Raises TextEncoderNotInstalled.
     """

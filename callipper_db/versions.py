@@ -1,4 +1,4 @@
-"""The oldest versions of what runs on the server. scripts/install-postgres.sh has them too; a test compares the two."""
+"""The oldest supported versions of the server and its extensions. A test compares them with scripts/install-postgres.sh."""
 
 from __future__ import annotations
 

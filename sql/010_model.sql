@@ -150,4 +150,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper.activate(integer) IS
-    'make a model version the one that answers; a statement is answered by the old one or the new one, never by a mix';
+    'make a model version the active one; the old or the new version answers a statement, never a mix of both';

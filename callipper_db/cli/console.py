@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar on a terminal, plain lines elsewhere, JSON lines on request."""
+"""Progress for a person: a bar on a terminal, plain lines elsewhere, JSON lines on request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPOCH_LINE_EVERY_S = 2.0
 
 
 class TerminalReporter:
-    """Bars on stderr; each finished stage leaves a line. Use as a context manager."""
+    """Bars on stderr. Each finished stage leaves a line. To be used as a context manager."""
 
     def __init__(self) -> None:
         self.progress = Progress(
@@ -72,7 +72,7 @@ class TerminalReporter:
 
 
 class PlainReporter:
-    """Lines on stderr, for logs and pipes: one a stage, one an epoch, one every ten seconds."""
+    """Lines on stderr, for logs and pipes: one per stage, one per epoch, one every ten seconds."""
 
     def __init__(self) -> None:
         self.name, self.total, self.units = "", 0, 0
@@ -92,7 +92,7 @@ class PlainReporter:
         click.echo(name + (f" ({total:,})" if total else ""), err=True)
 
     def advance(self, units: int, **figures: float) -> None:
-        """Print how far it is, now and then."""
+        """Print the progress every ten seconds."""
         self.units += units
         now = time.monotonic()
         if now - self.spoken < PLAIN_LINE_EVERY_S:
@@ -105,7 +105,7 @@ class PlainReporter:
         )
 
     def epoch(self, figures: dict[str, Any]) -> None:
-        """Print the epoch's figures; of short epochs not each."""
+        """Print the figures of an epoch; not each when epochs are short."""
         now = time.monotonic()
         if now - self.epoch_printed < EPOCH_LINE_EVERY_S and figures["epoch"] not in (1, figures["epochs"]):
             return
@@ -122,7 +122,7 @@ class PlainReporter:
 
 
 class JsonReporter:
-    """JSON lines on stdout: one a stage, one an epoch, and how far a stage is every ten seconds; notes go to stderr."""
+    """JSON lines on stdout: one per stage, one per epoch, and the progress of a stage every ten seconds. Notes go to stderr."""
 
     def __init__(self) -> None:
         self.name, self.total, self.units = "", 0, 0
@@ -140,7 +140,7 @@ class JsonReporter:
         self._say()
 
     def advance(self, units: int, **figures: float) -> None:
-        """Print how far it is, now and then."""
+        """Print the progress every ten seconds."""
         self.units += units
         if time.monotonic() - self.spoken >= PLAIN_LINE_EVERY_S:
             self._say(done=self.units)
@@ -159,7 +159,7 @@ class JsonReporter:
 
 
 def make_reporter(as_json: bool) -> TerminalReporter | PlainReporter | JsonReporter:
-    """The reporter that fits where the output goes."""
+    """The reporter for the present output: terminal, pipe or JSON."""
     if as_json:
         return JsonReporter()
     return TerminalReporter() if sys.stderr.isatty() else PlainReporter()
@@ -171,7 +171,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: list[str], rows: list[list[object]]) -> None:
-    """A table on stdout, as wide as it needs to be when that is not a terminal."""
+    """A table on stdout. Without a terminal it is as wide as its content."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:

@@ -55,9 +55,9 @@ def evaluate(
     device: str,
     as_json: bool,
 ) -> None:
-    """How much a model knows: probes for labels of yours, next to the floors that it must beat.
+    """How well a model predicts labels of yours, next to floors that it must beat.
 
-    The figures also go into the version's metrics, see models show and models compare.
+    The figures are also kept with the version: see models show and models compare.
 
     \b
     Examples:
@@ -99,7 +99,7 @@ def evaluate(
 
 
 def drawing() -> Any:
-    """The function that draws errors, or a sentence that says how to install what it needs."""
+    """The function that draws errors. Raises MissingExtra, which says how to install what it needs."""
     try:
         from callipper_trainer.evaluation.plot import draw
     except ModuleNotFoundError as error:
@@ -108,7 +108,7 @@ def drawing() -> Any:
 
 
 def print_scores(answer: dict[str, Any]) -> None:
-    """An assessment as tables: a line for each source of features, and one for each class."""
+    """Print an assessment as tables: a line for each set of features, and one for each class."""
     how = "guessed from the target; --task says otherwise" if answer["guessed"] else "as asked"
     targets = f"{len(answer['targets'])} {'classes' if answer['task'] == 'classification' else 'columns'}"
     click.echo(f"{answer['name']}: {answer['labels']:,} labels, {answer['task']} ({how}), {targets},")
@@ -136,7 +136,7 @@ def print_scores(answer: dict[str, Any]) -> None:
 
 
 def figure_name(figure: str) -> str:
-    """A figure as people write it; an arrow says which way is better."""
+    """A figure's name for a table, with an arrow that says which way is better."""
     names = {"macro_f1": "macro F1", "kl": "KL divergence", "l1": "L1", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
     return f"{names.get(figure, figure)} {'↓' if figure in LOWER_IS_BETTER else '↑'}"
 

@@ -17,22 +17,22 @@ from callipper_db.errors import CallipperError
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP has come: the driver then cancels its query, as it does at Ctrl-C."""
+    """SIGTERM or SIGHUP was received. The driver cancels its query, as after Ctrl-C."""
 
 
 @contextmanager
 def unwound_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Terminated, so that what was begun is rolled back and files are removed.
+    """Let SIGTERM and SIGHUP raise Terminated, so that transactions are rolled back and files are removed.
 
     Only signals that would have ended the process: an ignored one (nohup) stays ignored.
     """
     numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
-        numbers = []  # Python takes signals in the main thread alone
+        numbers = []  # Python handles signals in the main thread only
 
     def unwind(number: int, _: object) -> None:
         for other in numbers:
-            signal.signal(other, signal.SIG_IGN)  # a second one must not break off what the first has begun
+            signal.signal(other, signal.SIG_IGN)  # a second signal must not interrupt the cleaning up
         raise Terminated(number)
 
     try:
@@ -58,7 +58,7 @@ class Group(click.Group):
         except CallipperError as error:
             raise click.ClickException(str(explained(error, ctx))) from error
         except BrokenPipeError:
-            sys.exit(141)  # the reader, `head` for one, has seen enough
+            sys.exit(141)  # the reader of a pipe, such as `head`, has closed it
         except OSError as error:  # a file that cannot be read or written, a full disk
             raise click.ClickException(
                 f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -54,7 +54,7 @@ def list_models(dsn: str, as_json: bool) -> None:
 @click.argument("version", type=int, required=False)
 @with_dsn
 def show_model(dsn: str, version: int | None) -> None:
-    """All that is stored about a version (default: the active one), as JSON.
+    """Everything that is stored about a version (default: the active one), as JSON.
 
     \b
     Example:
@@ -70,7 +70,7 @@ def show_model(dsn: str, version: int | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_dsn
 def compare_models(dsn: str, first: int, second: int, as_json: bool) -> None:
-    """Two versions side by side: what they are, the settings that differ, training, and what evaluate has found.
+    """Two versions side by side: their source, the settings that differ, training, and the figures of evaluate.
 
     \b
     Example:
@@ -89,7 +89,7 @@ def compare_models(dsn: str, first: int, second: int, as_json: bool) -> None:
 
 
 def shown(value: object) -> str:
-    """A value in a table: numbers of a readable length."""
+    """A value as a table shows it, with numbers of a readable length."""
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -101,7 +101,7 @@ def shown(value: object) -> str:
 @click.argument("version", type=int)
 @with_dsn
 def activate_model(dsn: str, version: int) -> None:
-    """Make a version the one that answers.
+    """Make a version the active one.
 
     \b
     Example:

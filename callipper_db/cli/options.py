@@ -1,4 +1,4 @@
-"""What commands share: which database, and what training needs."""
+"""Options that commands share: the database, an SRID, and the training side."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Srid(click.ParamType):  # type: ignore[type-arg]
     name = "srid"
 
     def __init__(self, auto: bool = False) -> None:
-        self.auto = auto  # the word auto is taken for None
+        self.auto = auto  # accept the word auto, as None
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """The number."""
@@ -46,7 +46,7 @@ class Srid(click.ParamType):  # type: ignore[type-arg]
 
 
 def with_dsn(command: F) -> F:
-    """Add --dsn; the command receives a DSN, of the embedded server when none was given."""
+    """Add --dsn. The command receives a DSN: the one given, or that of the embedded server."""
 
     @dsn_option
     @wraps(command)
@@ -57,9 +57,9 @@ def with_dsn(command: F) -> F:
 
 
 def resolve_dsn(dsn: str | None) -> str:
-    """The DSN given, the environment's, or the embedded server's, which is started and brought up to date.
+    """The DSN given, or the environment's, or that of the embedded server, which is started and brought up to date.
 
-    Which one it is goes to stderr where the command line does not say it. Raises EmptyDsn.
+    If the command line does not give it, a line on stderr says which one it is. Raises EmptyDsn.
     """
     if dsn is not None and not dsn.strip():
         raise EmptyDsn(option="--dsn")
@@ -85,13 +85,13 @@ def resolve_dsn(dsn: str | None) -> str:
 
 
 def _remember(server: EmbeddedServer) -> None:
-    """For explained(): the server in use, and where its log ends now."""
+    """Remember the server in use and the present end of its log, for explained()."""
     if context := click.get_current_context(silent=True):
         context.meta[EMBEDDED] = server, server.log_size()
 
 
 def explained(error: CallipperError, context: click.Context) -> CallipperError:
-    """The cause of an error where the embedded server's log knows it: a full disk ends the server, not only the command."""
+    """The cause of an error, if the embedded server's log has it: a full disk ends the server, not only the command."""
     if isinstance(error, (ConnectionLost, ConnectionFailed)) and EMBEDDED in context.meta:
         server, log_size = context.meta[EMBEDDED]
         return server.disk_full_since(log_size) or error
@@ -99,12 +99,12 @@ def explained(error: CallipperError, context: click.Context) -> CallipperError:
 
 
 def database_digest(dsn: str) -> str:
-    """Names a database in the names of files. The password is no part of it: from a hash, a short one could be guessed."""
+    """A name for a database in file names. It does not depend on the password, which could be guessed from a hash."""
     return hashlib.sha256(without_secrets(dsn).encode()).hexdigest()[:16]
 
 
 def training_side(extra: str = "train") -> Any:
-    """The module callipper_trainer.train, or a sentence that says how to install what it needs."""
+    """The module callipper_trainer.train. Raises MissingExtra, which says how to install what it needs."""
     try:
         import callipper_trainer.train
     except ModuleNotFoundError as error:

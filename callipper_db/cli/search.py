@@ -26,7 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @json_option
 @with_dsn
 def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> None:
-    """The grid cells that fit a text best, and why.
+    """The grid cells that fit a text best, with the reasons.
 
     First come the cells around which POIs stand that the text asks for: how many within 250 m, how many times more of them than
     is usual in the city (lift), and up to three of them. Then come the cells whose embedding fits, with the POIs near.
@@ -47,7 +47,7 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
 @json_option
 @with_dsn
 def points(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> None:
-    """The POIs that fit a text best: by their name, then by their kind, then by where they are.
+    """The POIs that fit a text best: first by name, then by kind, then by place.
 
     \b
     Examples:
@@ -107,9 +107,9 @@ def similar(dsn: str, place: str, k: int, within: str | None, min_distance: floa
 @json_option
 @with_dsn
 def describe(dsn: str, place: str, k: int, as_json: bool) -> None:
-    """The kinds of POIs by which a place stands out from the rest of the city.
+    """The kinds of POIs that a place has more of than the rest of the city.
 
-    POIs are those within 250 m; of a polygon, those in it. Lift is how many times more of them there are than is usual.
+    POIs within 250 m count; for a polygon, POIs inside it. Lift is how many times the usual number there are.
 
     \b
     Examples:
@@ -122,7 +122,7 @@ def describe(dsn: str, place: str, k: int, as_json: bool) -> None:
         print_json(kinds)
     elif not kinds:
         click.echo(search.why_no_description(dsn, place))
-    elif kinds[0]["pois"] is None:  # a model of an earlier program
+    elif kinds[0]["pois"] is None:  # the model of an earlier program
         print_table(["", "text", *FIT], [[rank, kind["text"], *_fit(kind)] for rank, kind in enumerate(kinds, start=1)])
     else:
         rows: list[list[object]] = [
@@ -135,7 +135,7 @@ FIT = ["similarity", "percentile"]
 
 
 def _fit(row: dict[str, Any]) -> list[object]:
-    """The two columns of FIT; a model without a sample of cells has no percentiles."""
+    """The two columns of FIT. A model without a sample of cells has no percentiles."""
     return [f"{row['similarity']:.3f}", None if row["percentile"] is None else f"{row['percentile']:.1f}"]
 
 
@@ -144,7 +144,7 @@ def _lift(row: dict[str, Any]) -> str | None:
 
 
 def print_cells(cells: list[dict[str, Any]], as_json: bool, within: str | None = None) -> None:
-    """Cells, best first, with the reasons for them or the POIs that are near."""
+    """Cells, best first, with their reasons or the POIs that are near."""
     if as_json:
         print_json(cells)
         return
@@ -167,7 +167,7 @@ def print_cells(cells: list[dict[str, Any]], as_json: bool, within: str | None =
 
 
 def _reasons(cell: dict[str, Any]) -> list[object]:
-    """How many POIs are relevant, their lift, and which they are; for a cell without, the POIs that are near."""
+    """The number of relevant POIs, their lift and their names; for a cell without any, the POIs that are near."""
     return [cell["relevant"], _lift(cell), cell["because"] or f"(near: {'; '.join(cell['places'])})"]
 
 

@@ -26,7 +26,7 @@ def embedded() -> EmbeddedServer:
 
 @server.command()
 def start() -> None:
-    """Start it; made at the first start.
+    """Start it. The first start creates it.
 
     \b
     Example:
@@ -39,7 +39,7 @@ def start() -> None:
 
 @server.command()
 def stop() -> None:
-    """Stop it; sessions in it are ended.
+    """Stop it. This ends all sessions.
 
     \b
     Example:
@@ -52,7 +52,7 @@ def stop() -> None:
 @server.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status(as_json: bool) -> None:
-    """Whether it runs, where its data are, and its DSN. Exits with 3 when it does not run.
+    """Show whether it runs, where its data is, and its DSN. Exits with 3 if it does not run.
 
     \b
     Example:
@@ -71,7 +71,7 @@ def status(as_json: bool) -> None:
 @server.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(arguments: tuple[str, ...]) -> None:
-    """Open psql on it; further arguments go to psql.
+    """Open psql on it. Further arguments go to psql.
 
     \b
     Examples:
@@ -85,7 +85,7 @@ def psql(arguments: tuple[str, ...]) -> None:
 @server.command()
 @click.option("-n", "lines", type=click.IntRange(1), default=50, show_default=True, help="How many lines.")
 def logs(lines: int) -> None:
-    """The last lines of its log.
+    """Show the last lines of its log.
 
     \b
     Example:

@@ -50,9 +50,9 @@ def list_text_encoders(dsn: str, as_json: bool) -> None:
 @click.argument("name", required=False)
 @with_dsn
 def install_text_encoder(dsn: str, name: str | None) -> None:
-    """Put an encoder's weights into the database, so that text_embed answers any text.
+    """Write an encoder's weights into the database, so that text_embed answers any text.
 
-    NAME as for train --text-encoder. Takes seconds, and about 95 MB for the default encoder. `train` does it by itself.
+    NAME is that of train --text-encoder. It takes seconds, and about 95 MB for the default encoder. `train` does it too.
 
     \b
     Examples:
@@ -74,7 +74,7 @@ def install_text_encoder(dsn: str, name: str | None) -> None:
 @click.argument("name")
 @with_dsn
 def remove_text_encoder(dsn: str, name: str) -> None:
-    """Take an encoder's weights out of the database. Texts that are remembered are still answered.
+    """Remove an encoder's weights from the database. Remembered texts are still answered.
 
     \b
     Example:

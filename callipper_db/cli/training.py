@@ -18,7 +18,7 @@ from callipper_db.config import Settings
 @click.option("--source", default="callipper.poi", show_default=True, help="Table, view or query with the POIs.")
 @click.option("--text", help="SQL expression for a row's text (columns of the source as s.NAME).")
 @click.option(
-    "--template", help="Or a template: '[{name}, ]A place of {category}'; brackets go where a column is empty."
+    "--template", help="Or a template: '[{name}, ]A place of {category}'; [ ] is left out if a column in it is empty."
 )
 @click.option(
     "--name", help="SQL expression for a row's name (default: the column name, without --text or --template)."
@@ -28,7 +28,7 @@ from callipper_db.config import Settings
     type=click.IntRange(0),
     default=100_000,
     show_default=True,
-    help="How many of the most frequent names are read; 0: none.",
+    help="How many names to read, the most frequent ones; 0: none.",
 )
 @click.option(
     "--id", "identifier", help="Unique column of the source, or several with commas (default: its primary key)."
@@ -41,10 +41,10 @@ from callipper_db.config import Settings
     show_default=True,
     help="Projected CRS in metres, or auto: the UTM zone, for larger areas an equal-area CRS.",
 )
-@click.option("--force-srid", is_flag=True, help="Take the CRS even where its metres are wrong.")
-@click.option("--keep-outliers", is_flag=True, help="Take also rows whose place is most likely wrong.")
+@click.option("--force-srid", is_flag=True, help="Take the CRS even if its metres are wrong.")
+@click.option("--keep-outliers", is_flag=True, help="Keep rows whose place is most likely wrong.")
 @click.option(
-    "--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres a cell side."
+    "--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres per cell side."
 )
 @click.option(
     "--grid", type=click.Choice(["square", "hexagon"]), default="square", show_default=True, help="Cell shape."
@@ -54,10 +54,10 @@ from callipper_db.config import Settings
     type=click.Choice(["contextual", "coordinate"]),
     default="contextual",
     show_default=True,
-    help="Whether the model sees the POIs around a place, or its coordinates alone (the paper's model).",
+    help="Whether the model reads the POIs near a place, or only its coordinates (the paper's model).",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the POIs (default: 6, more for small sources).")
-@click.option("--batch-size", type=click.IntRange(2), help="POIs a step, at most (default: 512; coordinate: 1024).")
+@click.option("--batch-size", type=click.IntRange(2), help="POIs per step, at most (default: 512; coordinate: 1024).")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -71,12 +71,12 @@ from callipper_db.config import Settings
     type=click.Choice(["auto", "float32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Of the network in training; auto: bf16 on a GPU that has it, else float32.",
+    help="Of the network in training; auto: bf16 on a GPU that supports it, else float32.",
 )
 @click.option(
     "--stream/--no-stream",
     default=None,
-    help="Keep the POIs on disk and not in memory (default: from a million on).",
+    help="Keep the POIs on disk, not in memory (default: from a million POIs on).",
 )
 @click.option("--text-encoder", help="Name on the Hugging Face hub or a folder (default: all-MiniLM-L6-v2).")
 @click.option(
@@ -85,10 +85,10 @@ from callipper_db.config import Settings
 @click.option(
     "--text-tower/--no-text-tower",
     default=True,
-    help="Install the text encoder too (once, 95 MB), so that any text can be asked in SQL.",
+    help="Also install the text encoder (once, 95 MB), so that text_embed answers any text.",
 )
-@click.option("--resume", is_flag=True, help="Go on after the last whole epoch of an interrupted run.")
-@click.option("--wait", is_flag=True, help="Wait when another training run is at work in the database.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run after its last whole epoch.")
+@click.option("--wait", is_flag=True, help="Wait while another training run is at work in the database.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each stage and epoch, and one at the end.")
 @dsn_option
 def train(
@@ -121,7 +121,7 @@ def train(
 ) -> None:
     """Train a CaLLiPer model on POIs in the database and make it the active one.
 
-    The version that was active answers until the new one is whole.
+    The old version answers until the new one is complete.
 
     \b
     Examples:
@@ -143,7 +143,7 @@ def train(
     )
     with joined(device) as ranks:
         if not ranks.is_leader:
-            # Nothing of its own is to be cleaned up, and amid a message to the others no handler would be called.
+            # Such a process has nothing to clean up, and Python calls no handler while it waits for a message.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             trainer_train.follow(ranks)
             return
@@ -192,16 +192,16 @@ def train(
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Go on: refresh after every change, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Keep running: refresh after every change, until Ctrl-C.")
 @click.option(
     "--every",
     type=click.FloatRange(1, 86_400),
     metavar="SECONDS",
-    help="With --watch: look this often too. Needed where the source is not callipper.poi.",
+    help="With --watch: also look this often. Needed if the source is not callipper.poi.",
 )
-@click.option("--compare", is_flag=True, help="Compare with the source even where no change was noted.")
-@click.option("--text-encoder", help="Where the model's text encoder is, if its name does not say: a folder.")
-@click.option("--wait", is_flag=True, help="Wait when a training run is at work in the database.")
+@click.option("--compare", is_flag=True, help="Compare with the source even if no change was noted.")
+@click.option("--text-encoder", help="Folder of the model's text encoder, if its name does not say it.")
+@click.option("--wait", is_flag=True, help="Wait while a training run is at work in the database.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; with --watch a line for each refresh.")
 @with_dsn
 def refresh(
@@ -244,7 +244,7 @@ def print_refresh_json(summary: Any) -> None:
 
 
 def print_refresh(summary: Any) -> None:
-    """A refresh as a sentence, with the advice to train when it is time."""
+    """A refresh as a sentence, with the advice to train again when that is due."""
     model = f"Model version {summary.version}"
     if summary.anything:
         grown = f" ({summary.new_cells:,} of them new)" if summary.new_cells else ""
@@ -268,7 +268,7 @@ def print_refresh(summary: Any) -> None:
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
 @with_dsn
 def remember(dsn: str, texts: tuple[str, ...]) -> None:
-    """Add texts to those that text_embed answers.
+    """Store the embeddings of texts, so that text_embed answers them at once.
 
     \b
     Example:
