@@ -1,1 +1,1 @@
-"""Benchmarks: each module has run(city) -> dict, printed as one JSON line; a speed is a ratio against a baseline beside it."""
+"""Benchmarks. Each module has run(city) -> dict, printed as one JSON line. A speed is a ratio to a baseline of the same run."""

@@ -27,7 +27,7 @@ from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.publish import Publication, publish
 
 POINTS = 10_000
-FEW = 1_000  # for what is slower, or measured beside
+FEW = 1_000  # calls of what is slower, and of the baselines
 ROUNDS = 3
 BARS_MS = {"coordinate": 1.5, "contextual": 3.0}
 BAR_DIFFERENCE = 1e-5

@@ -73,7 +73,7 @@ FROM near
 
 @dataclass(frozen=True)
 class Answer:
-    """What lies around the best cells for a question."""
+    """The POIs near the best cells for a question."""
 
     pois: int
     share: float  # of them that answer it
@@ -170,7 +170,7 @@ def _train(dsn: str, home: Path, epochs: str | None) -> dict[str, Any]:
 
 
 def ask(dsn: str, question: str, kinds: tuple[str, ...]) -> Answer:
-    """What lies around the best cells for a question."""
+    """The POIs near the best cells for a question."""
     cells = [cell["cell_id"] for cell in search.nearest_cells(dsn, question, BEST_CELLS)]
     with user_session(dsn) as connection:
         row = connection.execute(LIFT, {"kinds": list(kinds), "cells": cells, "around": AROUND_M}).fetchone()

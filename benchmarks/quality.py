@@ -1,4 +1,4 @@
-"""How good the embeddings are: the recipe beside the paper's method, floors that know no model, and a bar.
+"""How good the embeddings are: the recipe next to the paper's method, floors without a model, and a bar.
 
 From arrays, without a database. One model a row, trained once on nine tenths of London's POIs, serves all columns: probes read
 land use and socio-economic mix off it, and texts look for the POIs of the other tenth. docs/quality.md says what it means.
@@ -55,7 +55,7 @@ BAR = {
     "NS-SeC blocks": 4.35,
     "AUC": 83.0,
 }
-BARE = "AUC, bare label"  # beside the bar: the category alone, as a person would ask
+BARE = "AUC, bare label"  # next to the bar: the category alone, as a person would ask
 COLUMNS = (*BAR, BARE)
 COLOURS = 64  # of a map: a third of the bytes, and nobody sees it
 SHORT = {"nearest": "k-NN on coordinates", "coordinates": "probe on coordinates"}
@@ -107,7 +107,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks quality", description=str(__doc__).splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="of the probes: folds that are held out in turn (5)")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
-    parser.add_argument("--pois", type=int, help="so many POIs instead of all, for a quick look")
+    parser.add_argument("--pois", type=int, help="number of POIs in place of all, for a quick look")
     parser.add_argument("--epochs", type=int, help="instead of each recipe's own, for a quick look")
     parser.add_argument("--train-seed", type=int, default=TrainConfig().seed, help="of the models (%(default)s)")
     parser.add_argument("--maps", type=Path, metavar="FOLDER", help="draw where the last row's model errs")

@@ -30,7 +30,7 @@ def _share(city: City, encoder: str) -> float:
     model = data.maker.model()
     data.standardise(model.location.context)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    products = matrix_products(model, config.batch_size, beside=config.batch_size // 4 if data.pyramid else 0)
+    products = matrix_products(model, config.batch_size, background=config.batch_size // 4 if data.pyramid else 0)
     step_s, products_s = [], []
     for batch in islice(data.batches(1, config.batch_size), ROUNDS):
         started = time.perf_counter()
@@ -44,8 +44,8 @@ def _share(city: City, encoder: str) -> float:
     return round(min(products_s) / min(step_s), 3)
 
 
-def matrix_products(model: CaLLiPer, batch: int, beside: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The operands of each product that the step cannot do without, forward and backward; `beside`: places without POIs."""
+def matrix_products(model: CaLLiPer, batch: int, background: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The operands of each product that a step needs, forward and backward. background: places without POIs."""
     places = [*model.location.linear_layers().values(), *([model.context_head] if model.context_head else [])]
     # How many of a layer's inputs need a gradient: data do not.
     learnt = {
@@ -54,7 +54,7 @@ def matrix_products(model: CaLLiPer, batch: int, beside: int) -> list[tuple[torc
         model.location.output: model.location.input.out_features,
     }
     operands = []
-    for layer, rows in [*((layer, batch + beside) for layer in places), (model.text_projection, batch)]:
+    for layer, rows in [*((layer, batch + background) for layer in places), (model.text_projection, batch)]:
         x, gradient = torch.randn(rows, layer.in_features), torch.randn(rows, layer.out_features)
         weight = torch.randn(layer.out_features, layer.in_features)
         operands += [(x, weight.T), (gradient.T, x)]

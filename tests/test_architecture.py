@@ -220,7 +220,7 @@ def test_a_migration_does_not_lean_on_sql_files(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SQL))
 def test_sql_files_hold_only_what_can_be_said_again(name: str) -> None:
     text = code(SQL[name])
-    # A function may drop what a model version owns, whose name it is told.
+    # A function may drop the tables of a model version, whose names it gets as arguments.
     text = re.sub(r"(ALTER|DROP) TABLE callipper\.%I", "", text)
     assert not re.search(r"\b(CREATE|ALTER|DROP)\s+(TABLE|TYPE|INDEX|SEQUENCE|DOMAIN)\b", text, re.IGNORECASE)
     assert "BEGIN ATOMIC" not in text.upper()

@@ -341,7 +341,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--commands", nargs="+", choices=SHARES, default=list(SHARES), metavar="COMMAND")
-    parser.add_argument("--minutes", type=float, default=20, help="stop after so many")
+    parser.add_argument("--minutes", type=float, default=20, help="stop after this many minutes")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="callipper-torture-"))

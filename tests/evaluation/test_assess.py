@@ -1,4 +1,4 @@
-"""Evaluation of a published model: labels in, scores beside floors out, and what stays with the version."""
+"""Evaluation of a published model: its labels, its scores next to floors, and what is kept with the version."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def fetch(dsn: str, query: str, *values: object) -> list[tuple[Any, ...]]:
 def insert(
     dsn: str, name: str | None, category: str, east: float = 0.0, north: float = 0.0, group: str | None = None
 ) -> int:
-    """A POI, so many degrees from the middle; its id."""
+    """Insert a POI this many degrees from the middle; returns its id."""
     with user_session(dsn) as connection:
         row = connection.execute(
             "INSERT INTO callipper.poi (source, source_id, name, category, category_group, geom)"
@@ -433,7 +433,7 @@ def test_what_lies_far_from_the_changes_may_follow(
     again = renew(town, nearby=True)
     assert not again.anything
     assert again.postponed > 0
-    last = renew(town)  # without being told to compare
+    last = renew(town)  # without compare
     assert (last.added, last.changed, last.removed, last.postponed) == (0, 0, 0, 0)
     assert 0 <= last.cells + last.points - first.postponed <= first.new_cells
     check_fresh(town, encoder)
@@ -596,7 +596,7 @@ def test_a_table_and_a_query_of_the_users_own(
         renew(town)
 
 
-# Being told
+# Notifications
 
 
 def noted(dsn: str) -> list[str]:
@@ -793,7 +793,7 @@ def test_what_the_command_says(town: str, run: Callable[..., Result]) -> None:
 
 
 def lines(command: Command) -> list[dict[str, Any]]:
-    """What it has told of refreshes."""
+    """The refreshes that it has reported."""
     return [json.loads(line) for line in command.said if line.startswith("{") and line.endswith("\n")]
 
 
@@ -873,7 +873,7 @@ def test_watch_survives_a_restart(town: str, cluster_dsn: str, tmp_path: Path) -
         wait_for(lambda: lines(command))
         insert_known(town)
         with psycopg.connect(cluster_dsn, autocommit=True) as admin:
-            # Like a server that is down: whoever is there is sent away, and nobody gets in.
+            # Like a server that is down: sessions are ended, and new ones are refused.
             admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name._obj[0]])
             wait_for(lambda: any("Trying again in 1 s." in line for line in command.said))

@@ -318,7 +318,7 @@ def name_of_cursor(connection: db.Connection, version: int, text: str) -> sql.Id
 
 
 def test_a_cursor_of_that_name_is_not_run(tower: Tower, asking: db.Connection) -> None:
-    """text_embed has its owner's rights, and must not lend them to whoever guesses the name."""
+    """text_embed runs with its owner's rights, and must not lend them to a role that guesses the cursor's name."""
     asking.execute("CREATE TEMPORARY TABLE ran (as_whom text)")
     asking.execute(
         "CREATE FUNCTION pg_temp.run() RETURNS vector LANGUAGE plpgsql AS $$"

@@ -265,7 +265,7 @@ def compare_words(connection: Connection, files: Path, variant: Variant, texts: 
 
 
 def each_between(codes: list[int], size: int) -> list[str]:
-    """All code points, each between two letters; so many words in a text."""
+    """All code points, each between two letters, in texts of several words."""
     return joined([f"A{chr(code)}b" for code in codes], size)
 
 
@@ -382,7 +382,7 @@ def test_names_of_monaco(reader: Connection, files: Path, hugging_face: Tokenize
     assert tokenize(reader, install(reader, UNCASED, files), names) == [e.ids for e in hugging_face.encode_batch(names)]
 
 
-@pytest.mark.skipif(not LONDON.exists(), reason="the open London POIs lie beside a developer's checkout only")
+@pytest.mark.skipif(not LONDON.exists(), reason="the open London POIs are next to a developer's checkout only")
 def test_names_of_london(reader: Connection, files: Path) -> None:
     with gzip.open(LONDON, "rt", encoding="utf-8", newline="") as file:
         names = sorted({row["name"] for row in csv.DictReader(file)})

@@ -22,7 +22,7 @@ class Interrupted(Exception):
 
 
 class StopAfter(Silent):
-    """Interrupts the run once so many epochs are done."""
+    """Interrupts the run after this many epochs."""
 
     def __init__(self, epoch: int) -> None:
         self.last = epoch

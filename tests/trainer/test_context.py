@@ -1,4 +1,4 @@
-"""What lies around a place: the pyramid against direct sums over POIs, its text code against scipy's SVD, its kinds against
+"""The context of a place: the pyramid against direct sums over POIs, its text code against scipy's SVD, its kinds against
 distances."""
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class DyingAfter(Silent):
 
 
 def job_lose(victim: int) -> str:
-    """What the process that is left is told."""
+    """The message of the process that is left."""
     with joined("cpu") as ranks:
         reporter = DyingAfter() if ranks.rank == victim else Silent()
         try:

@@ -47,7 +47,7 @@ QUICK = TrainConfig(hidden=32, blocks=1, frequencies=8, epochs=4, device="cpu")
 
 
 def peak_of_a_step(batch: int, config: TrainConfig) -> int:
-    """Bytes that one step takes at its highest; in a process of its own, whose memory nothing else uses meanwhile."""
+    """The most bytes that one step takes, measured in a process of its own."""
     metres, text_id, vectors, _ = city(count=9 * batch)
     names = np.arange(len(metres)) % len(vectors)
     data = Resident(metres, text_id, vectors, config, torch.device("cpu"), name_id=names)

@@ -139,7 +139,7 @@ def test_a_lock_that_was_lost_is_noticed(database: str) -> None:
 
 
 def test_the_lock_is_that_of_the_page(database: str) -> None:
-    """What docs/operations.md tells who would keep training away."""
+    """The way to keep training away that docs/operations.md describes."""
     with psycopg.connect(database) as owner:
         owner.execute(LOCK.encode())
         with pytest.raises(TrainerBusy):

@@ -143,7 +143,7 @@ def reference_loss(
 
 
 def random_pairs(count: int, texts: int, seed: int, dimensions: int = 6) -> tuple[torch.Tensor, ...]:
-    """Unit vectors of places and texts, ids of so many texts, a scale; float64, with gradients."""
+    """Unit vectors of places and texts, ids of `texts` texts, a scale; float64, with gradients."""
     random = torch.Generator().manual_seed(seed)
     text_id = torch.randint(texts, (count,), generator=random)
     place = functional.normalize(torch.randn(count, dimensions, dtype=torch.float64, generator=random), dim=1)
