@@ -13,6 +13,7 @@ from callipper_db import binary_copy, db, partitions
 from callipper_db.arrays import Array
 from callipper_db.hnsw import build_hnsw
 from callipper_db.partitions import partition
+from callipper_db.tables import DIMENSIONS
 
 SIZES = (20_000, 80_000)
 QUESTIONS = 20
@@ -24,7 +25,7 @@ def run(city: City) -> dict[str, Any]:
     random = np.random.default_rng(0)
     for size in SIZES:
         # Cells of a city resemble their neighbours: a walk, not noise, which would be HNSW's worst case.
-        walk = np.cumsum(random.normal(size=(size, 128)), axis=0)
+        walk = np.cumsum(random.normal(size=(size, DIMENSIONS)), axis=0)
         embeddings = (walk / np.linalg.norm(walk, axis=1, keepdims=True)).astype(np.float32)
         with user_session(city.dsn) as connection:
             name = partitions.create_partition(connection, "cell_embedding", 0)

@@ -19,6 +19,7 @@ from benchmarks.sessions import user_session
 from callipper_db import db
 from callipper_db.binary_copy import read_rows
 from callipper_db.progress import Silent
+from callipper_db.tables import DIMENSIONS
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.embed import embed_places
@@ -157,7 +158,7 @@ def _difference(connection: db.Connection, trained: TrainedModel) -> float:
     query = sql.SQL(
         "SELECT ST_X(ST_Transform(geom, {0})), ST_Y(ST_Transform(geom, {0})), loc_embed(geom) FROM pg_temp.asked"
     ).format(SRID)
-    easting, northing, found = read_rows(connection, query, ["float8", "float8", "vector"], dim=128)
+    easting, northing, found = read_rows(connection, query, ["float8", "float8", "vector"], dim=DIMENSIONS)
     return float(np.abs(found - embed_places(trained, np.column_stack([easting, northing]))).max())
 
 

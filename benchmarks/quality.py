@@ -32,13 +32,14 @@ from callipper_db.cli.console import make_reporter
 from callipper_db.progress import Reporter
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
+from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source
 from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.evaluation.evaluate import Assessment
 from callipper_trainer.evaluation.labels import Labels
 from callipper_trainer.evaluation.plot import draw
 from callipper_trainer.evaluation.protocol import MAIN, Score, evaluate_embeddings, evaluate_floors
-from callipper_trainer.evaluation.retrieval import hold_out, retrieval_auc
+from callipper_trainer.evaluation.retrieval import fit_without, hold_out, retrieval_auc
 from callipper_trainer.features import GridEncoding
 from callipper_trainer.fit import Run, fit
 from callipper_trainer.model import TrainedModel
@@ -187,25 +188,35 @@ def train_plain(material: Material, config: TrainConfig) -> TrainedModel:
 
 
 def train_recipe(material: Material, config: TrainConfig) -> TrainedModel:
-    """A model of the kept POIs, from their category texts and, as in training from a database, their most frequent names."""
+    """A model of the kept POIs as training from a database makes it, of categories and of names with their category."""
     pois, kept = material.pois, material.kept
-    used, text_id = np.unique(pois.text_id[kept], return_inverse=True)
-    count = np.bincount(pois.name_id[kept] + 1, minlength=len(pois.names) + 1)[1:]
-    frequent = np.lexsort((np.arange(len(count)), -count))[: Source.names]
-    frequent = np.sort(frequent[count[frequent] > 0])
-    row = np.full(len(count) + 1, -1, np.int32)  # the last is that of -1, no name
-    row[frequent] = len(used) + np.arange(len(frequent))
-    categories = material.vectors(pois.texts, "categories")[used]
-    names = material.vectors([pois.names[number] for number in frequent], "names")
-    return fit(
-        pois.metres[kept],
-        text_id.astype(np.int32),
-        np.concatenate([categories, names]),
-        pois.origin,
-        config,
-        Run(reporter=material.reporter),
-        name_id=row[pois.name_id[kept]],
+    named = np.flatnonzero(pois.name_id[kept] >= 0)
+    pairs, of_pair = np.unique(
+        np.column_stack([pois.name_id[kept][named], pois.text_id[kept][named]]), axis=0, return_inverse=True
     )
+    count = np.bincount(of_pair.reshape(-1), minlength=len(pairs))
+    frequent = np.sort(np.lexsort((np.arange(len(pairs)), -count))[: Source.names])
+    row = np.full(len(pairs), -1, np.int32)
+    row[frequent] = len(pois.texts) + np.arange(len(frequent))
+    named_texts = [f"{pois.names[name]}, {pois.texts[text]}" for name, text in pairs[frequent]]
+    name_id = np.full(len(kept), -1, np.int32)
+    name_id[named] = row[of_pair.reshape(-1)]
+    vectors = [material.vectors(pois.texts, "categories"), material.vectors(named_texts, "named texts")]
+    samples = Samples(
+        point_id=np.arange(len(pois)),
+        lonlat=np.zeros((len(pois), 2)),
+        metres=pois.metres,
+        text_id=pois.text_id,
+        texts=[*pois.texts, *named_texts],
+        srid=27700,
+        name_id=np.full(len(pois), -1, np.int32),
+    )
+    samples.name_id[kept] = name_id
+
+    def encode(texts: list[str]) -> Array:
+        return material.vectors(texts, "kinds")
+
+    return fit_without(samples, np.concatenate(vectors), kept, config, material.reporter, encode)
 
 
 def _retrieval(trained: TrainedModel, material: Material) -> dict[str, tuple[float, float]]:

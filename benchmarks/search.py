@@ -15,6 +15,7 @@ from callipper_db import binary_copy, db, partitions
 from callipper_db.arrays import Array
 from callipper_db.grid import BLOCK, Grid, ensure_grid
 from callipper_db.hnsw import build_hnsw
+from callipper_db.tables import DIMENSIONS
 
 BAR = 1.3  # times the bare scan
 BAR_RECALL = 0.98
@@ -70,13 +71,13 @@ def run(city: City) -> dict[str, Any]:
 
 
 def _make_model(connection: db.Connection) -> tuple[int, Grid, Array, Array]:
-    """(version, grid, (C, 128) cells, (WORDS, 128) texts) of an active version, with a sample and a vocabulary."""
+    """(version, grid, (C, 256) cells, (WORDS, 256) texts) of an active version, with a sample and a vocabulary."""
     blocks = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=-1).reshape(-1, 2)
     grid = ensure_grid(connection, CORNER + (blocks + 0.5) * BLOCK * SIZE_M, SRID, SIZE_M)
     random = np.random.default_rng(0)
     cells = _neighbours_alike(grid.centre - CORNER, random)
     # Texts are a little like some places and a little like none.
-    texts = _unit(cells[random.integers(0, len(cells), WORDS)] + _unit(random.standard_normal((WORDS, 128))))
+    texts = _unit(cells[random.integers(0, len(cells), WORDS)] + _unit(random.standard_normal((WORDS, DIMENSIONS))))
     row = connection.execute(
         "WITH encoder AS (INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('none', 'none', 1)"
         " RETURNING text_encoder_id) INSERT INTO callipper.model"
@@ -119,7 +120,7 @@ def _write(connection: db.Connection, table: sql.Identifier, version: int, colum
 def _neighbours_alike(metres: Array, random: np.random.Generator) -> Array:
     """Vectors that vary over some kilometres, with a little of each cell's own: a city's are like that, and hard for HNSW."""
     waves = np.cos(metres @ random.standard_normal((2, 300)) / 1500 + random.uniform(0, 2 * np.pi, 300))
-    vectors = waves @ random.standard_normal((300, 128)) + 6 * random.standard_normal(128)
+    vectors = waves @ random.standard_normal((300, DIMENSIONS)) + 6 * random.standard_normal(DIMENSIONS)
     return _unit(vectors + 4 * random.standard_normal(vectors.shape))
 
 

@@ -17,13 +17,15 @@ from psycopg import sql
 from benchmarks.city import ENCODER, City, median_ratio
 from benchmarks.sessions import user_session
 from callipper_db import db
-from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.progress import Silent
+from callipper_db.tables import DIMENSIONS
 from callipper_db.text_encoders import remove_text_encoder
 from callipper_trainer.config import TrainConfig
+from callipper_trainer.embed import embed_texts
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.model import CaLLiPer, TrainedModel
+from callipper_trainer.model_rows import load_model
 from callipper_trainer.publish import Publication, publish
 from callipper_trainer.text_encoder import TextEncoder, find_encoder, register_encoder
 
@@ -126,7 +128,7 @@ def _remembered_us(connection: db.Connection, version: int) -> float:
 
 
 def _difference(connection: db.Connection, encoder: TextEncoder, version: int) -> float:
-    """The largest difference of any number, between SQL and the encoder with the projection in float64."""
+    """The largest difference of any number, between SQL and torch."""
     rows = connection.execute(
         "SELECT name FROM (SELECT DISTINCT name FROM callipper.poi WHERE length(name) BETWEEN 2 AND 60) n"
         " ORDER BY hashtextextended(name, 0) LIMIT %s",
@@ -138,18 +140,12 @@ def _difference(connection: db.Connection, encoder: TextEncoder, version: int) -
         for row in enumerate(texts):
             copy.write_row(row)
     number, found = read_rows(
-        connection, sql.SQL("SELECT number, text_embed(text) FROM pg_temp.named"), ["int4", "vector"], dim=128
+        connection, sql.SQL("SELECT number, text_embed(text) FROM pg_temp.named"), ["int4", "vector"], dim=DIMENSIONS
     )
     connection.commit()
-    expected = _project(connection, version, encoder.transformer.encode(texts, show_progress_bar=False))
+    vectors = encoder.transformer.encode(texts, show_progress_bar=False)
+    expected = embed_texts(load_model(connection, version).trained, vectors)
     return float(np.abs(found - expected[number]).max())
-
-
-def _project(connection: db.Connection, version: int, vectors: Array) -> Array:
-    query = sql.SQL("SELECT weight, bias FROM callipper.text_projection WHERE version = {} ORDER BY neuron")
-    weight, bias = read_rows(connection, query.format(sql.Literal(version)), ["vector", "float4"], dim=vectors.shape[1])
-    projected = vectors.astype(np.float64) @ weight.astype(np.float64).T + bias
-    return np.asarray(projected / np.linalg.norm(projected, axis=1, keepdims=True))
 
 
 def _private_mb(city: City) -> float:

@@ -1,4 +1,4 @@
-"""Writing 128-d embeddings into a fresh partition, against psycopg's own copy.write_row."""
+"""Writing embeddings into a fresh partition, against psycopg's own copy.write_row."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from benchmarks.city import City, median_ratio
 from benchmarks.sessions import user_session
 from callipper_db import binary_copy, db, partitions
 from callipper_db.arrays import Array
+from callipper_db.tables import DIMENSIONS
 
 BAR = 150_000  # rows/s
 ROWS = 160_000
@@ -21,7 +22,7 @@ BASELINE_ROWS = 20_000
 
 def run(city: City) -> dict[str, Any]:
     """Both in turn, each into a table without indexes made in the same transaction, as publishing does."""
-    embeddings = np.random.default_rng(0).normal(size=(ROWS, 128)).astype(np.float32)
+    embeddings = np.random.default_rng(0).normal(size=(ROWS, DIMENSIONS)).astype(np.float32)
     ours_s, baseline_s = [], []
     with user_session(city.dsn) as connection:
         for _ in range(ROUNDS):

@@ -30,7 +30,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, JSONB, REAL
 
 SCHEMA = "callipper"
-DIMENSIONS = 128  # of every embedding that users meet
+PEAK_DIMENSIONS = 128  # of an embedding's first half, which a text is compared with: where kinds of places peak
+CONTEXT_DIMENSIONS = 128  # of its second half, the location encoder's: what a neighbourhood is like
+DIMENSIONS = PEAK_DIMENSIONS + CONTEXT_DIMENSIONS  # of every embedding that users meet
 
 metadata = MetaData(
     schema=SCHEMA,
@@ -392,6 +394,24 @@ kind_phrase = Table(
         ondelete="CASCADE",
     ),
     comment="the names of a kind and the phrases by which people ask for it",
+)
+
+kind_peak = Table(
+    "kind_peak",
+    metadata,
+    Column("version", Integer, nullable=False),
+    Column("kind_id", Integer, nullable=False),
+    Column("threshold", REAL, nullable=False, comment="POIs around a place count above this, for their surroundings"),
+    Column("gain", REAL, nullable=False, comment="factor on what is above the threshold"),
+    Column("direction", VECTOR(PEAK_DIMENSIONS), nullable=False, comment="unit length"),
+    PrimaryKeyConstraint("version", "kind_id"),
+    ForeignKeyConstraint(
+        ["version", "kind_id"],
+        [kind.c.version, kind.c.kind_id],
+        name="kind_peak_version_kind_id_fkey",
+        ondelete="CASCADE",
+    ),
+    comment="what each kind of place adds to the first half of an embedding; a kind that came after the training adds nothing",
 )
 
 point_kind = Table(

@@ -143,10 +143,10 @@ BEGIN
         END IF;
     END IF;
     answer := callipper._find_vector(content, version);
-    RETURN @extschema:vector@.l2_normalize(ARRAY(
+    RETURN callipper._join_text(callipper._text_peaks(answer, version), @extschema:vector@.l2_normalize(ARRAY(
         SELECT @extschema:vector@.inner_product(p.weight, answer) + p.bias FROM callipper.text_projection p
         WHERE p.version = _find_text.version ORDER BY p.neuron
-    )::@extschema:vector@.vector);
+    )::@extschema:vector@.vector), version);
 END
 $$;
 COMMENT ON FUNCTION callipper._find_text(text, integer) IS 'embedding of a text by a model version, remembered or computed';
@@ -160,7 +160,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 1000000 AS $$
     SELECT callipper._find_text($1, callipper._active_version())
 $$;
 COMMENT ON FUNCTION callipper.text_embed(text) IS
-    'embedding of any text by the active model: unit length, 128 dimensions; compare it with the column emb by <->: '
+    'embedding of any text by the active model: unit length, 256 dimensions; compare it with the column emb by <->: '
     'SELECT * FROM callipper.cells ORDER BY emb <-> text_embed(''quiet park'') LIMIT 10';
 
 CREATE OR REPLACE FUNCTION callipper.text_embed(text, model integer) RETURNS @extschema:vector@.vector

@@ -133,10 +133,10 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
             END::@extschema:vector@.vector AS y OFFSET 0) AS output
         WHERE f.number <= cardinality(encoder.layers)
     )
-    SELECT @extschema:vector@.l2_normalize(x) FROM forward WHERE number > cardinality(encoder.layers)
+    SELECT x FROM forward WHERE number > cardinality(encoder.layers)
 $$;
 COMMENT ON FUNCTION callipper._embed_place(@extschema:postgis@.geometry, callipper._location_encoder) IS
-    'embedding of a place by a location encoder';
+    'output of a location encoder for a place';
 
 -- A plan may keep the encoder of another version than the question is for.
 CREATE OR REPLACE FUNCTION callipper._encoder_of(version integer, kept callipper._location_encoder)
@@ -155,10 +155,10 @@ RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 30000
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-    RETURN callipper._embed_place(place, coalesce(
+    RETURN callipper._join_place(callipper._place_peaks(place, version), callipper._embed_place(place, coalesce(
         callipper._encoder_of(version, callipper._location_encoder(callipper._newest_version())),
         callipper._read_location_encoder(version, false)
-    ));
+    )), version);
 END
 $$;
 COMMENT ON FUNCTION callipper._locate(@extschema:postgis@.geometry, integer) IS 'embedding of a place by a model version';
@@ -169,7 +169,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 30000 AS $$
     SELECT callipper._locate(place, callipper._active_version())
 $$;
 COMMENT ON FUNCTION callipper.loc_embed(@extschema:postgis@.geometry) IS
-    'embedding of a place by the active model, in the space of text_embed: unit length, 128 dimensions. Takes a geometry of any'
+    'embedding of a place by the active model, in the space of text_embed: unit length, 256 dimensions. Takes a geometry of any'
     ' SRID that PostGIS can transform, inside the model''s extent or not, and a line or polygon at its ST_Centroid';
 
 CREATE OR REPLACE FUNCTION callipper.loc_embed(place @extschema:postgis@.geometry, model integer)

@@ -5,7 +5,7 @@ CREATE OR REPLACE VIEW callipper.cells AS
 SELECT e.cell_id, c.geom, e.emb
 FROM callipper.cell_embedding e LEFT JOIN callipper.cell c ON c.cell_id = e.cell_id
 WHERE e.version = callipper._active_version();
-COMMENT ON VIEW callipper.cells IS 'grid cells with their embedding by the active model (unit length, 128 dimensions)';
+COMMENT ON VIEW callipper.cells IS 'grid cells with their embedding by the active model (unit length, 256 dimensions)';
 
 CREATE OR REPLACE VIEW callipper.points AS
 SELECT e.point_id, coalesce(p.name, nullif(e.name, '')) AS name,

@@ -28,14 +28,14 @@ DATABASE_FLOORS = (
 )
 TRAINER_FLOORS = (
     {"checkpoint", "config", "device", "distributed", "lock", "stopwatch", "text_encoder", "weight_rows"},
-    {"context", "install_text_encoder", "remember"},
-    {"context_targets", "features"},
+    {"context", "install_text_encoder"},
+    {"context_targets", "features", "peaks"},
     {"model"},
     {"embed", "loss", "model_rows"},
-    {"data"},
+    {"data", "remember"},
     {"fit", "kinds"},
-    {"evaluation", "publish"},
-    {"refresh", "train"},
+    {"fit_peaks", "publish"},
+    {"evaluation", "refresh", "train"},
 )
 FLOORS = {"callipper_db": DATABASE_FLOORS, "callipper_trainer": TRAINER_FLOORS}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "base", "manager", "service", "repository", "common", "misc"}

@@ -56,11 +56,11 @@ def test_the_views_are_empty_without_a_model(connection: db.Connection) -> None:
 def test_the_views_show_the_active_model(connection: db.Connection) -> None:
     model = write_model(connection, ORIGIN + np.array([[5, 5], [15, 5], [SIZE_M * 9 + 5, 5]]))
     cell_id, cells = binary_copy.read_rows(
-        connection, sql.SQL("SELECT cell_id, emb FROM callipper.cells ORDER BY 1"), ["int8", "vector"], 128
+        connection, sql.SQL("SELECT cell_id, emb FROM callipper.cells ORDER BY 1"), ["int8", "vector"], 256
     )
     assert (cell_id == model.grid.cell_id).all() and (cells == model.cells).all()
     (points,) = binary_copy.read_rows(
-        connection, sql.SQL("SELECT emb FROM callipper.points ORDER BY point_id"), ["vector"], 128
+        connection, sql.SQL("SELECT emb FROM callipper.points ORDER BY point_id"), ["vector"], 256
     )
     assert (points == model.points).all()
     assert column(connection, "SELECT name FROM callipper.points ORDER BY point_id") == [
@@ -80,7 +80,7 @@ def test_names_of_pois_stand_beside_points_of_pois_only(connection: db.Connectio
 
 def test_the_columns_of_the_views_never_change(connection: db.Connection) -> None:
     expected = {view: connection.execute(COLUMNS, [f"callipper.{view}"]).fetchall() for view in ("cells", "points")}
-    assert expected["cells"] == [("cell_id", "bigint"), ("geom", "geometry(Polygon,4326)"), ("emb", "vector(128)")]
+    assert expected["cells"] == [("cell_id", "bigint"), ("geom", "geometry(Polygon,4326)"), ("emb", "vector(256)")]
     connection.execute("CREATE VIEW public.mine AS SELECT c.cell_id, p.name FROM callipper.cells c, callipper.points p")
     counts = []
     first = write_model(connection)
@@ -292,7 +292,7 @@ def test_accents_are_kept_and_lowered(connection: db.Connection) -> None:
 def test_answers_have_128_dimensions_and_unit_length(connection: db.Connection) -> None:
     write_model(connection)
     query = "SELECT vector_dims(text_embed(t)), abs(vector_norm(text_embed(t)) - 1) < 1e-6 FROM unnest(ARRAY['pub', 'park']) t"
-    assert connection.execute(query).fetchall() == [(128, True)] * 2
+    assert connection.execute(query).fetchall() == [(256, True)] * 2
 
 
 def refused(connection: db.Connection, query: str, *values: Any) -> psycopg.Error:
@@ -417,7 +417,7 @@ def test_the_index_is_used_and_finds_the_nearest(indexed: tuple[str, Model]) -> 
             nearest = column(connection, query.replace("pub", text))
             assert len(nearest) == 10
             found += len(set(nearest) & set(model.ranking(text)[:10].tolist()))
-        # Random vectors are the hardest there are: in 128 dimensions all are about as far from one another.
+        # Random vectors are the hardest there are: in 256 dimensions all are about as far from one another.
         assert found / (10 * len(model.texts)) >= 0.65, "with the default of 40 candidates"
         connection.execute("SET LOCAL hnsw.ef_search = 1000")
         exact = sum(

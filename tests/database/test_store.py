@@ -126,9 +126,9 @@ def test_points_equal_st_point_to_the_last_bit(connection: db.Connection) -> Non
 
 def test_vectors_come_back(connection: db.Connection) -> None:
     vectors = unit_vectors(1000, 3)
-    make_target(connection, "number int4, emb vector(128)")
+    make_target(connection, "number int4, emb vector(256)")
     binary_copy.write_rows(connection, TARGET, {"number": ("int4", np.arange(1000)), "emb": ("vector", vectors)})
-    number, back = binary_copy.read_rows(connection, sql.SQL("SELECT number, emb FROM target"), ["int4", "vector"], 128)
+    number, back = binary_copy.read_rows(connection, sql.SQL("SELECT number, emb FROM target"), ["int4", "vector"], 256)
     assert (back[np.argsort(number)] == vectors).all()
     assert back.dtype == np.float32
 
@@ -211,7 +211,7 @@ def test_a_partition_joins_its_parent_with_the_parents_indexes_and_keys(connecti
         (len(model.cells),)
     ]
     (found,) = binary_copy.read_rows(
-        connection, sql.SQL("SELECT emb FROM callipper.cell_embedding ORDER BY cell_id"), ["vector"], 128
+        connection, sql.SQL("SELECT emb FROM callipper.cell_embedding ORDER BY cell_id"), ["vector"], 256
     )
     assert (found == model.cells).all()
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -141,7 +142,7 @@ def test_a_loaded_model_embeds_as_the_stored_cells_and_points(shared_town: str) 
                 f"SELECT ST_X(g), ST_Y(g), emb FROM (SELECT ST_Transform({key}, {SRID}) AS g, e.emb"
                 f" FROM callipper.{table}_embedding e {join} WHERE e.version = 1) AS s"
             )
-            easting, northing, stored = read_rows(connection, query, ["float8", "float8", "vector"], 128)
+            easting, northing, stored = read_rows(connection, query, ["float8", "float8", "vector"], 256)
             found = embed_places(model.trained, np.column_stack([easting, northing]))
             assert len(found) > 100
             np.testing.assert_allclose(found, stored, atol=1e-5 if table == "cell" else 1e-6)
@@ -155,7 +156,7 @@ def model_cells(connection: db.Connection) -> tuple[Array, Array]:
         "SELECT (c.i + 0.5) * g.size_m, (c.j + 0.5) * g.size_m, e.emb FROM callipper.cell_embedding e"
         " JOIN callipper.cell c USING (cell_id) JOIN callipper.grid g USING (grid_id) WHERE e.version = 1"
     )
-    x, y, stored = read_rows(connection, query, ["float8", "float8", "vector"], 128)
+    x, y, stored = read_rows(connection, query, ["float8", "float8", "vector"], 256)
     return np.column_stack([x, y]), stored
 
 
@@ -163,7 +164,7 @@ def test_a_loaded_model_embeds_texts_as_they_are_stored(shared_town: str, encode
     with user_session(shared_town, autocommit=True) as connection:
         model = load_model(connection)
         query = sql.SQL("SELECT emb FROM callipper.text_embedding WHERE version = 1 AND text = 'park'")
-        (stored,) = read_rows(connection, query, ["vector"], 128)
+        (stored,) = read_rows(connection, query, ["vector"], 256)
     np.testing.assert_allclose(embed_texts(model.trained, encoder.encode(["park"])), stored, atol=1e-5)
 
 
@@ -175,7 +176,7 @@ def test_a_coordinate_model_loads_too(town: str, tmp_path: Path) -> None:
         query = sql.SQL(
             "SELECT ST_X(g), ST_Y(g), emb FROM callipper.points, LATERAL (SELECT ST_Transform(geom, 32631) AS g) AS s"
         )
-        easting, northing, stored = read_rows(connection, query, ["float8", "float8", "vector"], 128)
+        easting, northing, stored = read_rows(connection, query, ["float8", "float8", "vector"], 256)
     np.testing.assert_allclose(embed_places(model.trained, np.column_stack([easting, northing])), stored, atol=1e-6)
 
 
@@ -604,13 +605,18 @@ def random_samples(count: int) -> tuple[Samples, Array]:
     return samples, np.eye(3, 40, dtype=np.float32)
 
 
+def encode(texts: list[str]) -> Array:
+    """(V, 40), in place of a sentence encoder: unlike texts have unlike vectors."""
+    return np.stack([np.random.default_rng(crc32(text.encode())).normal(size=40) for text in texts]).astype(np.float32)
+
+
 def test_texts_that_say_nothing_of_the_place_find_nothing() -> None:
     samples, vectors = random_samples(1500)
     config = replace(CONFIG, epochs=4, batch_size=128)
-    found = measure(samples, vectors, samples.text_id, samples.texts, {"text": vectors}, config, Silent())
+    found = measure(samples, vectors, samples.text_id, samples.texts, {"text": vectors}, config, Silent(), encode)
     assert found.macro_auc["text"] == pytest.approx(0.5, abs=0.1)
     kept, held_out = hold_out(1500)
-    trained = fit_without(samples, vectors, kept, config, Silent())
+    trained = fit_without(samples, vectors, kept, config, Silent(), encode)
     asked = retrieval_auc(
         embed_places(trained, samples.metres[held_out]), embed_texts(trained, vectors), samples.text_id[held_out]
     )
@@ -621,12 +627,14 @@ def test_what_is_held_out_is_in_no_part_of_the_model() -> None:
     """Neither a place nor, where only held-out places carry it, a text."""
     samples, vectors = random_samples(300)
     kept = np.flatnonzero(samples.text_id != 2)
-    trained = fit_without(samples, vectors, kept, replace(CONFIG, epochs=1), Silent())
+    trained = fit_without(samples, vectors, kept, replace(CONFIG, epochs=1), Silent(), encode)
     assert trained.pyramid is not None
     for level in trained.pyramid.levels:
         corners = np.floor((samples.metres[kept] - samples.origin) / level.size_m)
         cells, counts = np.unique(corners, axis=0, return_counts=True)
         assert np.array_equal(level.ij, cells) and np.array_equal(level.count, counts)
+    assert trained.peaks is not None
+    assert set(trained.peaks.points.point_id.tolist()) == set(kept.tolist())
     # The principal component of two texts is their difference, and the third has no part in it.
     assert np.abs(trained.pyramid.text_code.weight[0, :2]) == pytest.approx(np.sqrt(0.5), abs=1e-3)
     assert trained.pyramid.text_code.weight[:, 2] == pytest.approx(0, abs=1e-6)
@@ -637,7 +645,7 @@ def test_names_are_learnt_from_the_kept_places_too() -> None:
     named = replace(samples, name_id=np.where(np.arange(300) % 2, 3 + np.arange(300) % 3, -1), texts=list("abcdef"))
     vectors = np.eye(6, 40, dtype=np.float32)
     kept, config = np.arange(0, 300, 7), replace(CONFIG, epochs=1)
-    found = fit_without(named, vectors, kept, config, Silent())
+    found = fit_without(named, vectors, kept, config, Silent(), encode)
     expected = fit(
         samples.metres[kept],
         samples.text_id[kept],
@@ -646,7 +654,7 @@ def test_names_are_learnt_from_the_kept_places_too() -> None:
         config,
         name_id=named.name_id[kept],
     )
-    without = fit_without(replace(named, name_id=np.full(300, -1)), vectors, kept, config, Silent())
+    without = fit_without(replace(named, name_id=np.full(300, -1)), vectors, kept, config, Silent(), encode)
     weights = [trained.model.text_projection.weight for trained in (found, expected, without)]
     torch.testing.assert_close(weights[0], weights[1])
     assert not torch.allclose(weights[0], weights[2], atol=1e-4)

@@ -341,6 +341,20 @@ def test_a_model_without_evidence_is_refreshed(
     execute(town, "DELETE FROM callipper.kind")
     execute(town, "DELETE FROM callipper.poi_density")
     execute(town, "UPDATE callipper.point_embedding SET name = ''")
+    # Its embeddings have one half, and its network gives no summary.
+    execute(town, "UPDATE callipper.model SET arch = jsonb_set(arch - 'peaks', '{dimensions}', '128')")
+    execute(town, "DELETE FROM callipper.location_weight WHERE layer = 'foretold' OR layer = 'output' AND neuron < 128")
+    execute(town, "UPDATE callipper.location_weight SET neuron = neuron - 128 WHERE layer = 'output'")
+    zeros = "array_fill(0::real, ARRAY[128])::vector"
+    for table in ("cell_embedding", "point_embedding", "cell_sample"):
+        second = "l2_normalize(subvector(emb, 129, 128))"
+        execute(town, f"UPDATE callipper.{table} SET emb = {zeros} || {second}")
+    projected = "ARRAY(SELECT inner_product(p.weight, v.vec) + p.bias FROM callipper.text_projection p ORDER BY neuron)"
+    execute(
+        town,
+        f"UPDATE callipper.text_embedding t SET emb = {zeros} || l2_normalize({projected}::vector)"
+        " FROM callipper.text_vector v WHERE callipper._text_key(v.text) = t.text",
+    )
     assert not renew(town, compare=True).anything, "a name that is not known is no change"
     insert(town, "Far Out", "observatory", 0.001)
     execute(town, "UPDATE poi SET name = 'Another', category = 'mill' WHERE poi_id = 5")

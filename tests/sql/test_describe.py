@@ -38,8 +38,8 @@ HERE = f"ST_SetSRID(ST_Point({MIDDLE[0]}, {MIDDLE[1]}), 4326)"
 
 
 def vectors(connection: db.Connection, query: str) -> Array:
-    """(N, 128) float64 of a query's one column."""
-    (found,) = read_rows(connection, sql.SQL(query), ["vector"], 128)  # type: ignore[arg-type]
+    """(N, 256) float64 of a query's one column."""
+    (found,) = read_rows(connection, sql.SQL(query), ["vector"], 256)  # type: ignore[arg-type]
     return found.astype(np.float64)
 
 
@@ -55,8 +55,8 @@ class Town:
     """What describe() has to rate a place by."""
 
     words: list[str]
-    emb: Array  # (W, 128)
-    sample: Array  # (S, 128)
+    emb: Array  # (W, 256)
+    sample: Array  # (S, 256)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_what_is_not_kept_is_computed(reading: db.Connection, town: Town) -> Non
 
 def test_a_text_like_any_other_comes_last_among_equals(connection: db.Connection) -> None:
     """Where all cells are the same, a deviation is no number to divide by."""
-    write_model(connection, embed=lambda centres: np.tile(np.eye(128, dtype=np.float32)[0], (len(centres), 1)))
+    write_model(connection, embed=lambda centres: np.tile(np.eye(256, dtype=np.float32)[0], (len(centres), 1)))
     connection.execute("UPDATE callipper.text_embedding SET vocabulary = true")
     connection.execute("INSERT INTO callipper.cell_sample SELECT version, cell_id, emb FROM callipper.cell_embedding")
     rows = connection.execute(

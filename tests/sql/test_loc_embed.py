@@ -130,7 +130,7 @@ def test_a_trained_towns_cells_and_points_are_found_again(shared_town: str) -> N
             sql.SQL(place), sql.Identifier(view), sql.Identifier(key)
         )
         with user_session(shared_town) as connection:
-            found = read_rows(connection, query, ["vector", "vector"], dim=128)
+            found = read_rows(connection, query, ["vector", "vector"], dim=256)
         assert len(found[0]) > 100
         assert np.abs(found[0] - found[1]).max() < 1e-5
 
@@ -199,7 +199,7 @@ def test_null_gives_null(asking: db.Connection, models: dict[tuple[str, str], Pu
 
 def test_another_continent_still_has_a_vector(asking: db.Connection) -> None:
     for longitude, latitude in ((-74.0, 40.7), (18.4, -10.0), (77.2, 28.6), (5.0, 90.0)):
-        assert len(one(asking, "loc_embed(ST_SetSRID(ST_Point(%s, %s), 4326))", longitude, latitude)) == 128
+        assert len(one(asking, "loc_embed(ST_SetSRID(ST_Point(%s, %s), 4326))", longitude, latitude)) == 256
 
 
 # Errors.
@@ -324,7 +324,7 @@ def test_more_features_of_the_same_kinds_are_read_in_their_order(
         "layers": [{"layer": "only", "activation": None}],
     }
     asking.execute("UPDATE callipper.model SET arch = %s WHERE version = %s", [Jsonb(arch), version])
-    weight = np.random.default_rng(0).normal(size=(128, 12))
+    weight = np.random.default_rng(0).normal(size=(256, 12))
     for neuron, row in enumerate(weight):
         asking.execute(
             "INSERT INTO callipper.location_weight (version, layer, neuron, weight, bias) VALUES (%s, 'only', %s, %s, 0.5)",
@@ -385,7 +385,7 @@ def test_it_runs_in_parallel_workers(asking: db.Connection) -> None:
 
 def test_a_read_only_transaction_may_ask(asking: db.Connection) -> None:
     asking.execute("SET TRANSACTION READ ONLY")
-    assert len(one(asking, "loc_embed(%s::geometry)", PLACE)) == 128
+    assert len(one(asking, "loc_embed(%s::geometry)", PLACE)) == 256
     assert one(asking, "loc_support(%s::geometry)", PLACE) == 1
 
 
@@ -428,7 +428,7 @@ def test_a_reader_needs_no_right_on_the_weights(
     asking.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
     np.testing.assert_array_equal(one(asking, "loc_embed(%s::geometry)", PLACE), expected)
     other = models["small", "coordinate"].version
-    assert len(one(asking, "loc_embed(%s::geometry, %s)", PLACE, other)) == 128
+    assert len(one(asking, "loc_embed(%s::geometry, %s)", PLACE, other)) == 256
     assert one(asking, "loc_support(%s::geometry)", PLACE) == 1
     for table in ("location_weight", "context_cell", "_location_encoder"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege), asking.transaction():

@@ -35,9 +35,9 @@ class City:
 
     version: int
     cell_id: Array  # (C,)
-    emb: Array  # (C, 128) float64
+    emb: Array  # (C, 256) float64
     corners: Array  # (C, 4, 2) degrees
-    sample: Array  # (S, 128) float64, or (0, 128)
+    sample: Array  # (S, 256) float64, or (0, 256)
     texts: dict[str, Array]
     hnsw: bool
 
@@ -128,7 +128,7 @@ def corners_of(connection: db.Connection, cell_id: Array) -> Array:
 def neighbours_alike(centres: Array) -> Array:
     """Vectors of a walk through the cells, in which every third cell is the very same as one before."""
     random = np.random.default_rng(7)
-    walk = np.cumsum(random.standard_normal((len(centres), 128)), axis=0) + 4 * random.standard_normal(128)
+    walk = np.cumsum(random.standard_normal((len(centres), 256)), axis=0) + 4 * random.standard_normal(256)
     walk[::3] = walk[random.integers(0, len(walk), len(walk[::3]))]
     return (walk / np.linalg.norm(walk, axis=1, keepdims=True)).astype(np.float32)
 
@@ -138,7 +138,7 @@ def make_city(connection: db.Connection, side: int, size_m: float, seed: int, sa
     blocks = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
     metres = ORIGIN + (blocks + 0.5) * BLOCK * size_m
     model: Model = write_model(connection, metres, size_m=size_m, seed=seed, texts=TEXTS, activate=False, **options)
-    drawn = write_sample(connection, model, sample) if sample else np.empty((0, 128))
+    drawn = write_sample(connection, model, sample) if sample else np.empty((0, 256))
     return City(
         model.version,
         model.grid.cell_id,
@@ -296,7 +296,7 @@ def test_an_index_that_got_lost_is_not_believed(asking: db.Connection, cities: t
 
 @pytest.mark.parametrize(
     "definition",
-    ["(emb vector_ip_ops)", "(emb vector_l2_ops) WHERE cell_id % 2 = 0", "((emb::halfvec(128)) halfvec_l2_ops)"],
+    ["(emb vector_ip_ops)", "(emb vector_l2_ops) WHERE cell_id % 2 = 0", "((emb::halfvec(256)) halfvec_l2_ops)"],
 )
 def test_an_index_of_the_users_own_does_no_harm(asking: db.Connection, plain: City, definition: str) -> None:
     asking.execute(f"CREATE INDEX ON callipper.cell_embedding_v{plain.version} USING hnsw {definition}".encode())
@@ -366,8 +366,8 @@ def test_null_asks_nothing(asking: db.Connection, plain: City) -> None:
 
 
 def vectors(connection: db.Connection, query: str, *values: Any) -> tuple[Array, Array]:
-    """(N,) integer and (N, 128) float64 of a query's two columns."""
-    key, emb = read_rows(connection, sql.SQL(query).format(*map(sql.Literal, values)), ["int8", "vector"], 128)  # type: ignore[arg-type]
+    """(N,) integer and (N, 256) float64 of a query's two columns."""
+    key, emb = read_rows(connection, sql.SQL(query).format(*map(sql.Literal, values)), ["int8", "vector"], 256)  # type: ignore[arg-type]
     return key, emb.astype(np.float64)
 
 
@@ -455,7 +455,7 @@ def test_a_single_example_is_a_search(asking: db.Connection, plain: City) -> Non
 
 def test_examples_that_cancel_each_other_out(asking: db.Connection, plain: City) -> None:
     asking.execute(
-        sql.SQL("UPDATE callipper.text_embedding SET emb = array_fill(-1, ARRAY[128])::vector * (SELECT emb FROM"
+        sql.SQL("UPDATE callipper.text_embedding SET emb = array_fill(-1, ARRAY[256])::vector * (SELECT emb FROM"
                 " callipper.text_embedding t WHERE t.version = {0} AND t.text = 'pub') WHERE version = {0} AND text = 'park'"
         ).format(sql.Literal(plain.version))
     )  # fmt: skip

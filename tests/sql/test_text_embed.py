@@ -36,7 +36,7 @@ class Tower:
     models: list[Model]
 
     def expected(self, texts: list[str], version: int | None = None) -> Array:
-        """(N, 128) by sentence-transformers and numpy."""
+        """(N, 256) by sentence-transformers and numpy."""
         vectors = self.encoder.transformer.encode(texts)
         with user_session(self.dsn) as connection:
             return expected_embeddings(connection, version or self.models[0].version, vectors)
@@ -322,7 +322,7 @@ def test_a_cursor_of_that_name_is_not_run(tower: Tower, asking: db.Connection) -
     asking.execute("CREATE TEMPORARY TABLE ran (as_whom text)")
     asking.execute(
         "CREATE FUNCTION pg_temp.run() RETURNS vector LANGUAGE plpgsql AS $$"
-        " BEGIN INSERT INTO ran VALUES (current_user); RETURN array_fill(1, ARRAY[128])::vector; END $$"
+        " BEGIN INSERT INTO ran VALUES (current_user); RETURN array_fill(1, ARRAY[256])::vector; END $$"
     )
     name = name_of_cursor(asking, tower.models[0].version, "zoo")
     asking.execute("SELECT text_embed('zoo')")

@@ -563,7 +563,7 @@ def test_training_installs_what_it_can(database: str, tiny: TextEncoder, tmp_pat
         else:
             (note,) = notes
             assert "its pooling is neither the mean nor the first token" in note
-            assert read_vectors(connection, "text_embed(text)", ["park"]).shape == (1, 128)
+            assert read_vectors(connection, "text_embed(text)", ["park"]).shape == (1, 256)
             with pytest.raises(db.psycopg.errors.NoDataFound, match="is not in the database"):
                 read_vectors(connection, "text_embed(text)", ["quiet river"])
 

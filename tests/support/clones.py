@@ -8,9 +8,10 @@ from callipper_db import partitions
 from callipper_db.db import Connection
 from callipper_db.tables import DIMENSIONS, PARTITIONED
 
+HALF = DIMENSIONS // 2
 MODEL = "srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch, standardisation, metrics, provenance"
 COPIED = {
-    "location_weight": "layer, {neuron}, weight, bias",
+    "location_weight": "layer, {neuron}, {weight}, bias",
     "text_projection": "{neuron}, weight, bias",
     "context_cell": "level, i, j, n, code_sum",
     "cell_sample": "number, {emb}",
@@ -19,15 +20,17 @@ COPIED = {
     "point_embedding": "point_id, text, geom, {emb}, name, trained",
     "kind": "kind_id, name, said, pois, own_pois",
     "kind_phrase": "kind_id, phrase, vec",
+    "kind_peak": "kind_id, threshold, gain, {direction}",
     "point_kind": "point_id, kind_id, by_name, easting, northing",
     "poi_density": "i, j, pois",
 }
 
 
 def clone_model(connection: Connection, version: int, shift: int) -> int:
-    """A copy of a version with the dimensions of its embeddings shifted in a circle; it is not activated. Returns its number.
+    """A copy of a version with the dimensions of its embeddings shifted in a circle, each half by itself; it is not activated.
 
-    All similarities stay as they are, but those of a vector of one version to a vector of another mean nothing.
+    Returns its number. All similarities stay as they are, but those of a vector of one version to a vector of another mean
+    nothing.
     """
     row = connection.execute(
         f"INSERT INTO callipper.model (status, {MODEL}) SELECT 'ready', {MODEL} FROM callipper.model WHERE version = %s"
@@ -36,20 +39,23 @@ def clone_model(connection: Connection, version: int, shift: int) -> int:
     ).fetchone()
     assert row is not None
     new = int(row[0])
-    emb = f"subvector(emb, {shift + 1}, {DIMENSIONS - shift}) || subvector(emb, 1, {shift})"
-    neuron = f"(neuron + {DIMENSIONS - shift}) % {DIMENSIONS}"
+    emb = " || ".join(_shifted("emb", first, shift) for first in (1, HALF + 1))
+    neuron = f"neuron / {HALF} * {HALF} + (neuron + {HALF - shift}) % {HALF}"
+    same = {"emb": "emb", "neuron": "neuron", "weight": "weight", "direction": "direction"}
     for table, columns in COPIED.items():
         target = sql.Identifier("callipper", table)
         if table in PARTITIONED:
             target = partitions.create_partition(connection, table, new)
-        # Of the location encoder's layers the last one gives the embedding.
-        shifted = f"CASE layer WHEN 'output' THEN {neuron} ELSE neuron END" if table == "location_weight" else neuron
+        shifted = {"emb": emb, "neuron": neuron, "weight": "weight", "direction": _shifted("direction", 1, shift)}
+        if table == "location_weight":  # of the location encoder's layers the last one gives the embedding
+            shifted["neuron"] = f"CASE WHEN layer IN ('output', 'foretold') THEN {neuron} ELSE neuron END"
+            shifted["weight"] = f"CASE WHEN layer = 'foretold' THEN {_shifted('weight', 1, shift)} ELSE weight END"
         connection.execute(
             sql.SQL("INSERT INTO {} (version, {}) SELECT {}, {} FROM callipper.{} WHERE version = {}").format(
                 target,
-                sql.SQL(columns.format(emb="emb", neuron="neuron")),
+                sql.SQL(columns.format(**same)),
                 sql.Literal(new),
-                sql.SQL(columns.format(emb=emb, neuron=shifted)),
+                sql.SQL(columns.format(**shifted)),
                 sql.Identifier(table),
                 sql.Literal(version),
             )
@@ -57,3 +63,8 @@ def clone_model(connection: Connection, version: int, shift: int) -> int:
         if table in PARTITIONED:
             partitions.attach_partition(connection, table, new)
     return new
+
+
+def _shifted(vector: str, first: int, shift: int) -> str:
+    """Half of a vector, from its number `first` on, shifted in a circle."""
+    return f"subvector({vector}, {first + shift}, {HALF - shift}) || subvector({vector}, {first}, {shift})"

@@ -28,8 +28,8 @@ class Model:
 
     version: int
     grid: Grid
-    cells: Array  # (C, 128) float32, unit length, in the order of grid.cell_id
-    points: Array  # (N, 128)
+    cells: Array  # (C, 256) float32, unit length, in the order of grid.cell_id
+    points: Array  # (N, 256)
     texts: dict[str, Array]
 
     def ranking(self, text: str) -> Array:
@@ -124,7 +124,7 @@ def write_model(
 
 
 def write_sample(connection: Connection, model: Model, count: int = 1000) -> Array:
-    """A sample of the model's cells for percentiles; returns its (S, 128) vectors."""
+    """A sample of the model's cells for percentiles; returns its (S, 256) vectors."""
     drawn = model.cells[np.random.default_rng(model.version).permutation(len(model.cells))[:count]]
     columns = {
         "version": ("int4", np.full(len(drawn), model.version)),

@@ -11,6 +11,8 @@ from callipper_db.arrays import Array
 from callipper_trainer.text_encoder import TextEncoder
 from town import SRID
 
+HALF = 128
+
 
 def unpack(vector: str) -> list[float]:
     return [float(number) for number in vector.strip("[]").split(",")]
@@ -62,13 +64,14 @@ def context_features(connection: db.Connection, version: int, feature: dict[str,
 
 
 def embed_by_rows(connection: db.Connection, version: int, metres: Array) -> Array:
-    """(N, 2) easting and northing -> (N, 128)."""
+    """(N, 2) easting and northing -> (N, 256)."""
     found = connection.execute(
         "SELECT origin_easting, origin_northing, arch, standardisation FROM callipper.model WHERE version = %s",
         [version],
     ).fetchone()
     assert found is not None
     easting, northing, arch, standardisation = found
+    peaks = place_peaks(connection, version, arch["peaks"], metres) if "peaks" in arch else None
     metres = metres - [easting, northing]
     parts = []
     for feature in arch["features"]:
@@ -91,7 +94,61 @@ def embed_by_rows(connection: db.Connection, version: int, metres: Array) -> Arr
         if step.get("residual") == "add":
             x = before + x
     assert x.shape[1] == arch["dimensions"]
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    if peaks is None:
+        return np.hstack([np.zeros((len(x), HALF)), unit(x)])
+    first = peaks + arch["peaks"]["summary"] * unit(x[:, :HALF])
+    first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1)
+    return np.hstack([first, unit(x[:, HALF:]) * np.sqrt(1 - (first**2).sum(axis=1, keepdims=True))])
+
+
+def unit(vectors: Array) -> Array:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def place_peaks(connection: db.Connection, version: int, rule: dict[str, Any], metres: Array) -> Array:
+    """(N, 2) -> (N, 128) how far the kinds of the POIs around stand out, along their directions."""
+    kinds = {
+        kind: (threshold, gain, np.array(unpack(direction)))
+        for kind, threshold, gain, direction in connection.execute(
+            "SELECT kind_id, threshold, gain, direction::text FROM callipper.kind_peak WHERE version = %s", [version]
+        )
+    }
+    rows = connection.execute(
+        "SELECT kind_id, by_name, floor(easting / 100), floor(northing / 100) FROM callipper.point_kind WHERE version = %s",
+        [version],
+    ).fetchall()
+    kind, by_name, *squares = map(np.array, zip(*rows, strict=True))
+    centres = (np.column_stack(squares).astype(float) + 0.5) * 100
+    weight = np.where(by_name, rule["by_name"], 1.0)
+    result = np.zeros((len(metres), HALF))
+    for row, place in enumerate(metres):
+        share = np.prod(np.maximum(0, 1 - np.abs(centres - place) / rule["reach_m"]), axis=1)
+        around = (share[~by_name].sum() + rule["prior"]) ** rule["power"]
+        for number in set(kind[share > 0].tolist()) & kinds.keys():
+            threshold, gain, direction = kinds[number]
+            here = kind == number
+            result[row] += gain * max(0.0, (share[here] * weight[here]).sum() / around - threshold) * direction
+    return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), rule["length"])
+
+
+def text_peaks(connection: db.Connection, version: int, rule: dict[str, Any], vectors: Array) -> Array:
+    """(V, T) vectors of the sentence encoder -> (V, 128) the directions of the kinds that each asks for."""
+    rows = connection.execute(
+        "SELECT kind_id, direction::text, vec::text FROM callipper.kind_peak JOIN callipper.kind_phrase"
+        " USING (version, kind_id) WHERE version = %s",
+        [version],
+    ).fetchall()
+    directions = {kind: np.array(unpack(direction)) for kind, direction, _ in rows}
+    result = np.zeros((len(vectors), HALF))
+    for row, vector in enumerate(unit(vectors.astype(np.float64))):
+        likeness: dict[int, float] = {}
+        for kind, _, phrase in rows:
+            likeness[kind] = max(likeness.get(kind, -1.0), float(np.array(unpack(phrase)) @ vector))
+        nearest = max(likeness.values())
+        for kind, cosine in likeness.items():
+            if nearest >= rule["floor"] and cosine >= nearest - rule["width"]:
+                result[row] += np.exp(rule["sharpness"] * (cosine - nearest)) * directions[kind]
+    return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-12)
 
 
 def check_embeddings(connection: db.Connection, version: int) -> None:
@@ -114,7 +171,16 @@ def check_texts(connection: db.Connection, version: int, encoder: TextEncoder, t
         "SELECT weight::text, bias FROM callipper.text_projection WHERE version = %s ORDER BY neuron", [version]
     ).fetchall()
     weight, bias = np.array([unpack(weight) for weight, _ in rows]), np.array([bias for _, bias in rows])
-    expected = encoder.transformer.encode(texts).astype(np.float64) @ weight.T + bias
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    vectors = encoder.transformer.encode(texts).astype(np.float64)
+    second = unit(vectors @ weight.T + bias)
+    rule = connection.execute("SELECT arch -> 'peaks' FROM callipper.model WHERE version = %s", [version]).fetchall()[
+        0
+    ][0]
+    first = np.zeros((len(texts), HALF)) if rule is None else text_peaks(connection, version, rule, vectors)
+    if rule is not None:
+        foretold, _ = layer(connection, version, "foretold")
+        asks = first.any(axis=1, keepdims=True)
+        second = np.where(asks, rule["text_context"] * second - rule["summary"] * first @ foretold.T, second)
+    expected = unit(np.hstack([first, second]))
     found = connection.execute("SELECT text_embed(t)::text FROM unnest(%s::text[]) t", [texts]).fetchall()
     np.testing.assert_allclose([unpack(vector) for (vector,) in found], expected, atol=1e-5)

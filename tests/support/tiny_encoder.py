@@ -145,7 +145,7 @@ def give_text_tower(connection: db.Connection, version: int, text_encoder_id: in
 
 
 def expected_embeddings(connection: db.Connection, version: int, vectors: Array) -> Array:
-    """(N, T) vectors of texts -> (N, 128): the version's projection and unit length, in float64."""
+    """(N, T) vectors of texts -> (N, 256): the version's projection and unit length, in float64."""
     query = sql.SQL("SELECT weight, bias FROM callipper.text_projection WHERE version = {} ORDER BY neuron")
     weight, bias = binary_copy.read_rows(
         connection, query.format(sql.Literal(version)), ["vector", "float4"], vectors.shape[1]

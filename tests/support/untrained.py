@@ -17,6 +17,7 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.features import make_features
+from callipper_trainer.fit_peaks import fit_peaks, point_kinds
 from callipper_trainer.kinds import KindRows, Kinds
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.publish import Publication, publish
@@ -78,6 +79,8 @@ def _publish_untrained(connection: db.Connection, metres: Array, config: TrainCo
     kinds.read_texts(samples.texts)
     random = np.random.default_rng(3)
     kind_rows = KindRows.of(kinds, 0, lambda texts: random.normal(size=(len(texts), TEXT_DIM)).astype(np.float32))
+    if pyramid is not None:
+        trained.peaks = fit_peaks(kinds, kind_rows, point_kinds(kinds, samples.chunks()), trained.second_half)
     publication = Publication(
         text_encoder_id=register(connection),
         words=[],
@@ -119,11 +122,11 @@ def samples_at(connection: db.Connection, metres: Array) -> Samples:
 
 
 def embed(connection: db.Connection, metres: Array, version: int | None = None) -> Array:
-    """(N, 2) metres -> (N, 128) by loc_embed, the version named or not."""
+    """(N, 2) metres -> (N, 256) by loc_embed, the version named or not."""
     named = sql.SQL("") if version is None else sql.SQL(", {}").format(sql.Literal(version))
     query = sql.SQL(
         "SELECT loc_embed(ST_SetSRID(ST_Point(x, y), {srid}){named}) FROM unnest({x}::float8[], {y}::float8[])"
         " WITH ORDINALITY AS p(x, y, n) ORDER BY n"
     ).format(srid=SRID, named=named, x=sql.Literal(metres[:, 0].tolist()), y=sql.Literal(metres[:, 1].tolist()))
-    (found,) = read_rows(connection, query, ["vector"], dim=128)
+    (found,) = read_rows(connection, query, ["vector"], dim=256)
     return found

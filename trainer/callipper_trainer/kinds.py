@@ -18,6 +18,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import write_rows
 from callipper_db.db import Connection
 from callipper_db.tables import SCHEMA
+from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import Samples
 
 CLOSE = (
@@ -115,6 +116,22 @@ class Kinds:
         """Whether describe() may say the kind's name."""
         found = place_words.kind_of(self.names[number])
         return found.said if found else len(self.names[number].split()) <= LONGEST_WORDS
+
+
+def find_kinds(samples: Samples | StoredSamples, text_vectors: Array, encode: Encode) -> tuple[Kinds, KindRows]:
+    """The kinds of all POIs: by their texts and by their names."""
+    texts, named = (np.unique(np.concatenate(parts)) for parts in _text_numbers(samples))
+    named = named[named >= 0]
+    kinds = Kinds()
+    kinds.read_texts([samples.texts[number] for number in texts])
+    kinds.read_named_texts([samples.texts[number] for number in named], text_vectors[named], encode)
+    return kinds, KindRows.of(kinds, 0, encode)
+
+
+def _text_numbers(samples: Samples | StoredSamples) -> tuple[list[Array], list[Array]]:
+    """Which texts there are, and which names, of each part of the samples."""
+    pairs = [(np.unique(part.text_id), np.unique(part.name_id)) for part in samples.chunks()]
+    return [texts for texts, _ in pairs], [names for _, names in pairs]
 
 
 def plain_names(samples: Samples) -> list[str]:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callipper_db.arrays import Array
-from callipper_db.tables import DIMENSIONS
+from callipper_db.tables import CONTEXT_DIMENSIONS
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import Pyramid
 from callipper_trainer.features import ContextFeatures, Feature, GridEncoding, make_features
+from callipper_trainer.peaks import KindPeaks
 
 
 class ResidualBlock(nn.Module):
@@ -50,7 +51,7 @@ class LocationEncoder(nn.Module):
         width = sum(feature.width for feature in features)
         self.input = nn.Linear(width, config.hidden)
         self.blocks = nn.ModuleList(ResidualBlock(config.hidden, config.dropout) for _ in range(config.blocks))
-        self.output = nn.Linear(config.hidden + (width if self.joins else 0), DIMENSIONS)
+        self.output = nn.Linear(config.hidden + (width if self.joins else 0), CONTEXT_DIMENSIONS)
 
     @property
     def encoding(self) -> GridEncoding:
@@ -104,8 +105,8 @@ class CaLLiPer(nn.Module):
         """
         super().__init__()
         self.location = LocationEncoder(config, features or make_features(config), joins=joins)
-        self.text_projection = nn.Linear(text_dim, DIMENSIONS)
-        self.context_head = nn.Linear(DIMENSIONS, target_width) if target_width else None  # for training only
+        self.text_projection = nn.Linear(text_dim, CONTEXT_DIMENSIONS)
+        self.context_head = nn.Linear(CONTEXT_DIMENSIONS, target_width) if target_width else None  # for training only
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.name_logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
         self.max_log_scale = math.log(config.logit_scale_max)
@@ -118,7 +119,7 @@ class CaLLiPer(nn.Module):
         """(B, D) embeddings of places -> (B, W) their context, standardised."""
         assert self.context_head is not None, "the model has no context head"
         # A unit vector has entries of about 1 / sqrt(D). The targets have entries of about 1.
-        predicted: Tensor = self.context_head(places * math.sqrt(DIMENSIONS))
+        predicted: Tensor = self.context_head(places * math.sqrt(CONTEXT_DIMENSIONS))
         return predicted
 
     def scale(self) -> Tensor:
@@ -141,3 +142,20 @@ class TrainedModel:
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: features, fit
     rows_per_s: float = 0.0  # in the stage fit
+    peaks: KindPeaks | None = None  # the first half of an embedding; zeros without it
+
+    @torch.inference_mode()
+    def context_of(self, metres: Array) -> Tensor:
+        """(N, 2) easting and northing in the model's CRS -> (N, C) standardised context, on the model's device."""
+        features = self.model.location.context
+        assert self.pyramid is not None, "the model reads no context"
+        assert features is not None, "the model reads no context"
+        counted = torch.from_numpy(self.pyramid.features(metres - self.origin))
+        return features.standardise(counted.to(self.model.logit_scale.device))
+
+    @torch.inference_mode()
+    def second_half(self, metres: Array) -> tuple[Array, Array]:
+        """(N, 2) -> (N, C) standardised context and (N, 128) what the location encoder makes of the places."""
+        context = self.context_of(metres)
+        inside = torch.from_numpy(metres - self.origin).to(context.device)
+        return context.cpu().numpy(), self.model.location(inside, context).cpu().numpy()

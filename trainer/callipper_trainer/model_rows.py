@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.errors import ModelUnreadable, NoActiveModel, UnknownModel
+from callipper_db.tables import PEAK_DIMENSIONS
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.features import KINDS, Feature
 from callipper_trainer.model import CaLLiPer, TrainedModel
+from callipper_trainer.peaks import read_peaks
 from callipper_trainer.weight_rows import WeightRows
 
 
@@ -90,7 +92,7 @@ def write_model(connection: db.Connection, trained: TrainedModel, config: TrainC
     assert inserted is not None
     rows = WeightRows(connection, int(inserted[0]))
     for name, layer in trained.model.location.linear_layers().items():
-        rows.write_layer(name, *_arrays(layer))
+        rows.write_layer(name, *(_with_summary(layer, trained) if name == "output" else _arrays(layer)))
     rows.write_projection(*_arrays(trained.model.text_projection))
     for feature in _features(trained):
         feature.write(rows)
@@ -110,9 +112,9 @@ def architecture(config: TrainConfig, trained: TrainedModel) -> dict[str, Any]:
         "encoder": config.encoder,
         "features": [feature.entry() for feature in _features(trained)],
         "layers": [*layers, {"layer": "output", "activation": None} | ({"residual": "join"} if joins else {})],
-        "dimensions": trained.model.location.output.out_features,
+        "dimensions": trained.model.location.output.out_features + (0 if trained.peaks is None else PEAK_DIMENSIONS),
         "logit_scale": float(trained.model.scale().detach()),
-    }
+    } | ({} if trained.peaks is None else {"peaks": trained.peaks.entry()})
 
 
 def _load(connection: db.Connection, version: int | None) -> LoadedModel:
@@ -129,19 +131,27 @@ def _load(connection: db.Connection, version: int | None) -> LoadedModel:
     if row is None:
         raise NoActiveModel if version is None else UnknownModel(version=version)
     number, srid, extent, name, revision, dim, provenance, arch, standardisation, easting, northing = row
-    model = _read_model(WeightRows(connection, number), arch, dim)
+    model, summary = _read_model(WeightRows(connection, number), arch, dim)
     pyramid = None
     if (context := model.location.context) is not None:
         context.mean.copy_(torch.tensor(standardisation["mean"]))
         context.scale.copy_(torch.tensor(standardisation["scale"]))
         pyramid = context.pyramid
-    trained = TrainedModel(model.eval(), np.array([easting, northing]), pyramid, best_epoch=0)
+    peaks = None if summary is None else read_peaks(connection, number, arch["peaks"], dim, summary)
+    trained = TrainedModel(model.eval(), np.array([easting, northing]), pyramid, best_epoch=0, peaks=peaks)
     return LoadedModel(number, srid, tuple(extent), (name, revision), provenance, trained)
 
 
-def _read_model(rows: WeightRows, arch: dict[str, Any], text_dim: int) -> CaLLiPer:
+def _read_model(rows: WeightRows, arch: dict[str, Any], text_dim: int) -> tuple[CaLLiPer, tuple[Array, Array] | None]:
+    """The network, and the summary of the context that its last layer gives beside it, if it does."""
     features = _read_features(rows, arch)
     weights = {layer["layer"]: rows.read_layer(layer["layer"]) for layer in arch["layers"]}
+    summary = None
+    if "peaks" in arch:
+        weight, bias = weights["output"]
+        context = next(feature.width for feature in features if feature.looked_up)
+        summary = weight[:PEAK_DIMENSIONS, -context:], bias[:PEAK_DIMENSIONS]
+        weights["output"] = weight[PEAK_DIMENSIONS:], bias[PEAK_DIMENSIONS:]
     blocks = sum(layer.get("residual") == "add" for layer in arch["layers"])
     config = TrainConfig(hidden=len(weights["input"][1]), blocks=blocks)
     joins = arch["layers"][-1].get("residual") == "join"
@@ -150,7 +160,7 @@ def _read_model(rows: WeightRows, arch: dict[str, Any], text_dim: int) -> CaLLiP
         _fill(layer, *weights[name])
     _fill(model.text_projection, *rows.read_projection(text_dim))
     _set(model.logit_scale, torch.tensor(math.log(arch["logit_scale"])))
-    return model
+    return model, summary
 
 
 def _read_features(rows: WeightRows, arch: dict[str, Any]) -> list[Feature]:
@@ -171,6 +181,17 @@ def _features(trained: TrainedModel) -> list[Feature]:
 
 def _arrays(layer: nn.Linear) -> tuple[Array, Array]:
     return layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
+
+
+def _with_summary(output: nn.Linear, trained: TrainedModel) -> tuple[Array, Array]:
+    """The last layer, before its own neurons those of the context's summary. The context is the last of what both read."""
+    weight, bias = _arrays(output)
+    if trained.peaks is None:
+        return weight, bias
+    summary, summary_bias = trained.peaks.summary
+    wide = np.zeros((len(summary), weight.shape[1]), np.float32)
+    wide[:, -summary.shape[1] :] = summary
+    return np.concatenate([wide, weight]), np.concatenate([summary_bias, bias])
 
 
 def _fill(layer: nn.Linear, weight: Array, bias: Array) -> None:

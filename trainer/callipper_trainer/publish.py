@@ -15,7 +15,7 @@ from callipper_db.disk import check_room
 from callipper_db.grid import BLOCK, Grid, check_count, ensure_grid
 from callipper_db.hnsw import build_hnsw
 from callipper_db.progress import Advance, Reporter
-from callipper_db.tables import SCHEMA
+from callipper_db.tables import DIMENSIONS, SCHEMA
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import CHUNK, Samples
@@ -23,13 +23,14 @@ from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import ModelRow, write_model
+from callipper_trainer.peaks import write_peaks
 from callipper_trainer.stopwatch import Stopwatch
 
 # Cells from which "auto" builds an HNSW index. At 80,000 cells a build takes 12 s and saves 29 ms per question, so it pays
 # after 400 questions (benchmarks/index_pays.py). At 500,000 a scan takes about 0.2 s (extrapolated), which a person notices.
 HNSW_PAYS_FROM = 500_000
-EMBEDDING_BYTES = 700  # of disk per row with an embedding, its text and its primary key
-HNSW_BYTES = 1000  # of disk per row of an HNSW index
+EMBEDDING_BYTES = 1200  # of disk per row with an embedding, its text and its primary key
+HNSW_BYTES = 1500  # of disk per row of an HNSW index
 SAMPLE = 1000  # cells; a percentile estimated from them is mostly off by less than 3 percentage points
 
 
@@ -92,7 +93,7 @@ def publish(
         reporter.stage("writing points", len(samples))
         _write_points(connection, version, trained, samples, reporter.advance, watch)
         with watch.timing("write"):
-            _write_evidence(connection, version, samples, publication)
+            _write_evidence(connection, version, trained, samples, publication)
         if publication.has_hnsw(cells):
             with watch.timing("index"):
                 reporter.stage("building the HNSW index", cells)
@@ -153,7 +154,7 @@ def insert_texts(
 ) -> int:
     """Insert the texts that are not there yet, under the key that text_embed looks up; returns how many were added.
 
-    embeddings: (V, 128) of `texts`. The first `words` texts are the vocabulary of describe(); for them the distances to the
+    embeddings: (V, 256) of `texts`. The first `words` texts are the vocabulary of describe(); for them the distances to the
     sampled cells are stored too.
     """
     connection.execute(
@@ -205,7 +206,7 @@ def _write_cells(
     """Embed and write the cells, and the sample of them."""
     name = partitions.create_partition(connection, "cell_embedding", version)
     drawn = draw_sample(len(grid.cell_id), seed)
-    sample = np.empty((len(drawn), trained.model.location.output.out_features), np.float32)
+    sample = np.empty((len(drawn), DIMENSIONS), np.float32)
     for start in range(0, len(grid.cell_id), CHUNK):
         rows = slice(start, start + CHUNK)
         with watch.timing("embed"):
@@ -252,7 +253,11 @@ def _write_points(
 
 
 def _write_evidence(
-    connection: Connection, version: int, samples: Samples | StoredSamples, publication: Publication
+    connection: Connection,
+    version: int,
+    trained: TrainedModel,
+    samples: Samples | StoredSamples,
+    publication: Publication,
 ) -> None:
     """Write the kinds of the POIs, which search() and describe() answer from."""
     write_kinds(connection, version, publication.kind_rows)
@@ -260,4 +265,6 @@ def _write_evidence(
     for part in samples.chunks():
         write_point_kinds(connection, version, publication.kinds, part)
     partitions.attach_partition(connection, "point_kind", version)
+    if trained.peaks is not None:
+        write_peaks(connection, version, trained.peaks)
     connection.execute("SELECT callipper._count_evidence(%s)", [version])

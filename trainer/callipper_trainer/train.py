@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from callipper_db import db, place_words
 from callipper_db.arrays import Array
 from callipper_db.errors import (
@@ -27,8 +25,9 @@ from callipper_trainer.data.source import POI_TABLE, OpenSource, Source, open_so
 from callipper_trainer.device import choose_device
 from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.fit import Run, check_batch, fit, fit_stored
+from callipper_trainer.fit_peaks import fit_peaks, point_kinds
 from callipper_trainer.install_text_encoder import install
-from callipper_trainer.kinds import Encode, KindRows, Kinds
+from callipper_trainer.kinds import KindRows, Kinds, find_kinds
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.publish import Publication, check_grid, check_space, publish
@@ -143,6 +142,11 @@ def train(
         job = FitJob(samples, encoded.text_vectors, config, fingerprint, options.resume)
         trained = _fit(job, reporter, options.checkpoint, ranks)
         watch.seconds |= trained.seconds
+        if config.encoder == "contextual":
+            reporter.stage("finding peaks of kinds")
+            with watch.timing("peaks"):
+                points = point_kinds(encoded.kinds, samples.chunks())
+                trained.peaks = fit_peaks(encoded.kinds, encoded.kind_rows, points, trained.second_half)
         validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
         metrics = {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
         provenance = _provenance(source, reading, config, ranks) | {"seconds": watch.rounded()}
@@ -273,25 +277,9 @@ def _encode(dsn: str, encoder: TextEncoder, reading: Reading, reporter: Reporter
     reporter.stage("encoding texts", len(samples.texts))
     text_vectors = encode(samples.texts)
     reporter.stage("finding kinds of places")
-    kinds, kind_rows = _find_kinds(samples, text_vectors, encode)
+    kinds, kind_rows = find_kinds(samples, text_vectors, encode)
     words = list(dict.fromkeys([*reading.words, *kinds.names]))
     return Encoded(text_vectors, kinds, kind_rows, words, encode(words))
-
-
-def _find_kinds(samples: Samples | StoredSamples, text_vectors: Array, encode: Encode) -> tuple[Kinds, KindRows]:
-    """The kinds of all POIs, by their texts and by their names."""
-    texts, named = (np.unique(np.concatenate(parts)) for parts in _text_numbers(samples))
-    named = named[named >= 0]
-    kinds = Kinds()
-    kinds.read_texts([samples.texts[number] for number in texts])
-    kinds.read_named_texts([samples.texts[number] for number in named], text_vectors[named], encode)
-    return kinds, KindRows.of(kinds, 0, encode)
-
-
-def _text_numbers(samples: Samples | StoredSamples) -> tuple[list[Array], list[Array]]:
-    """The distinct text ids and the distinct name ids, one array per chunk of the samples."""
-    pairs = [(np.unique(part.text_id), np.unique(part.name_id)) for part in samples.chunks()]
-    return [texts for texts, _ in pairs], [names for _, names in pairs]
 
 
 def _categories(connection: db.Connection, source: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from callipper_trainer.device import choose_device
 from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.evaluation.scores import auc
 from callipper_trainer.fit import Run, fit
+from callipper_trainer.fit_peaks import find_peaks
+from callipper_trainer.kinds import Encode
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import LoadedModel, load_model
 from callipper_trainer.text_encoder import encode_cached, find_encoder
@@ -130,6 +133,7 @@ def evaluate_retrieval(
         {asked: np.stack([vectors[text] for text in texts]) for asked, texts in questions.items()},
         replace(model.config, device=device),
         reporter,
+        partial(encode_cached, dsn, encoder),
         model.version,
     )
     models.record_evaluation(dsn, model.version, "retrieval", result.to_dict(), reporter.note)
@@ -144,6 +148,7 @@ def measure(
     questions: dict[str, Array],
     config: TrainConfig,
     reporter: Reporter,
+    encode: Encode,
     version: int = 0,
 ) -> Retrieval:
     """Hold out a tenth of the samples, train on the rest, and measure each label with enough held-out places.
@@ -159,7 +164,7 @@ def measure(
             f"among the {len(asked):,} held-out places no label has {MINIMUM_PLACES}, with others to compare them to."
         )
         raise NotEnoughData(reason=reason)
-    trained = fit_without(samples, text_vectors, kept, config, reporter)
+    trained = fit_without(samples, text_vectors, kept, config, reporter, encode)
     places = embed_places(trained, samples.metres[held_out])
     found = {way: retrieval_auc(places, embed_texts(trained, vectors), asked) for way, vectors in questions.items()}
     return Retrieval(
@@ -172,12 +177,12 @@ def measure(
 
 
 def fit_without(
-    samples: Samples, text_vectors: Array, kept: Array, config: TrainConfig, reporter: Reporter
+    samples: Samples, text_vectors: Array, kept: Array, config: TrainConfig, reporter: Reporter, encode: Encode
 ) -> TrainedModel:
     """A model of the kept rows, without the texts and names of other rows."""
     text_id, name_id = samples.text_id[kept], samples.name_id[kept]
     used = np.union1d(text_id, name_id[name_id >= 0])
-    return fit(
+    trained = fit(
         samples.metres[kept],
         np.searchsorted(used, text_id),
         text_vectors[used],
@@ -186,6 +191,9 @@ def fit_without(
         Run(reporter=reporter),
         name_id=np.where(name_id >= 0, np.searchsorted(used, name_id), -1),
     )
+    if config.encoder == "contextual":
+        trained.peaks = find_peaks(samples.take(kept), text_vectors, encode, trained.second_half)
+    return trained
 
 
 def number_labels(labels: list[str | None], text_id: Array) -> tuple[list[str], Array]:

@@ -27,6 +27,7 @@ from callipper_db.grid import covers, ensure_grid, read_grid
 from callipper_db.progress import Reporter
 from callipper_trainer.data.source import POI_TABLE, Snapshot, read_samples, source_of_model
 from callipper_trainer.embed import embed_places, embed_texts
+from callipper_trainer.fit_peaks import point_kinds
 from callipper_trainer.kinds import KindRows, Kinds, read_kinds
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model_rows import LoadedModel, load_model
@@ -213,14 +214,16 @@ class _Planner:
         found = compare_points(self.connection, version, self.samples, names=kinds is not None)
         lattices = self._compare_lattices()
         evidence = None if kinds is None else self._find_kinds(kinds, found)
+        squares = self._move_peaks(found, evidence)
         words, texts = self._new_texts(found)
         text_vectors = embed_texts(self.trained, self._vectors(texts))
         grid, kind, size_m = read_grid(self.connection, version)
-        cells, points = self._touched(lattices, grid.centre), self._touched(lattices, metres, found)
+        cells, points = self._touched(lattices, grid.centre, squares), self._touched(lattices, metres, squares, found)
         if nearby and len(cells) + len(points) > POSTPONED_FROM:
             lattices, coarse = self._postpone(lattices)
-            self.postponed = len(self._touched(coarse, grid.centre)) + len(self._touched(coarse, metres))
-            cells, points = self._touched(lattices, grid.centre), self._touched(lattices, metres, found)
+            self.postponed = sum(len(self._touched(coarse, places, squares[:0])) for places in (grid.centre, metres))
+            cells = self._touched(lattices, grid.centre, squares)
+            points = self._touched(lattices, metres, squares, found)
         reporter.stage("embedding", len(cells) + len(points))
         cell_vectors = embed_places(self.trained, grid.centre[cells], reporter.advance)
         point_vectors = embed_places(self.trained, metres[points], reporter.advance)
@@ -299,9 +302,22 @@ class _Planner:
         fine = [lattice for lattice in lattices if lattice.now.size_m <= NEARBY_M]
         return fine, [lattice for lattice in lattices if lattice.now.size_m > NEARBY_M]
 
-    def _touched(self, lattices: list[LatticeDiff], metres: Array, found: PointDiff | None = None) -> Array:
-        """(N, 2) easting and northing -> rows that read a differing cell. With `found`, also the POIs that differ."""
-        touched = np.zeros(len(metres), bool)
+    def _move_peaks(self, found: PointDiff, evidence: Evidence | None) -> Array:
+        """Have the model count the kinds of today's POIs; (S, 2) the squares in which these differ."""
+        before = self.trained.peaks
+        if before is None or evidence is None:
+            return np.empty((0, 2), np.int64)
+        differing = np.concatenate([found.removed, evidence.samples.point_id])
+        now = before.points.without(differing).plus(point_kinds(evidence.kinds, iter([evidence.samples])))
+        self.trained = replace(self.trained, peaks=before.over(now))
+        return before.points.changed_squares(now)
+
+    def _touched(
+        self, lattices: list[LatticeDiff], metres: Array, squares: Array, found: PointDiff | None = None
+    ) -> Array:
+        """(N, 2) easting and northing -> rows that read a differing cell or square. With `found`, also the POIs that differ."""
+        peaks = self.trained.peaks
+        touched = np.zeros(len(metres), bool) if peaks is None else peaks.reads(metres, squares)
         for lattice in lattices:
             touched |= lattice.is_read_by(metres - self.trained.origin)
         if found is not None:

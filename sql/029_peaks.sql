@@ -1,0 +1,164 @@
+-- The first half of an embedding: where each kind of place peaks in the city (trainer/callipper_trainer/peaks.py). Versions of
+-- earlier programs have none; their embeddings hold zeros there.
+
+-- POIs of each kind are counted around a place by squares of 100 m, the nearer the more, and divided by a power of all POIs
+-- there. What is above the kind's threshold counts, along the kind's direction. NULL where the version has no peaks.
+CREATE OR REPLACE FUNCTION callipper._place_peaks(place @extschema:postgis@.geometry, version integer)
+RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    asked callipper.model := (SELECT m FROM callipper.model m WHERE m.version = _place_peaks.version);
+    rule jsonb := asked.arch -> 'peaks';
+    reach float8 := (rule ->> 'reach_m')::float8 / 100;
+    metres point;
+    x float8;
+    y float8;
+    first_half @extschema:vector@.vector;
+BEGIN
+    IF rule IS NULL THEN
+        RETURN NULL;
+    END IF;
+    metres := callipper._to_metres(place, asked.srid, 0, 0, asked.extent);
+    -- In squares, whole numbers at their centres; bounded to what an integer holds.
+    x := greatest(-2e9, least(2e9, metres[0] / 100 - 0.5));
+    y := greatest(-2e9, least(2e9, metres[1] / 100 - 0.5));
+    WITH near AS (
+        SELECT p.kind_id, sum(s.share * CASE WHEN p.by_name THEN (rule ->> 'by_name')::float8 ELSE 1 END) AS held,
+            sum(s.share) FILTER (WHERE NOT p.by_name) AS pois
+        FROM generate_series(ceil(x - reach)::integer, floor(x + reach)::integer) AS a(i)
+            JOIN callipper.point_kind p ON p.version = asked.version AND p.i = a.i
+                AND p.j BETWEEN ceil(y - reach)::integer AND floor(y + reach)::integer,
+            LATERAL (SELECT (1 - abs(x - p.i) / reach) * (1 - abs(y - p.j) / reach) AS share) AS s
+        GROUP BY p.kind_id
+    ), total AS (
+        SELECT power(coalesce(sum(n.pois), 0) + (rule ->> 'prior')::float8, (rule ->> 'power')::float8) AS around FROM near n
+    )
+    SELECT @extschema:vector@.sum(@extschema:vector@.vector_mul(
+            k.direction,
+            array_fill((k.gain * (n.held / t.around - k.threshold))::real, ARRAY[@extschema:vector@.vector_dims(k.direction)])
+                ::@extschema:vector@.vector))
+        INTO first_half
+        FROM near n CROSS JOIN total t
+            JOIN callipper.kind_peak k ON k.version = asked.version AND k.kind_id = n.kind_id AND n.held / t.around > k.threshold;
+    IF first_half IS NULL THEN
+        RETURN array_fill(0::real, ARRAY[128])::@extschema:vector@.vector;
+    END IF;
+    RETURN @extschema:vector@.vector_mul(first_half, array_fill(
+        (1 / greatest(@extschema:vector@.vector_norm(first_half), (rule ->> 'length')::float8))::real,
+        ARRAY[@extschema:vector@.vector_dims(first_half)])::@extschema:vector@.vector);
+END
+$$;
+COMMENT ON FUNCTION callipper._place_peaks(@extschema:postgis@.geometry, integer) IS
+    'first half of the embedding of a place: how far kinds of places stand out there';
+
+-- The directions of the kinds that a text asks for, by the nearest of each kind's phrases; zeros where it asks for none.
+CREATE OR REPLACE FUNCTION callipper._text_peaks(question @extschema:vector@.vector, version integer)
+RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    rule jsonb := (SELECT m.arch -> 'peaks' FROM callipper.model m WHERE m.version = _text_peaks.version);
+    asked @extschema:vector@.vector := @extschema:vector@.l2_normalize(question);
+    first_half @extschema:vector@.vector;
+BEGIN
+    IF rule IS NULL THEN
+        RETURN NULL;
+    END IF;
+    WITH likeness AS (
+        SELECT k.kind_id, k.direction, max(@extschema:vector@.inner_product(p.vec, asked)) AS cosine
+        FROM callipper.kind_peak k JOIN callipper.kind_phrase p USING (version, kind_id)
+        WHERE k.version = _text_peaks.version GROUP BY k.version, k.kind_id
+    ), nearest AS (
+        SELECT max(l.cosine) AS cosine FROM likeness l
+    )
+    SELECT @extschema:vector@.sum(@extschema:vector@.vector_mul(
+            l.direction,
+            array_fill(exp((rule ->> 'sharpness')::float8 * (l.cosine - n.cosine))::real,
+                ARRAY[@extschema:vector@.vector_dims(l.direction)])::@extschema:vector@.vector))
+        INTO first_half
+        FROM likeness l CROSS JOIN nearest n
+        WHERE n.cosine >= (rule ->> 'floor')::float8 AND l.cosine >= n.cosine - (rule ->> 'width')::float8;
+    IF first_half IS NULL THEN
+        RETURN array_fill(0::real, ARRAY[128])::@extschema:vector@.vector;
+    END IF;
+    RETURN @extschema:vector@.l2_normalize(first_half);
+END
+$$;
+COMMENT ON FUNCTION callipper._text_peaks(@extschema:vector@.vector, integer) IS
+    'first half of the embedding of a text: the directions of the kinds of places that it asks for';
+
+-- Both halves as one vector of unit length: what the first half leaves of the length is the second's. NULL means zeros.
+CREATE OR REPLACE FUNCTION callipper._join_halves(first_half @extschema:vector@.vector, second_half @extschema:vector@.vector)
+RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    dimensions constant integer := 256;
+    own integer := @extschema:vector@.vector_dims(second_half);
+    length real;
+BEGIN
+    IF first_half IS NULL THEN
+        RETURN CASE WHEN own < dimensions
+            THEN @extschema:vector@.vector_concat(array_fill(0::real, ARRAY[dimensions - own])::@extschema:vector@.vector, second_half)
+            ELSE second_half END;
+    END IF;
+    length := sqrt(greatest(0, 1 - @extschema:vector@.inner_product(first_half, first_half)));
+    RETURN @extschema:vector@.vector_concat(
+        first_half, @extschema:vector@.vector_mul(second_half, array_fill(length, ARRAY[own])::@extschema:vector@.vector));
+END
+$$;
+COMMENT ON FUNCTION callipper._join_halves(@extschema:vector@.vector, @extschema:vector@.vector) IS
+    'embedding from its two halves, unit length';
+
+-- Of a place, from its peaks and the output of the location encoder: the summary of the context, then the second half.
+CREATE OR REPLACE FUNCTION callipper._join_place(
+    peaks @extschema:vector@.vector, output @extschema:vector@.vector, version integer
+) RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    width integer := @extschema:vector@.vector_dims(peaks);
+    summary real;
+    first_half @extschema:vector@.vector;
+BEGIN
+    IF peaks IS NULL THEN
+        RETURN callipper._join_halves(NULL, @extschema:vector@.l2_normalize(output));
+    END IF;
+    summary := (SELECT (m.arch -> 'peaks' ->> 'summary')::real FROM callipper.model m WHERE m.version = _join_place.version);
+    first_half := @extschema:vector@.vector_add(peaks, @extschema:vector@.vector_mul(
+        @extschema:vector@.l2_normalize(@extschema:vector@.subvector(output, 1, width)),
+        array_fill(summary, ARRAY[width])::@extschema:vector@.vector));
+    IF @extschema:vector@.vector_norm(first_half) > 1 THEN
+        first_half := @extschema:vector@.l2_normalize(first_half);
+    END IF;
+    RETURN callipper._join_halves(first_half, @extschema:vector@.l2_normalize(
+        @extschema:vector@.subvector(output, width + 1, @extschema:vector@.vector_dims(output) - width)));
+END
+$$;
+COMMENT ON FUNCTION callipper._join_place(@extschema:vector@.vector, @extschema:vector@.vector, integer) IS
+    'embedding of a place from its peaks and the output of the location encoder';
+
+-- Of a text: where it asks for a kind, the first half is the longer one, by what model.arch says; else the second is all. The
+-- second takes away what the summary of a place adds to the inner product, as far as its second half foretells it.
+CREATE OR REPLACE FUNCTION callipper._join_text(
+    first_half @extschema:vector@.vector, second_half @extschema:vector@.vector, version integer
+) RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rule jsonb := (SELECT m.arch -> 'peaks' FROM callipper.model m WHERE m.version = _join_text.version);
+    width integer := @extschema:vector@.vector_dims(second_half);
+BEGIN
+    IF first_half IS NULL OR @extschema:vector@.vector_norm(first_half) = 0 THEN
+        RETURN callipper._join_halves(first_half, second_half);
+    END IF;
+    second_half := @extschema:vector@.vector_sub(
+        @extschema:vector@.vector_mul(
+            second_half, array_fill((rule ->> 'text_context')::real, ARRAY[width])::@extschema:vector@.vector),
+        ARRAY(
+            SELECT (rule ->> 'summary')::float8 * @extschema:vector@.inner_product(w.weight, first_half)
+            FROM callipper.location_weight w WHERE w.version = _join_text.version AND w.layer = 'foretold' ORDER BY w.neuron
+        )::@extschema:vector@.vector);
+    RETURN @extschema:vector@.l2_normalize(@extschema:vector@.vector_concat(first_half, second_half));
+END
+$$;
+COMMENT ON FUNCTION callipper._join_text(@extschema:vector@.vector, @extschema:vector@.vector, integer) IS
+    'embedding of a text from its two halves, unit length';
