@@ -47,6 +47,7 @@ class Command:
         progress = (
             "reading ",
             "encoding ",
+            "finding ",
             "counting ",
             "training",
             "epoch ",

@@ -448,7 +448,7 @@ def test_json_tells_of_each_stage(run: Callable[..., Result], town: str) -> None
     lines = [json.loads(line) for line in run("train", "--dsn", town, *options).stdout.splitlines()]
     # A stage that takes long prints several lines.
     stages = [stage for stage, _ in groupby(line.get("stage", line.get("epoch", "summary")) for line in lines)]
-    publishing = ["cutting the grid", "writing cells", "writing points", "activating"]
+    publishing = ["finding peaks of kinds", "cutting the grid", "writing cells", "writing points", "activating"]
     before = [
         "reading POIs",
         "encoding texts",
@@ -465,7 +465,17 @@ def test_the_command(run: Callable[..., Result], town: str) -> None:
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["streamed"] is True
     assert summary["rows_per_s"] > 0
-    assert list(summary["seconds"]) == ["read", "encode", "features", "fit", "grid", "write", "embed", "activate"]
+    assert list(summary["seconds"]) == [
+        "read",
+        "encode",
+        "features",
+        "fit",
+        "peaks",
+        "grid",
+        "write",
+        "embed",
+        "activate",
+    ]
     said = run("train", "--dsn", town, "--no-stream", "--epochs", "1", "--no-text-tower", "--precision", "bf16").stdout
     assert "rows/s in training. read " in said
     assert ", features " in said and ", embed " in said
