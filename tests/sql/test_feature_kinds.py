@@ -59,7 +59,7 @@ def test_a_new_kind_in_torch_and_in_sql(database: str, distance: Any, monkeypatc
         for name in ("029_location_encoder.sql", "030_loc_embed.sql"):
             text = changed(name)
             assert text != (ROOT / "sql" / name).read_text(encoding="utf-8"), f"the page's change fits {name}"
-            text = text.replace("-- What the network reads:", f"{blocks('sql')[0]}\n-- What the network reads:")
+            text = text.replace("-- The input of the network:", f"{blocks('sql')[0]}\n-- The input of the network:")
             connection.execute(db.name_extensions(text, db.extension_schemas(connection)))  # type: ignore[call-overload]
         samples = samples_at(connection, places())
         torch.manual_seed(3)

@@ -415,7 +415,7 @@ def test_points_of_another_source_have_no_name(asking: db.Connection) -> None:
     rows = asking.execute(
         "SELECT point_id, name, category, text, percentile FROM callipper.search_points('pub')"
     ).fetchall()
-    assert rows == [(1, None, None, "a pub", None)] and len(model.points) == 1
+    assert rows == [(1, None, "a pub", "a pub", None)] and len(model.points) == 1
 
 
 # Examples
