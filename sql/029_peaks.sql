@@ -23,24 +23,26 @@ BEGIN
     -- In squares, whole numbers at their centres; bounded to what an integer holds.
     x := greatest(-2e9, least(2e9, metres[0] / 100 - 0.5));
     y := greatest(-2e9, least(2e9, metres[1] / 100 - 0.5));
-    WITH near AS (
-        SELECT p.kind_id, sum(s.share * CASE WHEN p.by_name THEN (rule ->> 'by_name')::float8 ELSE 1 END) AS held,
-            sum(s.share) FILTER (WHERE NOT p.by_name) AS pois
-        FROM generate_series(ceil(x - reach)::integer, floor(x + reach)::integer) AS a(i)
-            JOIN callipper.point_kind p ON p.version = asked.version AND p.i = a.i
-                AND p.j BETWEEN ceil(y - reach)::integer AND floor(y + reach)::integer,
-            LATERAL (SELECT (1 - abs(x - p.i) / reach) * (1 - abs(y - p.j) / reach) AS share) AS s
-        GROUP BY p.kind_id
-    ), total AS (
-        SELECT power(coalesce(sum(n.pois), 0) + (rule ->> 'prior')::float8, (rule ->> 'power')::float8) AS around FROM near n
-    )
-    SELECT @extschema:vector@.sum(@extschema:vector@.vector_mul(
-            k.direction,
-            array_fill((k.gain * (n.held / t.around - k.threshold))::real, ARRAY[@extschema:vector@.vector_dims(k.direction)])
-                ::@extschema:vector@.vector))
-        INTO first_half
-        FROM near n CROSS JOIN total t
-            JOIN callipper.kind_peak k ON k.version = asked.version AND k.kind_id = n.kind_id AND n.held / t.around > k.threshold;
+    -- The version's own partition, by its name: a plan that names the table would lock the partitions of all versions.
+    EXECUTE format($query$
+        WITH near AS (
+            SELECT p.kind_id, sum(s.share * CASE WHEN p.by_name THEN $4 ELSE 1 END) AS held,
+                sum(s.share) FILTER (WHERE NOT p.by_name) AS pois
+            FROM generate_series(ceil($1 - $3)::integer, floor($1 + $3)::integer) AS a(i)
+                JOIN callipper.%I p ON p.i = a.i AND p.j BETWEEN ceil($2 - $3)::integer AND floor($2 + $3)::integer,
+                LATERAL (SELECT (1 - abs($1 - p.i) / $3) * (1 - abs($2 - p.j) / $3) AS share) AS s
+            GROUP BY p.kind_id
+        ), total AS (
+            SELECT power(coalesce(sum(n.pois), 0) + $5, $6) AS around FROM near n
+        )
+        SELECT @extschema:vector@.sum(@extschema:vector@.vector_mul(
+                k.direction,
+                array_fill((k.gain * (n.held / t.around - k.threshold))::real,
+                    ARRAY[@extschema:vector@.vector_dims(k.direction)])::@extschema:vector@.vector))
+            FROM near n CROSS JOIN total t
+                JOIN callipper.kind_peak k ON k.version = $7 AND k.kind_id = n.kind_id AND n.held / t.around > k.threshold
+    $query$, 'point_kind_v' || version) INTO first_half USING x, y, reach, (rule ->> 'by_name')::float8,
+        (rule ->> 'prior')::float8, (rule ->> 'power')::float8, version;
     IF first_half IS NULL THEN
         RETURN array_fill(0::real, ARRAY[128])::@extschema:vector@.vector;
     END IF;
