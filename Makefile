@@ -1,5 +1,5 @@
 # Everything here works on a bare Debian or Ubuntu machine: setup installs what is missing and is instant when nothing is.
-.PHONY: help setup demo test torture bench lint clean
+.PHONY: help setup demo test torture bench compat lint clean
 python := .venv/bin/python
 
 help: ## list the targets
@@ -19,6 +19,9 @@ torture: setup ## kill commands 300 times and see that nothing is lost (ARGS="--
 
 bench: setup ## run the benchmarks (ARGS="name" picks some)
 	@$(python) -m benchmarks $(ARGS)
+
+compat: setup ## open the clients of docs/tools.md on a trained town; installs their packages
+	@$(python) -m pip install --quiet -c constraints.txt -e '.[compat]' && $(python) -m pytest tests/compat/clients.py $(ARGS)
 
 lint: setup ## check style and types
 	@$(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m mypy

@@ -26,6 +26,7 @@ NAMES = (
     "write_embeddings",
     "loc_embed",
     "text_embed",
+    "own_places",
     "london",
     "index_pays",
     "search",

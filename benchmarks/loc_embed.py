@@ -64,7 +64,7 @@ class Untrained:
 
 def run(city: City) -> dict[str, Any]:
     """Milliseconds a point and what is behind them, by encoder. The models are dropped again."""
-    models = {encoder: _publish(city, encoder) for encoder in BARS_MS}
+    models = {encoder: publish_untrained(city, encoder) for encoder in BARS_MS}
     try:
         figures = {encoder: _measure(city, model) for encoder, model in models.items()}
     finally:
@@ -78,7 +78,8 @@ def run(city: City) -> dict[str, Any]:
     return {"points": POINTS, **figures, "bars_ms": BARS_MS, "bar_difference": BAR_DIFFERENCE, "holds": all(kept)}
 
 
-def _publish(city: City, encoder: str) -> Untrained:
+def publish_untrained(city: City, encoder: str, grid_size_m: float = 1000.0) -> Untrained:
+    """A version with random weights, active, without evidence."""
     samples, config = city.samples, TrainConfig.of(encoder, device="cpu")
     pyramid = None
     if encoder == "contextual":
@@ -100,7 +101,7 @@ def _publish(city: City, encoder: str) -> Untrained:
             words=[],
             word_vectors=city.text_vectors[:0],
             text_vectors=city.text_vectors,
-            grid_size_m=1000.0,
+            grid_size_m=grid_size_m,
             grid_kind="square",
             index="none",
             metrics={},

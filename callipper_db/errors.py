@@ -243,6 +243,38 @@ class TextEncoderNotInstalled(ModelError):
     """There is no text encoder {name} in this database. See: callipper-db text-encoder list"""
 
 
+class BadTable(InputError):
+    """The table {table} cannot be embedded: {reason}"""
+
+
+class EmbeddingsOfAnother(InputError):
+    """Column {column} of {table} holds vectors that are not, or may not be, of model version {version}, which is active. Embed
+    all rows anew with --all, or name another column."""
+
+
+class PlacesUnusable(InputError):
+    """{count} of {total} places cannot be embedded; the first is number {first}, longitude {lon}, latitude {lat}. A latitude is
+    from -90 to 90 degrees, and a place at most 8,000 km from the model's POIs. Longitude comes first."""
+
+
+class AreasUnusable(InputError):
+    """The areas cannot be embedded: {reason}"""
+
+
+class GridNotSquare(InputError):
+    """The active model's grid is not of squares ({kind}), so it makes no raster. Write GeoParquet, or train with
+    --grid square."""
+
+
+class LabelsUnusable(InputError):
+    """{places} places with {labels} different labels are too few. Label {fewest} places or more, with two labels at
+    least."""
+
+
+class LayerUnusable(InputError):
+    """The layer {name!r}: {reason}"""
+
+
 class QuestionError(CallipperError):
     """The question cannot be answered."""
 

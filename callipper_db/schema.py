@@ -33,12 +33,14 @@ from callipper_db.errors import (
     PostgresTooOld,
     SchemaNewer,
 )
+from callipper_db.tables import MAP_SCHEMA, SCHEMA
 from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES
 
 PACKAGES = {"postgis": "postgresql-{}-postgis-3", "vector": "postgresql-{}-pgvector"}
 PATIENCE_S = 60.0  # for the transactions of others, which are waited for in brief tries
 PAUSE_S = 0.2  # between two of these
 BUSY = "a transaction that is open reads or writes what init replaces. End it, and run the same command again"
+MAP_REVISION = "0008"  # which makes the tables of callipper_map
 ALREADY = re.compile(r"already exists|does not exist, skipping")  # notices of a script that may run again
 
 
@@ -63,7 +65,8 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         alchemy = alchemy_connection(connection)
         check_server(connection)
         _create_extensions(connection)
-        _create_schema(connection)
+        for name in (SCHEMA, MAP_SCHEMA):
+            _create_schema(connection, name)
         _lock(connection)
         check_not_newer(connection)
         before = revision(connection)
@@ -92,6 +95,7 @@ def pending_sql(dsn: str, *, search_path: bool = True) -> str:
     parts = [
         *(f"CREATE EXTENSION {name} SCHEMA public;" for name in MINIMUM if name not in installed),
         "CREATE SCHEMA IF NOT EXISTS callipper;",
+        "CREATE SCHEMA IF NOT EXISTS callipper_map;",
         f"SET search_path = {db.SEARCH_PATH};",
         "SET client_min_messages = warning;",  # migrations drop what may not be there
         db.name_extensions(_offline_migrations(found), extensions),
@@ -205,7 +209,7 @@ def open_schemas(connection: db.Connection) -> list[str]:
     rows = connection.execute(
         "SELECT n.nspname::text, coalesce(r.rolname::text, 'PUBLIC') FROM pg_catalog.pg_namespace n"
         " CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) AS a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
-        " WHERE (n.nspname IN ('callipper', 'pg_catalog') OR n.nspname = ANY(%s::text[]) OR n.oid IN"
+        " WHERE (n.nspname IN ('callipper', 'callipper_map', 'pg_catalog') OR n.nspname = ANY(%s::text[]) OR n.oid IN"
         " (SELECT extnamespace FROM pg_catalog.pg_extension WHERE extname IN ('postgis', 'vector')))"
         " AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND NOT coalesce(r.rolsuper, false)"
         " AND a.grantee <> (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'callipper') ORDER BY 1, 2",
@@ -264,6 +268,7 @@ def _apply(connection: db.Connection, alchemy: AlchemyConnection) -> bool:
             connection.execute("SET LOCAL lock_timeout = '50ms'")
             extensions = db.extension_schemas(connection)
             _upgrade(alchemy)
+            _restore_map(connection)
             connection.execute("LOCK TABLE callipper.model IN SHARE ROW EXCLUSIVE MODE")  # so that nothing is activated
             for statement in sql_statements(extensions):
                 connection.execute(statement)
@@ -282,6 +287,15 @@ def _upgrade(connection: AlchemyConnection) -> None:
         command.upgrade(alembic_config(connection), "head")
     except DBAPIError as error:
         raise error.orig or error from error  # the driver's own error, as from every other statement
+
+
+def _restore_map(connection: db.Connection) -> None:
+    """Make the tables of callipper_map where they are missing: dropped, or left out of a dump. sql/ fills them."""
+    if connection.execute("SELECT to_regclass('callipper_map.cell')").fetchone() == (None,):
+        script = _scripts().get_revision(MAP_REVISION)
+        assert script is not None
+        for statement in script.module.MAP.split(";\n"):
+            connection.execute(connection.named(statement))
 
 
 def _offline_migrations(found: str | None) -> str:
@@ -309,24 +323,27 @@ def _create_extensions(connection: db.Connection) -> None:
             raise _no_right(connection, f"create the extension {name}", f"CREATE EXTENSION {name};") from error
 
 
-def _create_schema(connection: db.Connection) -> None:
+def _create_schema(connection: db.Connection, name: str) -> None:
     row = connection.execute(
-        "SELECT nspowner::regrole::text, pg_has_role(nspowner, 'USAGE') FROM pg_catalog.pg_namespace"
-        " WHERE nspname = 'callipper'"
+        "SELECT nspowner::regrole::text, pg_has_role(nspowner, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = %s",
+        [name],
     ).fetchone()
     if row is None:
         try:
             with connection.transaction():
-                connection.execute("CREATE SCHEMA callipper")
+                connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
         except (psycopg.errors.DuplicateSchema, psycopg.errors.UniqueViolation):
-            _create_schema(connection)  # another init has just made it
+            _create_schema(connection, name)  # another init has just made it
         except psycopg.errors.InsufficientPrivilege as error:
-            grant = f'GRANT CREATE ON DATABASE "{connection.info.dbname}" TO "{connection.info.user}";'
-            raise _no_right(connection, "create the schema callipper", grant) from error
+            database, user = connection.info.dbname, connection.info.user
+            remedy = (
+                f'GRANT CREATE ON DATABASE "{database}" TO "{user}"; or: CREATE SCHEMA {name} AUTHORIZATION "{user}";'
+            )
+            raise _no_right(connection, f"create the schema {name}", remedy) from error
         return
     owner, is_member = row
     if not is_member:
-        raise _no_right(connection, "change the schema callipper", f"a connection as {owner}, who owns it")
+        raise _no_right(connection, f"change the schema {name}", f"a connection as {owner}, who owns it")
 
 
 def _lock(connection: db.Connection) -> None:

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, JSONB, REAL
 
 SCHEMA = "callipper"
+MAP_SCHEMA = "callipper_map"  # what people and their tools see
 PEAK_DIMENSIONS = 128  # of an embedding's first half, which a text is compared with: where kinds of places peak
 CONTEXT_DIMENSIONS = 128  # of its second half, the location encoder's: what a neighbourhood is like
 DIMENSIONS = PEAK_DIMENSIONS + CONTEXT_DIMENSIONS  # of every embedding that users meet
@@ -458,6 +459,104 @@ poi_density = Table(
     Column("pois", REAL, nullable=False),
     PrimaryKeyConstraint("version", "i", "j"),
     comment="POIs within 250 m of the middle of each square of 100 m that has POIs",
+)
+
+cell_summary = Table(
+    "cell_summary",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
+    Column("cell_id", BigInteger, nullable=False),
+    Column("cluster", Integer, nullable=False),
+    Column("color", Text, nullable=False),
+    Column("top_texts", Text),
+    Column("support", REAL, nullable=False),
+    Column("poi_count", Integer),
+    PrimaryKeyConstraint("cell_id", "version"),
+    comment="what callipper_map.cell says of each cell of a version",
+    postgresql_partition_by="LIST (version)",
+)
+
+cell_cluster = Table(
+    "cell_cluster",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
+    Column("cluster", Integer, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("centre", VECTOR, nullable=False),
+    PrimaryKeyConstraint("version", "cluster"),
+    comment="groups of cells of like embedding: k-means, fitted when the version was published",
+)
+
+color_axis = Table(
+    "color_axis",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
+    Column("axis", Integer, nullable=False),
+    Column("weight", VECTOR, nullable=False),
+    Column("bias", REAL, nullable=False),
+    PrimaryKeyConstraint("version", "axis"),
+    comment="red, green and blue of a version's cells: a linear map of the embedding, cut to 0 to 1",
+)
+
+map_cell = Table(
+    "cell",
+    metadata,
+    Column(
+        "cell_id",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="key of the cell, the same in callipper.cells",
+    ),
+    Column("geom", _geometry("POLYGON"), nullable=False, comment="the cell in longitude and latitude"),
+    Column("lon", Float(53), nullable=False, comment="longitude of the middle of the cell, degrees"),
+    Column("lat", Float(53), nullable=False, comment="latitude of the middle of the cell, degrees"),
+    Column("cluster", Integer, comment="number of the group of like cells that this one is in, from 0, the largest"),
+    Column("cluster_label", Text, comment="up to three kinds of places that stand out in the cells of the group"),
+    Column(
+        "color",
+        Text,
+        comment="a colour as #rrggbb: cells of like embedding have like colours (three principal components)",
+    ),
+    Column(
+        "top_texts",
+        Text,
+        comment="up to three kinds of places that stand out within 250 m of the middle, the first that describe says;"
+        " NULL where nothing does",
+    ),
+    Column("support", REAL, comment="how well POIs support what is said of the middle, 0 to 1, as loc_support has it"),
+    Column("poi_count", Integer, comment="POIs within 250 m of the middle"),
+    Column("model_version", Integer, nullable=False, comment="model version that says all this"),
+    Index("cell_geom_idx", "geom", postgresql_using="gist"),
+    comment="grid cells of the active model",
+    schema=MAP_SCHEMA,
+)
+
+map_place = Table(
+    "place",
+    metadata,
+    Column(
+        "place_id",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="key of the POI: poi_id of callipper.poi, or that of your own table",
+    ),
+    Column("geom", _geometry("POINT"), nullable=False, comment="where it is, in longitude and latitude"),
+    Column("lon", Float(53), nullable=False, comment="longitude, degrees"),
+    Column("lat", Float(53), nullable=False, comment="latitude, degrees"),
+    Column("name", Text, comment="its name, NULL for none"),
+    Column(
+        "category",
+        Text,
+        comment="its category in callipper.poi; NULL where the model was trained on another table",
+    ),
+    Column("kind", Text, comment="the kind of place that it is, as describe says it"),
+    Column("text", Text, nullable=False, comment="what the model has read"),
+    Column("model_version", Integer, nullable=False, comment="model version that was trained on it"),
+    Index("place_geom_idx", "geom", postgresql_using="gist"),
+    comment="points of interest (POIs) that the active model was trained on",
+    schema=MAP_SCHEMA,
 )
 
 # The tables with one partition per model version.

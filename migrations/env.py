@@ -7,7 +7,7 @@ from typing import Any
 from alembic import context
 from sqlalchemy.schema import SchemaItem
 
-from callipper_db.tables import SCHEMA, metadata
+from callipper_db.tables import MAP_SCHEMA, SCHEMA, metadata
 
 
 def is_ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, compare_to: SchemaItem | None) -> bool:
@@ -16,8 +16,8 @@ def is_ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, comp
 
 
 def is_our_schema(name: str | None, kind: str, parents: Any) -> bool:
-    """Look at the schema `callipper` alone when comparing."""
-    return kind != "schema" or name == SCHEMA
+    """Look at our schemas alone when comparing."""
+    return kind != "schema" or name in (SCHEMA, MAP_SCHEMA)
 
 
 options: dict[str, Any] = {

@@ -147,6 +147,7 @@ BEGIN
     UPDATE callipper.model m SET status = 'active', activated_at = clock_timestamp()
         WHERE m.version = activate.version AND m.status <> 'active';
     PERFORM callipper._announce_change();
+    PERFORM callipper._write_map();
 END
 $$;
 COMMENT ON FUNCTION callipper.activate(integer) IS

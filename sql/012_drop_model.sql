@@ -91,6 +91,7 @@ BEGIN
     DELETE FROM callipper.grid g WHERE g.grid_id = doomed.grid_id
         AND NOT EXISTS (SELECT FROM callipper.model m WHERE m.grid_id = g.grid_id);
     PERFORM callipper._announce_change();
+    PERFORM callipper._write_map();
     PERFORM callipper._drop_leftovers();
 END
 $$;

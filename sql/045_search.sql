@@ -149,23 +149,39 @@ COMMENT ON FUNCTION callipper.search_points(text, integer, @extschema:postgis@.g
     ' of search(); category is what the model read where it was not trained on callipper.poi.';
 
 -- Examples as a single vector, so that an index can serve it. To subtract the dislikes as a whole would find places that are
--- like nothing of either; half of them leaves what is liked in charge.
-CREATE OR REPLACE FUNCTION callipper._combine(version integer, likes text[], dislikes text[]) RETURNS @extschema:vector@.vector
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+-- like nothing of either; half of them leaves what is liked in charge. An area is the mean of its cells, which the map has of the
+-- active version alone.
+CREATE OR REPLACE FUNCTION callipper._combine(
+    version integer, likes text[], dislikes text[], like_places @extschema:postgis@.geometry[],
+    dislike_places @extschema:postgis@.geometry[]
+) RETURNS @extschema:vector@.vector
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     share constant real := 0.5;
+    has_map constant boolean := version = callipper._active_version();
     liked @extschema:vector@.vector;
     disliked @extschema:vector@.vector;
 BEGIN
-    IF coalesce(cardinality(likes), 0) = 0 THEN
+    IF coalesce(cardinality(likes), 0) + coalesce(cardinality(like_places), 0) = 0 THEN
         RAISE EXCEPTION 'there is no example to like' USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Give one text or more in the first array, such as ARRAY[''park''].';
-    ELSIF EXISTS (SELECT FROM unnest(likes || dislikes) AS t(example) WHERE t.example IS NULL) THEN
+            HINT = 'Give one text or more in the first array, such as ARRAY[''park''], or like_places.';
+    ELSIF EXISTS (SELECT FROM unnest(likes || dislikes) AS t(example) WHERE t.example IS NULL)
+        OR EXISTS (SELECT FROM unnest(like_places || dislike_places) AS t(example) WHERE t.example IS NULL) THEN
         RAISE EXCEPTION 'an example is NULL' USING ERRCODE = 'null_value_not_allowed',
             HINT = 'Leave it out: array_remove(examples, NULL).';
     END IF;
-    liked := (SELECT @extschema:vector@.avg(callipper._find_text(t.example, version)) FROM unnest(likes) AS t(example));
-    disliked := (SELECT @extschema:vector@.avg(callipper._find_text(t.example, version)) FROM unnest(dislikes) AS t(example));
+    SELECT @extschema:vector@.avg(e.emb) FILTER (WHERE e.liked), @extschema:vector@.avg(e.emb) FILTER (WHERE NOT e.liked)
+        INTO liked, disliked FROM (
+            SELECT true AS liked, callipper._find_text(t.example, version) AS emb FROM unnest(likes) AS t(example)
+            UNION ALL SELECT false, callipper._find_text(t.example, version) FROM unnest(dislikes) AS t(example)
+            UNION ALL
+            SELECT p.liked, CASE WHEN has_map AND @extschema:postgis@.ST_Dimension(p.place) = 2 THEN callipper.area_embed(p.place)
+                ELSE callipper._locate(p.place, version) END
+            FROM (
+                SELECT true, t.place FROM unnest(like_places) AS t(place)
+                UNION ALL SELECT false, t.place FROM unnest(dislike_places) AS t(place)
+            ) AS p(liked, place)
+        ) AS e;
     IF disliked IS NOT NULL THEN
         liked := @extschema:vector@.vector_sub(liked, @extschema:vector@.vector_mul(
             disliked, array_fill(share, ARRAY[@extschema:vector@.vector_dims(disliked)])::@extschema:vector@.vector));
@@ -177,13 +193,15 @@ BEGIN
     RETURN @extschema:vector@.l2_normalize(liked);
 END
 $$;
-COMMENT ON FUNCTION callipper._combine(integer, text[], text[]) IS
-    'unit vector of mean(likes) - mean(dislikes) / 2 of the texts'' embeddings by a version';
+COMMENT ON FUNCTION callipper._combine(
+    integer, text[], text[], @extschema:postgis@.geometry[], @extschema:postgis@.geometry[]
+) IS 'unit vector of mean(likes) - mean(dislikes) / 2 of the embeddings of texts and places by a version';
 
 -- The cells for examples.
 CREATE OR REPLACE FUNCTION callipper.search_by_examples(
-    likes text[], dislikes text[] DEFAULT '{}', k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
-    model integer DEFAULT callipper._active_version()
+    likes text[] DEFAULT '{}', dislikes text[] DEFAULT '{}', k integer DEFAULT 10,
+    within @extschema:postgis@.geometry DEFAULT NULL, model integer DEFAULT callipper._active_version(),
+    like_places @extschema:postgis@.geometry[] DEFAULT '{}', dislike_places @extschema:postgis@.geometry[] DEFAULT '{}'
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
 SET search_path = pg_catalog, pg_temp AS $$
@@ -191,11 +209,15 @@ DECLARE
     version integer := callipper._require_model(model);
 BEGIN
     RETURN QUERY SELECT * FROM callipper._best_cells(
-        version, callipper._combine(version, likes, dislikes), k, callipper._area(within), '{}');
+        version, callipper._combine(version, likes, dislikes, like_places, dislike_places), k, callipper._area(within), '{}');
 END
 $$;
-COMMENT ON FUNCTION callipper.search_by_examples(text[], text[], integer, @extschema:postgis@.geometry, integer) IS
-    'The k grid cells that are like the first texts and unlike the second, best first: SELECT * FROM'
-    ' search_by_examples(ARRAY[''park'', ''school''], ARRAY[''nightclub'']). Cells rank by their mean similarity to the likes'
-    ' less half of that to the dislikes; similarity is the cosine to the one vector that ranks so. percentile, k and within are'
-    ' those of search().';
+COMMENT ON FUNCTION callipper.search_by_examples(
+    text[], text[], integer, @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry[],
+    @extschema:postgis@.geometry[]
+) IS
+    'The k grid cells that are like the first texts and places and unlike the second, best first: SELECT * FROM'
+    ' search_by_examples(ARRAY[''park'', ''school''], ARRAY[''nightclub'']), or search_by_examples(like_places =>'
+    ' ARRAY[ST_SetSRID(ST_Point(7.42, 43.73), 4326)]). Cells rank by their mean similarity to the likes less half of that to the'
+    ' dislikes; similarity is the cosine to the one vector that ranks so. A polygon counts as the mean of its cells. percentile, k'
+    ' and within are those of search().';

@@ -14,7 +14,7 @@ $$;
 
 -- By default PUBLIC may execute every function. Here only the owner may, and readers get the functions that ask: those without
 -- an underscore, and those that these call with the reader's rights. Functions that read weights are SECURITY DEFINER.
-REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA callipper FROM PUBLIC;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA callipper, callipper_map FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION callipper._grant_reader(reader name) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
@@ -22,14 +22,17 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     answering regprocedure;
 BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA callipper TO %I', reader);
+    EXECUTE format('GRANT USAGE ON SCHEMA callipper, callipper_map TO %I', reader);
+    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA callipper_map TO %I', reader);
+    EXECUTE format('GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA callipper_map TO %I', reader);
     EXECUTE format('GRANT SELECT ON callipper.cells, callipper.points, callipper.poi, callipper.cell, callipper.grid,'
         ' callipper.model, callipper.text_encoder, callipper.text_embedding TO %I', reader);
     FOR answering IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'callipper'::regnamespace AND p.proname NOT IN ('activate', 'drop_model') AND (
+        WHERE p.pronamespace = 'callipper'::regnamespace AND p.proname NOT IN ('activate', 'drop_model', 'save_layer', 'remove_layer') AND (
             left(p.proname, 1) <> '_'
-            OR p.proname IN ('_active_version', '_points_are_pois', '_find_text', '_locate', '_rate_support')
+            OR p.proname IN ('_active_version', '_points_are_pois', '_find_text', '_locate', '_rate_support', '_city_of', '_examples',
+                '_percentile', '_cells_by', '_block_size', '_tile_cells')
         )
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', answering, reader);

@@ -11,7 +11,20 @@ from typing import Any
 
 import click
 
-from callipper_db.cli import database, evaluation, loading, models, pois, search, server, text_encoders, training
+from callipper_db.cli import (
+    database,
+    embedding,
+    evaluation,
+    exporting,
+    layers,
+    loading,
+    models,
+    pois,
+    search,
+    server,
+    text_encoders,
+    training,
+)
 from callipper_db.cli.options import explained
 from callipper_db.errors import CallipperError
 
@@ -95,6 +108,9 @@ for command in (
     search.describe,
     evaluation.evaluate,
     search.plot_command,
+    layers.layer_group,
+    embedding.embed,
+    exporting.export_command,
     models.models,
     text_encoders.text_encoder_group,
     server.server,

@@ -181,7 +181,7 @@ def pair(city: str, module_folder: Path) -> Iterator[Pair]:
     primary = start_primary(module_folder, folder)
     try:
         dump = module_folder / "city.dump"
-        succeed(folder / "pg_dump", "-Fc", "-Z0", "--schema=callipper", "-f", dump, city)
+        succeed(folder / "pg_dump", "-Fc", "-Z0", "--schema=callipper*", "-f", dump, city)
         # The role callipper_reader is not on this server.
         succeed(folder / "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", "-d", primary.dsn(), dump)
         standby = start_standby(primary, module_folder)
@@ -460,7 +460,7 @@ WHOLE = ["--no-comments", "--exclude-table-data=*.spatial_ref_sys"]
 @pytest.mark.parametrize(
     ("dump_options", "restore_options", "errors"),
     [
-        (["--no-owner", "--schema=callipper"], [], []),
+        (["--no-owner", "--schema=callipper*"], [], []),
         (["-Fc", "-Z0", "--schema=callipper"], ["--no-owner"], []),
         (["-Fc", "-Z0", *WHOLE], ["--no-owner"], []),
         # Harmless: what they are about is there already.
@@ -492,7 +492,7 @@ def test_init_completes_a_restored_database(
     city: str, target: str, tmp_path: Path, answers: Answers, other_answers: Answers
 ) -> None:
     """A dump of a database lacks its search_path, and a dump without privileges what readers may do."""
-    options = ["--no-owner", "--no-privileges", "--schema=callipper"]
+    options = ["--no-owner", "--no-privileges", "--schema=callipper*"]
     assert restore(city, target, options, [], tmp_path) == []
     with psycopg.connect(target) as connection, pytest.raises(psycopg.errors.UndefinedFunction):
         connection.execute("SELECT text_embed('park')")

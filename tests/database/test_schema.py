@@ -104,9 +104,13 @@ CATALOGUE = {
 
 def catalogue(connection: db.Connection) -> str:
     parts = []
-    for title, query in CATALOGUE.items():
-        lines = [str(line) for (line,) in connection.execute(query.encode())]
-        parts.append("\n".join([f"== {title}", *lines]))
+    for schema_name in ("callipper", "callipper_map"):
+        for title, query in CATALOGUE.items():
+            text = query.replace("'callipper'", f"'{schema_name}'").replace(
+                "'schema callipper'", f"'schema {schema_name}'"
+            )
+            lines = [str(line) for (line,) in connection.execute(text.encode())]
+            parts.append("\n".join([f"== {title} of {schema_name}", *lines]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,7 +118,8 @@ def everything(dsn: str) -> str:
     """The catalogue, the functions' bodies and the database's search_path."""
     with user_session(dsn) as connection:
         bodies = connection.execute(
-            "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'callipper'::regnamespace ORDER BY 1"
+            "SELECT pg_get_functiondef(oid) FROM pg_proc"
+            " WHERE pronamespace IN ('callipper'::regnamespace, 'callipper_map'::regnamespace) ORDER BY 1"
         ).fetchall()
         rest = connection.execute("SELECT schema.version_num FROM callipper.alembic_version AS schema").fetchall()
         return "\n".join(
@@ -238,7 +243,8 @@ def test_functions_keep_the_rules(connection: db.Connection) -> None:
     rows = connection.execute(
         "SELECT p.proname, l.lanname, p.prosecdef, coalesce(p.proconfig::text, ''), obj_description(p.oid, 'pg_proc'),"
         " p.proparallel = 'u' OR p.provolatile <> 'v', count(*) OVER (PARTITION BY p.proname)"
-        " FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.pronamespace = 'callipper'::regnamespace"
+        " FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang"
+        " WHERE p.pronamespace IN ('callipper'::regnamespace, 'callipper_map'::regnamespace)"
     ).fetchall()
     assert rows
     for name, language, definer, config, comment, marking_holds, signatures in rows:
@@ -483,6 +489,9 @@ def test_a_schema_that_an_administrator_made_for_the_role(cluster_dsn: str, empt
     execute(empty_database, "CREATE EXTENSION postgis", "CREATE EXTENSION vector")
     with visitor(cluster_dsn, empty_database, "callipper_tenant") as dsn:
         execute(empty_database, f'CREATE SCHEMA callipper AUTHORIZATION "{user_of(dsn)}"')
+        with pytest.raises(NoRightToCreate, match="or: CREATE SCHEMA callipper_map AUTHORIZATION"):
+            schema.init(dsn)
+        execute(empty_database, f'CREATE SCHEMA callipper_map AUTHORIZATION "{user_of(dsn)}"')
         report = schema.init(dsn)
         assert any("search_path was left alone" in note for note in report.notes)
         with user_session(dsn) as connection:

@@ -29,7 +29,7 @@ def read_checkpoint(path: Path | None, fingerprint: str, plan: dict[str, Any]) -
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         found = state["fingerprint"], state["plan"]
-    except Exception as error:  # half a dozen kinds, depending on the damage
+    except Exception as error:  # of half a dozen kinds, as the damage is
         raise CheckpointDamaged(path=path) from error
     if found[0] != fingerprint:
         raise CheckpointMismatch(path=path, what="data")

@@ -12,12 +12,12 @@ from callipper_db.errors import ConfigError
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """With bf16, forward passes in this block multiply in bfloat16. Weights and sums stay float32."""
+    """Forward passes in this block multiply in bfloat16, if so; weights and sums stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to train in bfloat16. `auto` does so on a GPU with bfloat16 units: Ampere and later."""
+    """`auto`: on a GPU that computes in bfloat16 by itself: Ampere and later."""
     if precision != "auto":
         return precision == "bf16"
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -25,9 +25,9 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 
 @contextmanager
 def tf32(precision: str, device: torch.device) -> Iterator[None]:
-    """Let a GPU round the factors of float32 products to ten bits, unless the precision is float32.
+    """Let a GPU round the factors of float32 products to ten bits, unless float32 was asked for.
 
-    For training only: published embeddings need full precision, because the database must compute the same ones to 1e-5.
+    In training only: embeddings are made with all digits, since the database computes the same ones to 1e-5.
     """
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda" and precision != "float32":
@@ -39,7 +39,7 @@ def tf32(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device; `auto` is the first GPU if there is one. Raises ConfigError for a device that cannot be used."""
+    """`auto` is the first GPU where there is one. Raises ConfigError for a device that cannot be used."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, train one model. Each takes a share of every batch, and all see all negatives."""
+"""Several processes that train one model, started by torchrun: each takes a part of every batch, and all see all negatives."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from callipper_db.errors import ConfigError, PeerLost
 
 T = TypeVar("T")
 
-STEP_TIMEOUT = timedelta(minutes=10)  # the longest wait of a process for another within a step
-# The longest wait for the leader, which reads and encodes. If the leader ends, the others notice at once.
+STEP_TIMEOUT = timedelta(minutes=10)  # how long a process waits for another within a step
+# How long the others wait while the leader reads and encodes. If it ends, they notice at once.
 READ_TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among all processes. With one process, every method is the identity."""
+    """This process among all. If there is only one, every method is the identity."""
 
     rank: int = 0
     world_size: int = 1
@@ -36,7 +36,7 @@ class Ranks:
         return self.rank == 0
 
     def local_rows(self, size: int) -> slice:
-        """This process's rows of a batch; size is a multiple of `world_size`."""
+        """This process's rows of a batch; its size is a multiple of `world_size`."""
         return slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
 
     def shard(self, items: Iterable[T]) -> Iterator[T]:
@@ -44,7 +44,7 @@ class Ranks:
         return islice(items, self.rank, None, self.world_size)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(b, ...) in each process -> (world_size * b, ...), the same in all. Gradients flow to the process's own rows."""
+        """(b, ...) of each process -> (world_size * b, ...), the same in all. Gradients flow to the process's own rows."""
         if self.world_size == 1:
             return rows
         gathered: Tensor = Gather.apply(rows, self)  # type: ignore[no-untyped-call]
@@ -72,7 +72,7 @@ class Ranks:
         return values
 
     def barrier(self) -> None:
-        """Wait until all processes have called this."""
+        """Wait until all processes are here."""
         if self.world_size > 1:
             with _peers():
                 dist.barrier(group=self.slow_group)
@@ -90,11 +90,11 @@ ALONE = Ranks()
 
 
 class Gather(torch.autograd.Function):
-    """Gathers the rows of all processes.
+    """All processes' rows.
 
-    Every process computes the same terms from the gathered rows. So each has the whole gradient of its own rows, and backward
-    needs no message. It multiplies the gradient by the number of processes, because gradients are averaged afterwards: then the
-    terms of gathered rows add up, and means over own rows stay means.
+    What is computed from them is computed in every process, so each has the whole gradient of its own rows at hand and
+    nothing need be sent back. It is multiplied by the number of processes because the gradients are averaged afterwards:
+    then the parts that come from gathered rows add up, and means over own rows stay means.
     """
 
     @staticmethod
@@ -108,7 +108,7 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, None]:
-        """The gradient of this process's own rows."""
+        """The gradient of the own rows."""
         start = ctx.ranks.rank * ctx.count
         return outputs[0][start : start + ctx.count] * ctx.ranks.world_size, None
 
@@ -120,10 +120,10 @@ def launched() -> bool:
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """The processes that torchrun started, connected by NCCL on GPUs and Gloo on CPUs; without torchrun, ALONE.
+    """The processes that torchrun started, by NCCL on GPUs and Gloo on CPUs; this one alone if it did not.
 
-    device: auto, cpu or cuda. Each process takes one GPU of its machine. Raises ConfigError if there are too few, and PeerLost
-    when another process has ended: at once if its connection closes, else after STEP_TIMEOUT.
+    device: auto, cpu or cuda; of the GPUs of a machine each process takes one. Raises ConfigError where that cannot be, and
+    PeerLost when another process has gone: at once where its connection says so, else after STEP_TIMEOUT.
     """
     if not launched():
         yield ALONE
@@ -155,5 +155,5 @@ def _take_gpu(device: str) -> None:
 def _peers() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # from Gloo, NCCL or the store: closed connections and timeouts
+    except RuntimeError as error:  # of Gloo, NCCL or the store: closed connections and timeouts
         raise PeerLost(reason=" ".join(str(error).split())[:200]) from error

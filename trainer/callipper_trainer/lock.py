@@ -12,7 +12,7 @@ from callipper_db.errors import TrainerBusy
 from callipper_db.progress import Reporter
 
 LOCK = "LOCK TABLE callipper.training_lock IN SHARE UPDATE EXCLUSIVE MODE"
-# The connection is idle while it holds the lock, so no timeout may end it. PostgreSQL 17 added transaction_timeout.
+# The lock is held while the server hears nothing on this connection. transaction_timeout came with PostgreSQL 17.
 NO_TIMEOUTS = """
     SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings WHERE name = ANY (ARRAY[
         'idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout', 'lock_timeout'])
@@ -27,11 +27,11 @@ HOLDER = """
 
 @contextmanager
 def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[Callable[[], None]]:
-    """Hold the database's training lock. Yields a function that raises ConnectionLost if the lock is lost.
+    """Hold the database's training lock; yields a check that it is still held, which raises ConnectionLost.
 
-    The lock is that of a relation, in an open transaction on a separate connection. So it ends with the connection, a pooler
-    cannot pass it on, and only a role that may change the view can take it. The transaction has no snapshot and writes nothing,
-    so VACUUM does not wait for it. Raises TrainerBusy.
+    It is a relation's lock in an open transaction on a connection of its own. So it goes with the connection, however that
+    ends, no pooler hands it on, and only a role that may change the view can take it. The transaction has no snapshot and
+    writes nothing, so it keeps VACUUM from nothing. Raises TrainerBusy.
     """
     with db.session(dsn) as connection:
         _take(connection, wait=wait, reporter=reporter)
@@ -43,8 +43,8 @@ def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[Callab
         try:
             yield check
         finally:
-            # Roll back first: after close() alone the server releases the lock a moment later, and the next run could find it
-            # taken. If the connection is lost, the work of the block is valid all the same.
+            # Closing alone lets the lock go when the server notices, so that a next run could find it taken. Where the
+            # connection was lost, what was done holds all the same.
             with suppress(psycopg.Error):
                 connection.rollback()
             connection.close()

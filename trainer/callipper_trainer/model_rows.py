@@ -1,4 +1,4 @@
-"""Writes a model as rows and reads it back: same weights, same embeddings. publish.py writes the rest of a version."""
+"""A model as rows, out and back: the same weights, the same embeddings. What publishing adds to it is in publish.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from callipper_trainer.weight_rows import WeightRows
 
 @dataclass(frozen=True)
 class ModelRow:
-    """The columns of a version's row that are not part of the model itself."""
+    """What the row of a version says in addition to the model itself."""
 
     srid: int
     extent: tuple[float, float, float, float]  # west, south, east, north of the training POIs, degrees
@@ -47,14 +47,14 @@ class LoadedModel:
 
     @property
     def config(self) -> TrainConfig:
-        """The settings of the version's training, without those that this program does not know."""
+        """What the version was trained with; settings that this program does not know are left out."""
         known = {field.name for field in fields(TrainConfig)}
         stored = self.provenance.get("config", {})
         return TrainConfig(**{name: value for name, value in stored.items() if name in known})
 
 
 def load_model(connection: db.Connection, version: int | None = None) -> LoadedModel:
-    """A version (None: the active one), in evaluation mode on the CPU.
+    """A version, or the active one, in evaluation mode on the CPU.
 
     The connection must be in no transaction, or in one of a single snapshot. Raises UnknownModel, NoActiveModel,
     ModelUnreadable.
@@ -65,14 +65,14 @@ def load_model(connection: db.Connection, version: int | None = None) -> LoadedM
 
 
 def write_model(connection: db.Connection, trained: TrainedModel, config: TrainConfig, row: ModelRow) -> int:
-    """Write a new version with its weights, not active yet; returns its number."""
+    """Write a new version that is not active, with its weights; returns its number."""
     context = trained.model.location.context
     mean, scale = ([], []) if context is None else (context.mean.tolist(), context.scale.tolist())
     inserted = connection.execute(
         connection.named(
             "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id,"
             " arch, standardisation, metrics, provenance)"
-            # A little wider than the POIs, so that even POIs at a single spot make a polygon.
+            # A little wider than the POIs, so that a single spot still makes a polygon.
             " VALUES ('ready', %s, %s, %s, "
             " ST_Expand(ST_MakeEnvelope(%s::float8, %s::float8, %s::float8, %s::float8, 4326), float8 '1e-6'),"
             " %s, %s, %s, %s, %s, %s) RETURNING version"
@@ -100,7 +100,7 @@ def write_model(connection: db.Connection, trained: TrainedModel, config: TrainC
 
 
 def architecture(config: TrainConfig, trained: TrainedModel) -> dict[str, Any]:
-    """The location encoder as JSON, its features and its layers, so that SQL can run it."""
+    """The location encoder as data: which features, then which layers, so that SQL can run it."""
     joins = trained.model.location.joins
     layers: list[dict[str, Any]] = [{"layer": "input", "activation": "relu"}]
     for number in range(config.blocks):

@@ -16,6 +16,7 @@ from callipper_db.grid import BLOCK, Grid, check_count, ensure_grid
 from callipper_db.hnsw import build_hnsw
 from callipper_db.progress import Advance, Reporter
 from callipper_db.tables import DIMENSIONS, SCHEMA
+from callipper_trainer.cell_summary import summarise_cells
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import CHUNK, Samples
@@ -72,8 +73,8 @@ def publish(
     """Write a new version and activate it; returns (version, number of cells).
 
     All in one transaction: until the commit readers see the old version, and a failure leaves nothing behind. Rows are embedded
-    and written in chunks, because memory may not hold all of them. `watch` counts the seconds of grid, embed, write, index and
-    activate. Raises BadExtent, DiskTooSmall.
+    and written in chunks, because memory may not hold all of them. `watch` counts the seconds of grid, embed, write, index,
+    summary and activate. Raises BadExtent, DiskTooSmall.
     """
     watch = watch or Stopwatch()
     with connection.transaction():
@@ -98,6 +99,9 @@ def publish(
             with watch.timing("index"):
                 reporter.stage("building the HNSW index", cells)
                 build_hnsw(connection, version, reporter.advance)
+        with watch.timing("summary"):
+            reporter.stage("summing up the cells")
+            summarise_cells(connection, version, config.seed)
         with watch.timing("activate"):
             reporter.stage("activating")
             connection.execute("SELECT callipper.activate(%s)", [version])

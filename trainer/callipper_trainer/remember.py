@@ -1,4 +1,4 @@
-"""`callipper-db remember`: store embeddings of texts, so that the active model answers without its text encoder."""
+"""`callipper-db remember`: more texts that the active model answers without running its text encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from callipper_trainer.text_encoder import encode_cached, find_encoder
 
 
 def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int:
-    """Store the embeddings of texts for the active model; returns how many are new. Raises NoActiveModel, TextUnknown."""
+    """Add texts to those that the active model answers; returns how many were new. Raises NoActiveModel, TextUnknown."""
     if not all(text.strip() for text in texts):
         raise TextUnknown(reason="the text is empty. Give a word or a phrase, such as 'park'.")
     with db.session(dsn, autocommit=True) as connection:

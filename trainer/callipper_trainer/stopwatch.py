@@ -1,4 +1,4 @@
-"""The time that each stage of a run takes."""
+"""How long each part of a run takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Stopwatch:
-    """Wall-clock seconds by stage. Repeated stages are added up."""
+    """Seconds of wall clock by the name of the part; what comes back to a part is added."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -22,5 +22,5 @@ class Stopwatch:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - started
 
     def rounded(self) -> dict[str, float]:
-        """The seconds, rounded to hundredths."""
+        """To hundredths, for people and for JSON."""
         return {part: round(seconds, 2) for part, seconds in self.seconds.items()}

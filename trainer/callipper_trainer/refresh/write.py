@@ -15,6 +15,7 @@ from callipper_db.db import Connection
 from callipper_db.errors import UnknownModel
 from callipper_db.grid import Grid
 from callipper_db.tables import PARTITIONED
+from callipper_trainer.cell_summary import summarise_cells
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.embed import embed_places
 from callipper_trainer.features import lattice_columns
@@ -99,7 +100,9 @@ def write_plan(connection: Connection, plan: RefreshPlan) -> int:
     texts = _write_texts(connection, plan)
     _widen_extent(connection, plan)
     _analyse(connection, plan)
+    summarise_cells(connection, plan.version, plan.seed)
     connection.execute("SELECT callipper._announce_change()")
+    connection.execute("SELECT callipper._write_map()")
     return texts
 
 

@@ -1,0 +1,84 @@
+"""`callipper-db embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from callipper_db import schema
+from callipper_db.cli.console import make_reporter, print_json
+from callipper_db.cli.options import with_dsn
+from callipper_db.errors import MissingExtra
+from callipper_db.own_file import embed_file
+from callipper_db.own_table import embed_table
+
+FILES = {".csv", ".tsv", ".gz", ".parquet", ".geoparquet", ".gpkg", ".geojson", ".json", ".fgb", ".shp", ".kml"}
+
+
+@click.command()
+@click.argument("target", metavar="TABLE|FILE")
+@click.option("--column", default="emb", show_default=True, help="Column for the embeddings; made where it is missing.")
+@click.option("--geometry", metavar="COLUMN", help="Of a table: its geometry, where it has several.")
+@click.option("--where", metavar="SQL", help="Of a table: only rows for which this holds.")
+@click.option(
+    "--areas",
+    type=click.Choice(["centroid", "mean"]),
+    default="centroid",
+    show_default=True,
+    help="Of a table: polygons as their centroid, or as the mean of their cells.",
+)
+@click.option("--all", "everything", is_flag=True, help="Of a table: also rows that have an embedding already.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Of a file: where to write Parquet."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print progress and summary as JSON.")
+@with_dsn
+def embed(
+    dsn: str,
+    target: str,
+    column: str,
+    geometry: str | None,
+    where: str | None,
+    areas: str,
+    everything: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Embeddings of your own places, in your table or as a Parquet file.
+
+    Of a table, the rows whose column is NULL are filled, in chunks that are committed one by one: an interrupted run goes on
+    where it was, and others read the table meanwhile. The table needs a primary key, and a geometry or columns lon and lat.
+
+    \b
+    Examples:
+      callipper-db embed public.shop --column emb
+      callipper-db embed district --areas mean --where "kind = 'ward'"
+      callipper-db embed shops.csv -o shops.parquet
+    """
+    schema.ensure_current(dsn)
+    is_file = Path(target).suffix.lower() in FILES or Path(target).is_file()
+    if is_file and output is None:
+        raise click.UsageError(f"{target} is a file: say where to write with -o FILE.parquet.")
+    if not is_file and output is not None:
+        raise click.UsageError("-o goes with a file; a table is filled in place.")
+    with make_reporter(as_json) as reporter:
+        if output is not None:
+            try:
+                written = embed_file(dsn, Path(target), output, column, reporter)
+            except ModuleNotFoundError as error:
+                raise MissingExtra(feature="Reading and writing files", module=error.name, extra="geo") from error
+            summary, said = written.to_dict(), f"Wrote {written.path}: {written.rows:,} rows"
+            skipped = written.skipped
+        else:
+            filled = embed_table(
+                dsn, target, column, reporter, geometry=geometry, where=where, areas=areas, everything=everything
+            )
+            summary, said = filled.to_dict(), f"Filled {column} of {target}: {filled.rows:,} rows"
+            skipped = filled.skipped
+    if as_json:
+        print_json(summary)
+        return
+    click.echo(f"{said} in {summary['seconds']:.1f} s, by model version {summary['version']}.")
+    if skipped:
+        click.echo(f"{skipped:,} rows have no place that can be embedded.")

@@ -1,0 +1,66 @@
+"""`callipper-db export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from callipper_db import export, schema
+from callipper_db.cli.console import make_reporter, print_json
+from callipper_db.cli.options import with_dsn
+from callipper_db.errors import MissingExtra
+
+SUFFIXES = {".parquet": "geoparquet", ".gpkg": "gpkg", ".tif": "geotiff", ".csv": "csv", ".safetensors": "safetensors"}
+FORMATS = {
+    "cells": ("geoparquet", "gpkg", "geotiff", "csv"),
+    "places": ("geoparquet", "gpkg", "csv"),
+    "model": ("safetensors",),
+}
+
+
+@click.command("export")
+@click.argument("what", type=click.Choice(list(FORMATS)))
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write."
+)
+@click.option(
+    "--format", "form", type=click.Choice(list(SUFFIXES.values())), help="Default: by the ending of the file."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print progress and summary as JSON.")
+@with_dsn
+def export_command(dsn: str, what: str, output: Path, form: str | None, as_json: bool) -> None:
+    """Cells, places or weights of the active model as a file.
+
+    GeoParquet and CSV hold the embeddings, a GeoPackage the rest. A GeoTIFF has a band a dimension, and a STAC item next to it;
+    it takes a grid of squares. safetensors holds the weights of both towers, and a JSON file next to it says what they are.
+
+    \b
+    Examples:
+      callipper-db export cells -o cells.parquet
+      callipper-db export places -o places.gpkg
+      callipper-db export cells -o cells.tif
+      callipper-db export model -o model.safetensors
+    """
+    form = form or SUFFIXES.get(output.suffix.lower())
+    if form not in FORMATS[what]:
+        raise click.UsageError(f"{what} can be written as {', '.join(FORMATS[what])}; choose with --format.")
+    schema.ensure_current(dsn)
+    try:
+        with make_reporter(as_json) as reporter:
+            if form == "geotiff":
+                summary = export.export_raster(dsn, output, reporter)
+            elif form == "safetensors":
+                summary = export.export_model(dsn, output, reporter)
+            else:
+                summary = export.export_layer(dsn, what, form, output, reporter)
+    except ModuleNotFoundError as error:
+        extra = {"geotiff": "raster", "safetensors": "train"}.get(form, "geo")
+        raise MissingExtra(feature="This format", module=error.name, extra=extra) from error
+    if as_json:
+        print_json(summary.to_dict())
+    else:
+        unit = "tensors" if form == "safetensors" else "rows"
+        click.echo(
+            f"Wrote {summary.path}: {summary.rows:,} {unit} of model version {summary.version}, {summary.seconds:.1f} s."
+        )

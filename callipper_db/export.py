@@ -1,0 +1,460 @@
+"""The cells, places and weights of the active model as files that other programs read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from psycopg import sql
+
+from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.binary_copy import read_parts, read_rows
+from callipper_db.errors import GridNotSquare, NoActiveModel
+from callipper_db.progress import Reporter
+from callipper_db.tables import DIMENSIONS
+
+PART = 20_000  # rows in memory at once
+STRIP_BYTES = 2**27  # of a raster in memory at once
+CELL_TEXTS = ("cluster_label", "color", "top_texts")
+CELL_NUMBERS = {
+    "cell_id": "int8",
+    "lon": "float8",
+    "lat": "float8",
+    "cluster": "int4",
+    "support": "float4",
+    "poi_count": "int4",
+}
+PLACE_TEXTS = ("name", "category", "kind", "text")
+PLACE_NUMBERS = {"place_id": "int8", "lon": "float8", "lat": "float8"}
+ARROW = {"int8": "int64", "int4": "int32", "float8": "float64", "float4": "float32"}
+
+
+@dataclass(frozen=True)
+class ActiveModel:
+    """What every export says of the model."""
+
+    version: int
+    srid: int
+    text_encoder: str
+    trained_at: str
+    grid_kind: str | None
+    grid_size_m: float | None
+    dimensions: int = DIMENSIONS
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was written."""
+
+    path: str
+    version: int
+    rows: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A table of callipper_map, and where its embeddings are."""
+
+    name: str
+    key: str
+    texts: tuple[str, ...]
+    numbers: dict[str, str]
+    geometry: str
+    vectors: str  # a query of its embeddings by key
+
+
+LAYERS = {
+    "cells": Layer(
+        "cell", "cell_id", CELL_TEXTS, CELL_NUMBERS, "Polygon", "SELECT cell_id AS key, emb FROM callipper.cells"
+    ),
+    "places": Layer(
+        "place", "place_id", PLACE_TEXTS, PLACE_NUMBERS, "Point", "SELECT point_id AS key, emb FROM callipper.points"
+    ),
+}
+
+
+def export_layer(dsn: str, what: str, form: str, path: Path, reporter: Reporter) -> ExportSummary:
+    """Write 'cells' or 'places' as 'geoparquet' or 'csv', with embeddings, or as 'gpkg', without.
+
+    Rows are in the order of their key. Raises NoActiveModel; ModuleNotFoundError without pyarrow, of a GeoPackage pyogrio.
+    """
+    writers: dict[str, Callable[..., int]] = {"geoparquet": _geoparquet, "csv": _csv, "gpkg": _gpkg}
+    began = time.monotonic()
+    layer = LAYERS[what]
+    with _snapshot(dsn) as connection:
+        model = _active(connection)
+        (count,) = connection.execute(
+            sql.SQL("SELECT count(*) FROM callipper_map.{}").format(sql.Identifier(layer.name))
+        ).fetchone() or (0,)
+        reporter.stage(f"writing {what}", count)
+        rows = writers[form](connection, model, layer, path, reporter)
+    return ExportSummary(str(path), model.version, rows, round(time.monotonic() - began, 2))
+
+
+def export_raster(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
+    """Write the embeddings of a square grid as a cloud-optimised GeoTIFF, a band a dimension, and a STAC item next to it.
+
+    The CRS is the model's, a pixel is a cell, and NaN stands where there is no cell. Raises GridNotSquare, NoActiveModel;
+    ModuleNotFoundError without rasterio.
+    """
+    import rasterio
+    from rasterio.shutil import copy
+
+    began = time.monotonic()
+    with _snapshot(dsn) as connection:
+        model = _active(connection)
+        if model.grid_kind != "square" or model.grid_size_m is None:
+            raise GridNotSquare(kind=model.grid_kind)
+        west, east, south, north, cells = connection.execute(
+            "SELECT min(i), max(i) + 1, min(j), max(j) + 1, count(*)"
+            " FROM callipper.cell JOIN callipper_map.cell USING (cell_id)"
+        ).fetchone() or (0, 0, 0, 0, 0)
+        (crs,) = connection.execute(
+            connection.named(
+                "SELECT CASE WHEN auth_name = 'EPSG' THEN 'EPSG:' || auth_srid ELSE srtext END"
+                " FROM spatial_ref_sys WHERE srid = %s"
+            ),
+            [model.srid],
+        ).fetchone() or (None,)
+        size = model.grid_size_m
+        profile = {
+            "driver": "GTiff",
+            "width": east - west,
+            "height": north - south,
+            "count": DIMENSIONS,
+            "dtype": "float32",
+            "nodata": float("nan"),
+            "crs": crs,
+            "transform": rasterio.Affine(size, 0, west * size, 0, -size, north * size),
+            "tiled": True,
+            "interleave": "band",
+            "BIGTIFF": "IF_SAFER",
+        }
+        reporter.stage("writing cells", cells)
+        strips = path.with_name(f".{path.name}.strips.tif")
+        try:
+            with rasterio.open(strips, "w", **profile) as raster:
+                for band in range(DIMENSIONS):
+                    raster.set_band_description(band + 1, f"emb{band}")
+                raster.update_tags(model_version=model.version, software="callipper-db")
+                height = max(16, STRIP_BYTES // (4 * DIMENSIONS * (east - west)))
+                for top in range(north, south, -height):
+                    bottom = max(south, top - height)
+                    pixels, done = _strip(connection, west, east, bottom, top)
+                    raster.write(pixels, window=rasterio.windows.Window(0, north - top, east - west, top - bottom))
+                    reporter.advance(done)
+            reporter.stage("arranging the file for the cloud")
+            copy(
+                strips,
+                path,
+                driver="COG",
+                compress="DEFLATE",
+                predictor="YES",
+                overview_resampling="average",
+                bigtiff="IF_SAFER",
+            )
+        finally:
+            strips.unlink(missing_ok=True)
+        _write_stac(connection, model, path, crs, profile)
+    return ExportSummary(str(path), model.version, cells, round(time.monotonic() - began, 2))
+
+
+def export_model(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
+    """Write the weights of both towers and the lattices as safetensors, and what they mean as JSON next to it.
+
+    Raises NoActiveModel; ModuleNotFoundError without safetensors.
+    """
+    from safetensors.numpy import save_file
+
+    began = time.monotonic()
+    with _snapshot(dsn) as connection:
+        model = _active(connection)
+        reporter.stage("reading weights")
+        tensors = dict(_weights(connection, model.version))
+        row = connection.execute(
+            "SELECT m.arch, m.standardisation, m.origin_easting, m.origin_northing, m.srid, m.provenance, e.name, e.revision"
+            " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id) WHERE m.version = %s",
+            [model.version],
+        ).fetchone()
+    assert row is not None
+    arch, standardisation, easting, northing, srid, provenance, encoder, revision = row
+    for name in ("mean", "scale"):
+        tensors[f"standardisation.{name}"] = np.array(standardisation.get(name, []), np.float32)
+    said = {
+        "version": model.version,
+        "arch": arch,
+        "origin_m": [easting, northing],
+        "srid": srid,
+        "text_encoder": {"name": encoder, "revision": revision},
+        "provenance": provenance,
+    }
+    save_file(tensors, path, metadata={"format": "callipper-db", "version": str(model.version)})
+    path.with_suffix(".json").write_text(json.dumps(said, indent=2, default=str) + "\n", encoding="utf-8")
+    return ExportSummary(str(path), model.version, len(tensors), round(time.monotonic() - began, 2))
+
+
+# Tables
+
+
+def _geoparquet(connection: db.Connection, model: ActiveModel, layer: Layer, path: Path, reporter: Reporter) -> int:
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    geo = {
+        "version": "1.1.0",
+        "primary_column": "geometry",
+        "columns": {
+            "geometry": {
+                "encoding": "WKB",
+                "geometry_types": [layer.geometry],
+                "bbox": _bounds(connection, layer),
+                "covering": {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}},
+            }
+        },
+    }
+    writer, rows = None, 0
+    try:
+        for table in _tables(connection, model, layer, with_vectors=True, with_box=True):
+            if writer is None:
+                metadata = {"geo": json.dumps(geo), "callipper_db": json.dumps(asdict(model))}
+                schema = table.schema.with_metadata(metadata)
+                writer = pq.ParquetWriter(path, schema, compression="zstd")
+            writer.write_table(table.cast(schema))
+            rows += len(table)
+            reporter.advance(len(table))
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+def _csv(connection: db.Connection, model: ActiveModel, layer: Layer, path: Path, reporter: Reporter) -> int:
+    """Geometry as lon and lat, and a column a dimension: emb0, emb1, ..."""
+    import pyarrow as pa
+    import pyarrow.csv  # type: ignore[import-untyped]
+
+    writer, rows = None, 0
+    try:
+        for table in _tables(connection, model, layer, with_vectors=True, with_box=False):
+            emb = table.column("emb").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+            flat = table.drop_columns(["geometry", "emb"])
+            for number in range(emb.shape[1]):
+                flat = flat.append_column(f"emb{number}", pa.array(np.ascontiguousarray(emb[:, number])))
+            writer = writer or pyarrow.csv.CSVWriter(path, flat.schema)
+            writer.write_table(flat)
+            rows += len(table)
+            reporter.advance(len(table))
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+def _gpkg(connection: db.Connection, model: ActiveModel, layer: Layer, path: Path, reporter: Reporter) -> int:
+    import pyarrow as pa
+    import pyogrio  # type: ignore[import-untyped]
+
+    tables = list(_tables(connection, model, layer, with_vectors=False, with_box=False))
+    path.unlink(missing_ok=True)
+    table = pa.concat_tables(tables)
+    pyogrio.write_arrow(
+        table,
+        path,
+        layer=layer.name,
+        driver="GPKG",
+        geometry_name="geometry",
+        geometry_type=layer.geometry,
+        crs="EPSG:4326",
+    )
+    reporter.advance(len(table))
+    return len(table)
+
+
+def _tables(
+    connection: db.Connection, model: ActiveModel, layer: Layer, *, with_vectors: bool, with_box: bool
+) -> Iterator[Any]:
+    """The rows as Arrow tables of PART rows at most, in the order of the key."""
+    import pyarrow as pa
+
+    names = [*layer.numbers, *layer.texts]
+    bounds = connection.named(
+        "ST_XMin(geom::@box3d), ST_YMin(geom::@box3d), ST_XMax(geom::@box3d), ST_YMax(geom::@box3d)"
+    )
+    query = connection.named("SELECT {}, ST_AsBinary(geom), {} FROM callipper_map.{} ORDER BY {}").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)), bounds, sql.Identifier(layer.name), sql.Identifier(layer.key)
+    )
+    types = [pa.type_for_alias(ARROW[kind]) for kind in layer.numbers.values()] + [pa.string()] * len(layer.texts)
+    with connection.cursor("exported", binary=True) as cursor:
+        cursor.execute(query)
+        while rows := cursor.fetchmany(PART):
+            *columns, shapes, xmin, ymin, xmax, ymax = zip(*rows, strict=True)
+            arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
+            found = dict(zip(names, arrays, strict=True))
+            if with_box:
+                box = dict(zip(("xmin", "ymin", "xmax", "ymax"), (xmin, ymin, xmax, ymax), strict=True))
+                found["bbox"] = pa.StructArray.from_arrays(
+                    [pa.array(side, pa.float64()) for side in box.values()], list(box)
+                )
+            found["geometry"] = pa.array(shapes, pa.binary())
+            if with_vectors:
+                # By key ranges, so that a part is read at a time and an index finds it.
+                (emb,) = read_rows(
+                    connection,
+                    sql.SQL("SELECT emb FROM ({}) AS v WHERE v.key >= {} AND v.key <= {} ORDER BY v.key").format(
+                        sql.SQL(layer.vectors), sql.Literal(rows[0][0]), sql.Literal(rows[-1][0])
+                    ),
+                    ["vector"],
+                    DIMENSIONS,
+                )
+                assert len(emb) == len(rows), "both are of one snapshot"
+                found["emb"] = pa.FixedSizeListArray.from_arrays(pa.array(emb.reshape(-1)), DIMENSIONS)
+            yield pa.table(found)
+
+
+def _bounds(connection: db.Connection, layer: Layer) -> list[float]:
+    row = connection.execute(
+        connection.named(
+            "SELECT ST_XMin(b), ST_YMin(b), ST_XMax(b), ST_YMax(b) FROM (SELECT @extschema:postgis@.ST_3DExtent(geom) AS b"
+            " FROM callipper_map.{}) AS q"
+        ).format(sql.Identifier(layer.name))
+    ).fetchone()
+    assert row is not None
+    return list(row)
+
+
+# Raster
+
+
+def _strip(connection: db.Connection, west: int, east: int, bottom: int, top: int) -> tuple[Array, int]:
+    """(D, rows, columns) of the cells with bottom <= j < top, the northernmost row first; and how many cells there are."""
+    query = sql.SQL(
+        "SELECT c.i, c.j, e.emb FROM callipper.cells e JOIN callipper.cell c ON c.cell_id = e.cell_id"
+        " WHERE c.j >= {} AND c.j < {}"
+    ).format(sql.Literal(bottom), sql.Literal(top))
+    pixels = np.full((DIMENSIONS, top - bottom, east - west), np.nan, np.float32)
+    done = 0
+    for i, j, emb in read_parts(connection, query, ["int4", "int4", "vector"], PART, DIMENSIONS):
+        pixels[:, top - 1 - j, i - west] = emb.T
+        done += len(i)
+    return pixels, done
+
+
+def _write_stac(connection: db.Connection, model: ActiveModel, path: Path, crs: str, profile: dict[str, Any]) -> None:
+    """A STAC item. The fields emb: are a proposal of the community; there is no schema of them yet."""
+    west, south, east, north = _bounds(connection, LAYERS["cells"])
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    item = {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": ["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
+        "id": path.stem,
+        "bbox": [west, south, east, north],
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {
+            "datetime": model.trained_at,
+            "proj:code": crs if crs.startswith("EPSG:") else None,
+            "proj:shape": [profile["height"], profile["width"]],
+            "proj:transform": list(profile["transform"])[:6],
+            "gsd": model.grid_size_m,
+            "emb:model": f"callipper-db, model version {model.version}",
+            "emb:dimensions": DIMENSIONS,
+            "emb:text_encoder": model.text_encoder,
+            "emb:normalized": True,
+        },
+        "assets": {
+            "embeddings": {
+                "href": path.name,
+                "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+                "roles": ["data"],
+            }
+        },
+        "links": [],
+    }
+    path.with_suffix(".json").write_text(json.dumps(item, indent=2) + "\n", encoding="utf-8")
+
+
+# Weights
+
+
+def _weights(connection: db.Connection, version: int) -> Iterator[tuple[str, Array]]:
+    """Names and tensors: location.LAYER.weight and .bias, text_projection, peaks, context.LEVEL.ij, .count and .code_sum."""
+    layers = connection.execute(
+        "SELECT DISTINCT layer FROM callipper.location_weight WHERE version = %s ORDER BY 1", [version]
+    ).fetchall()
+    for (layer,) in layers:
+        where = sql.SQL("version = {} AND layer = {}").format(sql.Literal(version), sql.Literal(layer))
+        weight, bias = _read_vectors(connection, "location_weight", "weight", ["bias"], where, "neuron")
+        yield f"location.{layer}.weight", weight
+        yield f"location.{layer}.bias", bias
+    where = sql.SQL("version = {}").format(sql.Literal(version))
+    weight, bias = _read_vectors(connection, "text_projection", "weight", ["bias"], where, "neuron")
+    yield "text_projection.weight", weight
+    yield "text_projection.bias", bias
+    peaks = connection.execute("SELECT count(*) FROM callipper.kind_peak WHERE version = %s", [version]).fetchone()
+    if peaks != (0,):
+        columns = ["kind_id", "threshold", "gain"]
+        direction, kind_id, threshold, gain = _read_vectors(
+            connection, "kind_peak", "direction", columns, where, "kind_id"
+        )
+        yield "peaks.kind_id", kind_id
+        yield "peaks.threshold", threshold
+        yield "peaks.gain", gain
+        yield "peaks.direction", direction
+    levels = connection.execute(
+        "SELECT DISTINCT level FROM callipper.context_cell WHERE version = %s ORDER BY 1", [version]
+    ).fetchall()
+    for (level,) in levels:
+        where = sql.SQL("version = {} AND level = {}").format(sql.Literal(version), sql.Literal(level))
+        code_sum, i, j, n = _read_vectors(connection, "context_cell", "code_sum", ["i", "j", "n"], where, "i, j")
+        yield f"context.{level}.ij", np.column_stack([i, j])
+        yield f"context.{level}.count", n
+        yield f"context.{level}.code_sum", code_sum
+
+
+def _read_vectors(
+    connection: db.Connection, table: str, vector: str, numbers: list[str], where: sql.Composable, order: str
+) -> list[Array]:
+    (width,) = connection.execute(
+        connection.named("SELECT @extschema:vector@.vector_dims({}) FROM callipper.{} WHERE {} LIMIT 1").format(
+            sql.Identifier(vector), sql.Identifier(table), where
+        )
+    ).fetchone() or (0,)
+    query = sql.SQL("SELECT {} FROM callipper.{} WHERE {} ORDER BY {}").format(
+        sql.SQL(", ").join(map(sql.Identifier, [vector, *numbers])), sql.Identifier(table), where, sql.SQL(order)
+    )
+    kinds = dict.fromkeys(("bias", "n", "threshold", "gain"), "float4") | dict.fromkeys(("i", "j", "kind_id"), "int4")
+    return [
+        np.ascontiguousarray(column)
+        for column in read_rows(connection, query, ["vector", *(kinds[name] for name in numbers)], width)
+    ]
+
+
+@contextmanager
+def _snapshot(dsn: str) -> Iterator[db.Connection]:
+    """One transaction that sees one version, whatever is activated meanwhile."""
+    with db.session(dsn, autocommit=True) as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield connection
+
+
+def _active(connection: db.Connection) -> ActiveModel:
+    row = connection.execute(
+        "SELECT m.version, m.srid, e.name,"
+        " to_char(m.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), g.kind, g.size_m"
+        " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
+        " LEFT JOIN callipper.grid g USING (grid_id) WHERE m.status = 'active'"
+    ).fetchone()
+    if row is None:
+        raise NoActiveModel
+    return ActiveModel(*row)

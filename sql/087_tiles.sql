@@ -1,0 +1,116 @@
+-- Vector tiles, for pg_tileserv, martin and tipg: z, x and y first, then what they ask for, with a default. Whole percents, a
+-- feature id and no vectors, so that a tile is small and the same bytes for the same question. Below zoom 12 cells are merged
+-- into blocks of 2 x 2, 4 x 4 and so on.
+
+CREATE OR REPLACE FUNCTION callipper._block_size(z integer) RETURNS integer
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT (2 ::pg_catalog.float8 OPERATOR(pg_catalog.^) greatest(0, least(12 OPERATOR(pg_catalog.-) z, 8))::pg_catalog.float8)::pg_catalog.int4
+$$;
+COMMENT ON FUNCTION callipper._block_size(integer) IS 'cells a side that make one block at a zoom';
+
+-- The cells of all blocks that touch a tile, with the number of the block. The box is cut wider by a block and a cell.
+CREATE OR REPLACE FUNCTION callipper._tile_cells(z integer, x integer, y integer)
+RETURNS TABLE (block bigint, cell_id bigint, geom @extschema:postgis@.geometry)
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 1000 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    side constant integer := callipper._block_size(z);
+    box @extschema:postgis@.geometry := @extschema:postgis@.ST_Transform(@extschema:postgis@.ST_TileEnvelope(z, x, y), 4326);
+    grid callipper.grid;
+    margin float8;
+BEGIN
+    SELECT g.* INTO grid FROM callipper.model m JOIN callipper.grid g ON g.grid_id = m.grid_id WHERE m.status = 'active';
+    margin := (side + 1) * 2 * grid.size_m / 111000 / greatest(0.05, cos(radians(@extschema:postgis@.ST_YMax(box::@extschema:postgis@.box3d))));
+    RETURN QUERY
+        SELECT min(m.cell_id) OVER (PARTITION BY div(c.i::numeric, side), div(c.j::numeric, side)), m.cell_id, m.geom
+        FROM callipper_map.cell m JOIN callipper.cell c ON c.cell_id = m.cell_id
+        WHERE m.geom OPERATOR(@extschema:postgis@.&&) @extschema:postgis@.ST_Expand(box, CASE side WHEN 1 THEN 0 ELSE margin END);
+END
+$$;
+COMMENT ON FUNCTION callipper._tile_cells(integer, integer, integer) IS 'cells of a tile, and the block that each is in at its zoom';
+
+CREATE OR REPLACE FUNCTION callipper_map.similarity_tile(z integer, x integer, y integer, query text DEFAULT 'park') RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    question constant @extschema:vector@.vector := callipper.text_embed(query);
+    city constant real[] := callipper._city_of(question);
+BEGIN
+    RETURN (
+        SELECT @extschema:postgis@.ST_AsMVT(t, 'cells'::text, 4096, 'geom'::text, 'id'::text) FROM (
+            SELECT b.block AS id, b.similarity, b.percentile, @extschema:postgis@.ST_AsMVTGeom(
+                @extschema:postgis@.ST_Transform(b.geom, 3857), @extschema:postgis@.ST_TileEnvelope(z, x, y)::@extschema:postgis@.box2d,
+                4096, 64, true) AS geom
+            FROM (
+                SELECT c.block, round(100 * avg(s.similarity))::integer AS similarity,
+                    round(avg(callipper._percentile(-s.similarity, city)))::integer AS percentile,
+                    CASE count(*) WHEN 1 THEN min(c.geom::text)::@extschema:postgis@.geometry
+                        ELSE @extschema:postgis@.ST_Envelope(@extschema:postgis@.ST_Collect(c.geom)) END AS geom
+                FROM callipper._tile_cells(z, x, y) c JOIN callipper.cells e ON e.cell_id = c.cell_id,
+                    LATERAL (SELECT @extschema:vector@.inner_product(e.emb, question) AS similarity OFFSET 0) AS s
+                GROUP BY c.block
+            ) b WHERE b.similarity IS NOT NULL ORDER BY b.block
+        ) t WHERE t.geom IS NOT NULL
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper_map.similarity_tile(integer, integer, integer, text) IS
+    'A vector tile, layer "cells": how well a text fits, as similarity (100 times the cosine) and percentile, both whole numbers';
+
+CREATE OR REPLACE FUNCTION callipper_map.similarity_tile_json(z integer, x integer, y integer, query_params json) RETURNS bytea
+LANGUAGE sql STABLE PARALLEL RESTRICTED AS $$
+    SELECT callipper_map.similarity_tile(z, x, y, coalesce(query_params OPERATOR(pg_catalog.->>) 'query'::text, 'park'))
+$$;
+COMMENT ON FUNCTION callipper_map.similarity_tile_json(integer, integer, integer, json) IS
+    'similarity_tile() for martin, which passes what stands after the ? of a URL as JSON: {"query": "quiet park"}';
+
+CREATE OR REPLACE FUNCTION callipper_map.cell_tile(z integer, x integer, y integer) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT @extschema:postgis@.ST_AsMVT(t, 'cells'::text, 4096, 'geom'::text, 'id'::text) FROM (
+            SELECT b.block AS id, b.cluster, b.cluster_label, b.color, b.top_texts, b.support, b.poi_count,
+                @extschema:postgis@.ST_AsMVTGeom(@extschema:postgis@.ST_Transform(b.geom, 3857),
+                    @extschema:postgis@.ST_TileEnvelope(z, x, y)::@extschema:postgis@.box2d, 4096, 64, true) AS geom
+            FROM (
+                SELECT c.block, mode() WITHIN GROUP (ORDER BY m.cluster) AS cluster,
+                    mode() WITHIN GROUP (ORDER BY m.cluster_label) AS cluster_label,
+                    mode() WITHIN GROUP (ORDER BY m.color) AS color,
+                    CASE count(*) WHEN 1 THEN min(m.top_texts) END AS top_texts,
+                    round(100 * avg(m.support))::integer AS support, round(avg(m.poi_count))::integer AS poi_count,
+                    CASE count(*) WHEN 1 THEN min(c.geom::text)::@extschema:postgis@.geometry
+                        ELSE @extschema:postgis@.ST_Envelope(@extschema:postgis@.ST_Collect(c.geom)) END AS geom
+                FROM callipper._tile_cells(z, x, y) c JOIN callipper_map.cell m ON m.cell_id = c.cell_id GROUP BY c.block
+            ) b ORDER BY b.block
+        ) t WHERE t.geom IS NOT NULL
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper_map.cell_tile(integer, integer, integer) IS
+    'A vector tile, layer "cells": group, colour, kinds of places, support in percent and POIs within 250 m. A block of merged'
+    ' cells has the most common group and colour, and no kinds of places';
+
+CREATE OR REPLACE FUNCTION callipper_map.place_tile(z integer, x integer, y integer) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    envelope constant @extschema:postgis@.geometry := @extschema:postgis@.ST_TileEnvelope(z, x, y);
+    spot constant integer := CASE WHEN z < 15 THEN 32 ELSE 1 END;  -- of the tile's 4096, in which one place stands for all
+BEGIN
+    RETURN (
+        SELECT @extschema:postgis@.ST_AsMVT(t, 'places'::text, 4096, 'geom'::text, 'id'::text) FROM (
+            SELECT s.id, p.name, p.kind, s.places, s.geom FROM (
+                SELECT min(q.place_id) AS id, count(*)::integer AS places, min(q.geom::text)::@extschema:postgis@.geometry AS geom
+                FROM (
+                    SELECT m.place_id, @extschema:postgis@.ST_AsMVTGeom(@extschema:postgis@.ST_Transform(m.geom, 3857),
+                        envelope::@extschema:postgis@.box2d, 4096, 64, true) AS geom
+                    FROM callipper_map.place m
+                    WHERE m.geom OPERATOR(@extschema:postgis@.&&) @extschema:postgis@.ST_Transform(envelope, 4326)
+                ) q WHERE q.geom IS NOT NULL
+                GROUP BY CASE spot WHEN 1 THEN q.place_id END,
+                    floor(@extschema:postgis@.ST_X(q.geom) / spot), floor(@extschema:postgis@.ST_Y(q.geom) / spot)
+            ) s JOIN callipper_map.place p ON p.place_id = s.id ORDER BY s.id
+        ) t
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper_map.place_tile(integer, integer, integer) IS
+    'A vector tile, layer "places": POIs with name and kind; below zoom 15 one stands for those close by, and says how many (places)';
