@@ -18,6 +18,8 @@ DECLARE
 BEGIN
     IF rule IS NULL THEN
         RETURN NULL;
+    ELSIF to_regclass(format('callipper.%I', 'point_kind_v' || version)) IS NULL THEN
+        RETURN array_fill(0::real, ARRAY[128])::@extschema:vector@.vector;
     END IF;
     metres := callipper._to_metres(place, asked.srid, 0, 0, asked.extent);
     -- In squares, whole numbers at their centres; bounded to what an integer holds.

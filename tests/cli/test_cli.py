@@ -490,6 +490,8 @@ def test_as_a_program(database: str, tmp_path: Path) -> None:
 
     done = program("query", "pub")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: No model is active in this database. Train one with: callipper-db train\n"
+    announced, complaint = done.stderr.splitlines()
+    assert announced.startswith("Database: ") and announced.endswith("(CALLIPPER_DSN of the environment).")
+    assert complaint == "Error: No model is active in this database. Train one with: callipper-db train"
     done = program("models", "list", "--json")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", f"{announced}\n")
