@@ -185,6 +185,14 @@ def test_only_the_command_line_talks_to_a_person(name: str) -> None:
     assert not imports(MODULES[name], set(MODULES)) & {"click", "rich", "rich.console", "rich.progress"}
 
 
+@pytest.mark.parametrize("name", [name for name in sorted(MODULES) if part(name) != "cli"])
+def test_a_function_takes_eight_parameters_at_most(name: str) -> None:
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert len([each for each in every if each.arg not in ("self", "cls")]) <= 8, f"{name}.{node.name}"
+
+
 def test_names_say_what_is_inside() -> None:
     assert not {name for name in MODULES if set(name.split(".")) & FORBIDDEN_NAMES}
 

@@ -39,11 +39,11 @@ LABEL_COLUMN = "category"
 class Retrieval:
     """How well texts find held-out places, by the kind of text: the bare label, or the usual text of its POIs."""
 
-    version: int  # the version whose settings and source were used
     auc: dict[str, dict[str, float]]  # kind of text -> label -> AUC
     places: dict[str, int]  # label -> held-out places of its own
     held_out: int
     trained_on: int
+    version: int = 0  # the version whose settings and source were used; 0 for none
 
     @property
     def macro_auc(self) -> dict[str, float]:
@@ -134,8 +134,8 @@ def evaluate_retrieval(
         replace(model.config, device=device),
         reporter,
         partial(encode_cached, dsn, encoder),
-        model.version,
     )
+    result = replace(result, version=model.version)
     models.record_evaluation(dsn, model.version, "retrieval", result.to_dict(), reporter.note)
     return result
 
@@ -149,7 +149,6 @@ def measure(
     config: TrainConfig,
     reporter: Reporter,
     encode: Encode,
-    version: int = 0,
 ) -> Retrieval:
     """Hold out a tenth of the samples, train on the rest, and measure each label with enough held-out places.
 
@@ -168,7 +167,6 @@ def measure(
     places = embed_places(trained, samples.metres[held_out])
     found = {way: retrieval_auc(places, embed_texts(trained, vectors), asked) for way, vectors in questions.items()}
     return Retrieval(
-        version=version,
         auc={way: {names[label]: value for label, value in values.items()} for way, values in found.items()},
         places={name: int(count) for name, count in zip(names, counts, strict=True) if count},
         held_out=len(held_out),
