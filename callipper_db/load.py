@@ -16,8 +16,9 @@ from callipper_db.outliers import find_outliers
 from callipper_db.points import TO_POINT, unknown_srid
 from callipper_db.progress import Reporter, Silent
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
+from callipper_db.read.columns import LoadOptions
 from callipper_db.read.copy_format import copy_format
-from callipper_db.read.place import OUT_OF_RANGE, LoadOptions, Place, Rules
+from callipper_db.read.place import OUT_OF_RANGE, Place, Rules
 from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY
 from callipper_db.upsert import LOCK, upsert
 
@@ -221,7 +222,7 @@ def _load_file(
     with open_reader(path, options) as reader:
         reader.look(Look(path, reporter))
         srid = options.srid or reader.srid() or 4326
-        rules = Rules.of(path, reader, options, source_name(path), srid)
+        rules = Rules.of(path, reader, options, source_name(path, options.layer), srid)
         sent = _copy(connection, reader, rules, rejects, summary, reporter)
         summary.notes += reader.notes
     if not summary.rows:
@@ -295,12 +296,15 @@ def _check_srid(connection: db.Connection, path: Path, srid: int) -> None:
         raise BadInput(path=path, reason=reason)
 
 
-def source_name(path: Path) -> str:
-    """The file's name without its endings: 'london_pois.csv.gz' is the source 'london_pois'."""
+def source_name(path: Path, layer: str | None = None) -> str:
+    """The file's name without its endings, and the layer: 'london_pois.csv.gz' is the source 'london_pois'.
+
+    Layers number their rows on their own, so that 'city.gpkg' has the sources 'city/shops' and 'city/stops'.
+    """
     name = Path(path.name)
     while name.suffix.lower() in SOURCE_SUFFIXES:
         name = name.with_suffix("")
-    return str(name)
+    return f"{name}/{layer}" if layer else str(name)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from callipper_db.errors import BadInput
 from callipper_db.read import vector
 from callipper_db.read.delimited import is_delimited, open_delimited
-from callipper_db.read.geojson import open_collection, open_lines
+from callipper_db.read.geojson import ENVELOPES, open_collection, open_lines
 from callipper_db.read.parquet import open_parquet
 from callipper_db.read.pbf import open_pbf
 from callipper_db.read.record import Reader, ReadOptions
@@ -87,10 +87,13 @@ def _suffix(path: Path) -> str:
 
 
 def _is_object_a_line(text: str) -> bool:
-    """Is the first line a whole JSON object that is no FeatureCollection?"""
+    """Is the first line a whole JSON object, and no FeatureCollection or what a web service answers?"""
+    line, _, more = text.partition("\n")
     try:
-        first = json.loads(text.split("\n", 1)[0])
+        first = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    one_of_many = isinstance(first, dict) and first.get("type") != "FeatureCollection" and "features" not in first
-    return one_of_many and "elements" not in first
+    if not isinstance(first, dict) or first.get("type") == "FeatureCollection":
+        return False
+    wrapped = any(isinstance(first.get(key), list) for key in ("features", "elements", *ENVELOPES))
+    return bool(more.strip()) or not wrapped

@@ -28,7 +28,9 @@ EPSG = re.compile(r"(?:EPSG|ESRI):(?:[\d.]*:)?(\d+)$", re.IGNORECASE)
 CRS84 = re.compile(r"CRS:?84$", re.IGNORECASE)
 NAMES_LIMIT = 5000  # different columns that are told apart
 DEPTH_LOOKED_AT = 3  # levels of nested columns whose paths are known
-NO_FEATURES = "it is JSON but no GeoJSON FeatureCollection with features"
+NO_FEATURES = "it is JSON but no GeoJSON FeatureCollection with features, and no array of objects"
+# Where the answers of web services have their array of objects.
+ENVELOPES = ("results", "places", "businesses", "venues", "pois", "items", "records", "rows", "data")
 
 Records = Iterator[Record | Refused]
 
@@ -36,7 +38,7 @@ Records = Iterator[Record | Refused]
 @contextmanager
 def open_collection(path: Path) -> Iterator[Reader]:
     """A FeatureCollection, with the old-style `crs` member before or behind the features; an array of features or of plain
-    objects; or the elements of an Overpass answer."""
+    objects, also as a member of an object; or the elements of an Overpass answer."""
     with open_text(path, guess=False) as text:
         about: dict[str, Any] = {}
         reader = Reader(in_blocks(_collection(path, text, about)), [], text.tell)
@@ -85,7 +87,7 @@ def _collection(path: Path, text: Text, about: dict[str, Any]) -> Records:
                 yield _refused(row, item.problem, item.raw) or from_feature(row, item.value, item.raw)
         else:
             for key in stream.members():
-                make = {"features": from_feature, "elements": from_element}.get(key)
+                make = from_element if key == "elements" else from_feature if key in ("features", *ENVELOPES) else None
                 if make and stream.peek() == "[":
                     about[key] = None
                     for item in stream.elements():

@@ -13,8 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from callipper_db.errors import BadInput
-from callipper_db.read import foursquare, geonames, osm_tags, overture, vector
+from callipper_db.read import osm_tags
+from callipper_db.read.columns import LoadOptions, find_columns, find_layout, named_column
 from callipper_db.read.layout import Field, Layout, find_field, parsed, value_at
 from callipper_db.read.record import (
     BAD_BYTE,
@@ -24,36 +24,10 @@ from callipper_db.read.record import (
     Columns,
     LeftOut,
     Reader,
-    ReadOptions,
     Record,
     Refused,
     pick,
 )
-
-# The usual names, in order of precedence; compared without case.
-USUAL = {
-    "id": ("id", "source_id", "osm_id", "@id", "fid", "ogc_fid", "gid", "objectid", "poi_id", "fsq_place_id", "uuid"),
-    "name": ("name", "title", "poi_name", "place_name", "names"),
-    "category": (
-        "category",
-        "type",
-        "amenity",
-        "kind",
-        "class",
-        "fclass",
-        "label",
-        "category_name",
-        "poi_type",
-        "categories",
-    ),
-    "group": ("category_group", "group", "group_name", "categorygroup", "supercategory", "theme"),
-    "description": ("description", "text", "desc"),
-    "lon": ("lon", "lng", "long", "longitude", "x", "easting", "lon_x", "@lon"),
-    "lat": ("lat", "latitude", "y", "northing", "lat_y", "@lat"),
-    "geometry": ("geom", "geometry", "wkt", "the_geom", "wkb_geometry", "wkb"),
-    "source": ("source",),
-}
-INSIDE = ("primary", "name", "label", "value", "text", "main", "en")  # of a nested column the part that is its text
 
 NAME_LIMIT = 500  # characters of name, category and group
 DESCRIPTION_LIMIT = 10_000
@@ -75,32 +49,12 @@ ATTRIBUTES_TOO_LONG = "other columns over 100,000 characters"
 NUL = "a NUL character"
 NOT_WHERE = "not what --where asks for"
 
+PAIR = re.compile(r"[(\[]?\s*([-+]?\d+(?:\.\d+)?)\s*[,;]\s*([-+]?\d+(?:\.\d+)?)\s*[)\]]?")  # 48.85, 2.35
 ENTITY = re.compile(r"&#?\w+;")  # of HTML: its semicolon parts nothing
 SIMPLE_ARRAY = re.compile(r"\{[^{}\":\\]*\}")
 JSON_TOKEN = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"')
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str, separators=(",", ":")).encode
-
-
-@dataclass(frozen=True)
-class LoadOptions(ReadOptions):
-    """What the user says about the files. Columns are found by their usual names unless named here."""
-
-    id_column: str | None = None
-    name_column: str | None = None
-    category_column: str | None = None
-    group_column: str | None = None
-    description_column: str | None = None
-    lon_column: str | None = None
-    lat_column: str | None = None
-    geometry_column: str | None = None  # WKT, EWKT, hex WKB or GeoJSON
-    source_column: str | None = None
-    source: str | None = None  # for every row; None: the source column, else the file's name without its endings
-    srid: int | None = None  # of the coordinates; None: what the file says, else 4326
-    where: Mapping[str, str] = field(default_factory=dict)  # column -> the value that a row must have
-    replace_source: bool = False  # remove rows of the same sources that the files no longer hold
-    min_confidence: float | None = None  # of Overture places, 0 to 1; less sure ones are left out
-    rejects: Path | None = None  # None: <file name>.rejects.csv in the working directory
 
 
 class Place(NamedTuple):
@@ -117,53 +71,6 @@ class Place(NamedTuple):
     y: float | None
     shape: str | None  # what PostGIS turns into a point; then x and y are None
     attributes: str
-
-
-def find_layout(path: Path, reader: Reader, options: LoadOptions) -> Layout | None:
-    """The provider's scheme that the file follows; None: its columns are found by their names."""
-    overturned = overture.recognise(reader)
-    if options.min_confidence is not None and not overturned:
-        raise BadInput(path=path, reason="--min-confidence is for Overture places, which this file does not hold")
-    if reader.provider == "geonames":
-        return geonames.layout()
-    if reader.provider == "gpx" or (reader.provider == "kml" and not osm_tags.has_marks(reader)):
-        return vector.layout(reader)
-    if overturned:
-        return overture.layout(reader, options.min_confidence)
-    if foursquare.recognise(reader):
-        return foursquare.layout(reader)
-    if reader.columns:
-        return None
-    return osm_tags.find(reader, options.street_furniture, options.category_column is None)
-
-
-def find_columns(path: Path, reader: Reader, options: LoadOptions, layout: Layout | None = None) -> Columns:
-    """The part that each column plays: as the options say, as the layout has it, else by its usual name.
-
-    Raises BadInput, naming the columns there are, if there are no coordinates or nothing that says what a place is.
-    """
-    named = {part: getattr(options, f"{part}_column") for part in USUAL}
-    fixed = reader.columns or (layout.columns if layout else Columns())
-    found: dict[str, str | None] = {}
-    for part, column in named.items():
-        if column is not None:
-            found[part] = _named(path, reader, column, f"--{part}-column")
-        elif getattr(fixed, part) is not None:
-            found[part] = getattr(fixed, part)
-        elif reader.columns or (part == "group" and fixed.category):
-            found[part] = None
-        else:
-            found[part] = find_usual(reader, part)
-    explicit_point = (options.lon_column and options.lat_column) or (fixed.lon and fixed.lat)
-    if options.geometry_column or (reader.has_shape and not explicit_point):
-        found["lon"] = found["lat"] = None
-    elif found["lon"] and found["lat"]:
-        found["geometry"] = None
-    if reader.has_shape and not options.geometry_column:
-        found["geometry"] = None
-    columns = Columns(**found)
-    _check_columns(path, reader, columns)
-    return columns
 
 
 @dataclass(frozen=True)
@@ -184,7 +91,7 @@ class Rules:
         """The rules for an open file. Raises BadInput where its columns do not do."""
         layout = find_layout(path, reader, options)
         columns = find_columns(path, reader, options, layout)
-        where = {_named(path, reader, column, "--where"): value for column, value in options.where.items()}
+        where = {named_column(path, reader, column, "--where"): value for column, value in options.where.items()}
         named = {*filter(None, vars(columns).values()), *where}
         fields = {name: found for name in named if (found := find_field(reader.names, name)) and found.steps}
         if layout:
@@ -324,62 +231,6 @@ def raw_of(record: Record) -> str:
     return json.dumps(shown, ensure_ascii=False, default=str)
 
 
-def find_usual(reader: Reader, part: str) -> str | None:
-    """The column with a usual name for this part; of a nested one the part that is its text."""
-    by_lower = {name.lower().removeprefix("properties."): name for name in reversed(reader.names)}
-    for usual in USUAL[part]:
-        column = by_lower.get(usual)
-        inside = [f"{usual}.{key}" for key in INSIDE]
-        if column is None:
-            flat = next((by_lower[path] for path in inside if path in by_lower), None)
-            if flat is not None and part in {"name", "category", "group"}:
-                return flat
-        elif column not in reader.parts or part == "geometry":
-            return column
-        elif found := next((f"{column}.{key}" for key in INSIDE if f"{column}.{key}" in reader.parts[column]), None):
-            return found
-    return None
-
-
-def _named(path: Path, reader: Reader, column: str, option: str) -> str:
-    """The user's name of a column or a path into one, in the file's spelling. Raises BadInput if there is no such thing."""
-    if reader.columns and not reader.names:
-        return column  # of OpenStreetMap's PBF, where any tag may be
-    found = find_field(reader.names, column)
-    if found is None:
-        raise BadInput(path=path, reason=f"there is no column {column!r} ({option}). {_columns_are(reader)}")
-    whole = found.column + "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in found.steps)
-    parts = reader.parts.get(found.column, [])
-    if parts and not found.steps and option != "--geometry-column":
-        reason = f"{found.column} ({option}) holds structures. Name a part of it: {', '.join(parts[:10])}"
-        raise BadInput(path=path, reason=reason)
-    if parts and not reader.may_hold(whole):
-        reason = f"there is no {whole} ({option}). In {found.column} there are: {', '.join(parts[:20])}"
-        raise BadInput(path=path, reason=reason)
-    return whole
-
-
-def _check_columns(path: Path, reader: Reader, columns: Columns) -> None:
-    if not (reader.has_shape or columns.geometry or (columns.lon and columns.lat)):
-        raise BadInput(
-            path=path,
-            reason=f"no columns of coordinates. {_columns_are(reader)}. Name them with --lon-column and"
-            " --lat-column, or with --geometry-column if one holds WKT",
-        )
-    if not (columns.name or columns.category or columns.description):
-        raise BadInput(
-            path=path,
-            reason=f"no column says what the places are. {_columns_are(reader)}. Name one with --category-column,"
-            " --name-column or --description-column",
-        )
-
-
-def _columns_are(reader: Reader) -> str:
-    listed = [name for column in reader.names for name in reader.parts.get(column) or [column]]
-    more = f" and {len(listed) - 40} more" if len(listed) > 40 else ""
-    return f"The columns are: {', '.join(listed[:40])}{more}" if listed else "There are no columns"
-
-
 def _position(
     record: Record, columns: Columns, degrees: bool, decimal: str | None
 ) -> tuple[str | None, float | None, float | None, str | None]:
@@ -389,7 +240,7 @@ def _position(
         shape = values.get(columns.lon), values.get(columns.lat)
     elif columns.geometry is not None:
         shape = values.get(columns.geometry)
-        shape = shape.hex() if isinstance(shape, bytes) else text_of(shape)
+        shape = _written_shape(shape)
     if shape is None:
         return NO_COORDINATES, None, None, None
     if isinstance(shape, str):
@@ -404,6 +255,19 @@ def _position(
     if degrees and not (-180 <= x <= 180 and -90 <= y <= 90):
         return OUT_OF_RANGE, None, None, None
     return None, x, y, None
+
+
+def _written_shape(value: Any) -> Any:
+    """WKT, hex of WKB or GeoJSON; or (longitude, latitude) of a text with the two, latitude first as people write them."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return json.dumps(value)
+    text = text_of(value)
+    if text and (pair := PAIR.fullmatch(text)):
+        first, second = pair.groups()
+        return (first, second) if abs(float(first)) > 90 else (second, first)
+    return text
 
 
 def _number(value: Any, decimal: str | None) -> float:

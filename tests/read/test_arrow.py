@@ -20,8 +20,8 @@ from callipper_db.read.arrow import ArrowColumns, WkbColumn, plain
 from callipper_db.read.arrow_copy import binary_of, bulk_binary
 from callipper_db.read.arrow_json import json_objects, json_texts
 from callipper_db.read.bulk import json_of
-from callipper_db.read.place import LoadOptions as Options
-from callipper_db.read.place import Place, Rules, find_columns, to_json
+from callipper_db.read.columns import LoadOptions, find_columns
+from callipper_db.read.place import Place, Rules, to_json
 from callipper_db.read.record import Block, LeftOut, Reader, Refused
 from callipper_db.upsert import MANY
 from sessions import user_session
@@ -97,7 +97,7 @@ def test_binary_rows_equal_row_by_row(table: list[tuple[Any, ...]], degrees: boo
     kinds = [pa.string()] * 5 + [pa.float64()] * 2 + [pa.string()]
     made = [pa.array(column, kind) for column, kind in zip(zip(*table, strict=True), kinds, strict=True)]
     block = Block(5, ArrowColumns(pa.record_batch(made, names)))
-    columns = find_columns(Path("a.parquet"), Reader(iter(()), names), Options())
+    columns = find_columns(Path("a.parquet"), Reader(iter(()), names), LoadOptions())
     rules = Rules(columns, where, "a", True, degrees)
     prepared, left_out = rules.prepare(block)
     fast = bulk_binary(prepared, rules)

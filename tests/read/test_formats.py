@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from callipper_db.errors import BadInput, NothingLeft
 from callipper_db.load import FileSummary, LoadOptions, load
 from callipper_db.read import Block, Record, open_reader
+from callipper_db.read.geofabrik import category_of
 from callipper_db.read.layout import find_field, value_at
 from callipper_db.read.osm_tags import element_id
 from callipper_db.read.place import words_of
@@ -440,6 +441,8 @@ def test_layers(poi: str, folder: Path) -> None:
     with pytest.raises(BadInput, match=r"there is no layer 'third'\. There are: first, second"):
         load_one(poi, path, layer="third")
     assert load_one(poi, path, layer="second").inserted == 2
+    assert load_one(poi, path, layer="first").inserted == 2, "its rows have the same numbers"
+    assert {source for source, _, _ in rows(poi, "source, source_id, name")} == {"a/first", "a/second"}
 
 
 def test_folders_of_kml_are_categories(poi: str, folder: Path) -> None:
@@ -787,3 +790,237 @@ def test_vector_formats_as_pyogrio_has_them(folder: Path, places: list[tuple[str
         assert [name for block in blocks for name in block.columns["name"]] == expected["name"].to_pylist()
         shapes = [shape for block in blocks for shape in block.shapes or ()]
     assert sorted(shapes) == sorted((x, y) for _, x, y in places)
+
+
+# What further providers call their columns
+
+PROVIDERS = {
+    "safegraph.csv": (
+        "placekey,location_name,top_category,sub_category,latitude,longitude,polygon_wkt\n"
+        "zzw@5vg,A,Eating Places,Full-Service Restaurants,48,2,\n",
+        ("zzw@5vg", "A", "Full-Service Restaurants", "Eating Places"),
+    ),
+    "google_answer.json": (
+        '{"html_attributions": [], "results": [{"place_id": "C1", "name": "A", "types": ["restaurant", "food"],'
+        ' "geometry": {"location": {"lat": 48, "lng": 2}, "viewport": {"northeast": {"lat": 49, "lng": 3}}}}], "status": "OK"}',
+        ("C1", "A", "food and restaurant", None),
+    ),
+    "google_places.json": (
+        '{"places": [{"id": "C1", "displayName": {"text": "A", "languageCode": "en"}, "primaryType": "cafe",'
+        ' "types": ["cafe", "food"], "location": {"latitude": 48, "longitude": 2}}]}',
+        ("C1", "A", "cafe", None),
+    ),
+    "google_array.json": (
+        '[{"place_id": "C1", "name": "A", "types": ["cafe"], "geometry": {"location": {"lat": 48, "lng": 2}}}]',
+        ("C1", "A", "cafe", None),
+    ),
+    "yelp.json": (
+        '{"business_id": "y1", "name": "A", "latitude": 48, "longitude": 2, "categories": "Bars", "hours": null}\n'
+        '{"business_id": "y2", "name": "B", "latitude": 49, "longitude": 2, "categories": "Bars", "hours": {"Monday": "8"}}\n',
+        ("y1", "A", "Bars", None),
+    ),
+    "wikidata.csv": (
+        "item,itemLabel,coord,typeLabel\nhttp://www.wikidata.org/entity/Q1,A,Point(2 48),museum\n",
+        ("http://www.wikidata.org/entity/Q1", "A", "museum", None),
+    ),
+    "naptan.csv": (
+        "ATCOCode,CommonName,LocalityName,Easting,Northing,Longitude,Latitude,StopType\n0100,A,Town,358000,171000,2,48,BCT\n",
+        ("0100", "A", "BCT", None),
+    ),
+    "gnis.txt": (
+        "feature_id|feature_name|feature_class|prim_lat_dms|prim_long_dms|prim_lat_dec|prim_long_dec\n"
+        "7|A|School|480000N|0020000E|48|2\n",
+        ("7", "A", "School", None),
+    ),
+    "opendatasoft.csv": (
+        'geo_point_2d;geo_shape;id;nom;type\n"48, 2";"{""type"": ""Point"", ""coordinates"": [2, 48]}";7;A;bar\n',
+        ("7", "A", "bar", None),
+    ),
+    "hygiene.csv": ("FHRSID,BusinessName,BusinessType,Longitude,Latitude\n7,A,Pub,2,48\n", ("7", "A", "Pub", None)),
+    "with_units.csv": (
+        " ID , Name , Category , Latitude (deg) , Longitude (deg) \n7,A,bar,48,2\n",
+        ("7", "A", "bar", None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_columns_of_providers(poi: str, folder: Path, name: str) -> None:
+    text, expected = PROVIDERS[name]
+    file = load_one(poi, write(folder / name, text))
+    assert file.rejected == 0
+    found = rows(poi, "source_id, name, category, category_group, ST_X(geom), ST_Y(geom)")
+    assert found[0] == (*expected, 2, 48)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("48.5, 2.25", (2.25, 48.5)),
+        ("48.5,2.25", (2.25, 48.5)),
+        ("(48.5, 2.25)", (2.25, 48.5)),
+        ("-48.5; -2.25", (-2.25, -48.5)),
+        ("151.2, -33.9", (151.2, -33.9)),  # no latitude is 151
+    ],
+)
+def test_two_numbers_are_latitude_and_longitude(poi: str, folder: Path, text: str, place: tuple[float, float]) -> None:
+    load_one(poi, write(folder / "a.csv", f'category,coordinates\nbar,"{text}"\n'))
+    assert rows(poi, "ST_X(geom), ST_Y(geom), source_id, name")[0][:2] == place
+
+
+def test_usual_names_go_first(poi: str, folder: Path) -> None:
+    """A column that is only like a usual one changes nothing where the usual one is there."""
+    text = "id,placekey,name,locationname,category,types,geometry,center_lat,center_lon\n1,p,A,B,bar,pub,POINT (2 48),9,9\n"
+    load_one(poi, write(folder / "a.csv", text))
+    assert rows(poi) == [("1", "A", "bar", 2, 48)]
+
+
+def test_several_columns_of_longitude_are_none(poi: str, folder: Path) -> None:
+    text = "name,start_lat,start_lon,end_lat,end_lon\nA,48,2,49,3\n"
+    with pytest.raises(BadInput, match="no columns of coordinates"):
+        load_one(poi, write(folder / "a.csv", text))
+
+
+# Geofabrik
+
+FREE = [
+    ("21", "restaurant", "A"),
+    ("22", "bench", None),
+    ("23", "christian_catholic", "C"),
+    ("24", "recycling_glass", None),
+]
+
+
+@pytest.mark.parametrize(("name", "driver"), [("gis_osm_pois_free_1.shp", "ESRI Shapefile"), ("free.gpkg", "GPKG")])
+def test_geofabrik(poi: str, folder: Path, name: str, driver: str) -> None:
+    columns: dict[str, list[Any]] = {
+        "osm_id": [identity for identity, _, _ in FREE],
+        "code": [2301] * len(FREE),
+        "fclass": [kind for _, kind, _ in FREE],
+        "name": [title for _, _, title in FREE],
+        "geometry": [struct.pack("<BIdd", 1, 1, 2.5, 48 + number) for number in range(len(FREE))],
+    }
+    pyogrio.raw.write_arrow(
+        pa.table(columns),
+        folder / name,
+        driver=driver,
+        geometry_name="geometry",
+        geometry_type="Point",
+        crs="EPSG:4326",
+    )
+    file = load_one(poi, folder / name)
+    assert (file.inserted, file.left_out) == (2, {"street furniture (--street-furniture keeps it)": 2})
+    assert rows(poi, "source_id, name, category, category_group, attributes ->> 'fclass'") == [
+        ("21", "A", "Restaurant", "Food and drink", "restaurant"),
+        ("23", "C", "Church", "Public services", "christian_catholic"),
+    ]
+    assert load_one(poi, folder / name, street_furniture=True).inserted == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "category"),
+    [
+        ("supermarket", "Supermarket"),
+        ("railway_station", "Railway station"),
+        ("muslim_sunni", "Mosque"),
+        ("vending_parking", "Vending machine"),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_classes_of_geofabrik(kind: str | None, category: str | None) -> None:
+    found = category_of(kind)
+    assert (found and found[0]) == category
+
+
+# Geometries of every kind, through every form that holds them; GDAL says what they are
+
+
+def flat(geometry: dict[str, Any]) -> list[list[float]]:
+    """All positions of a GeoJSON geometry."""
+    if geometry["type"] == "GeometryCollection":
+        return [position for member in geometry["geometries"] for position in flat(member)]
+    found = geometry["coordinates"]
+    while found and isinstance(found[0], list) and isinstance(found[0][0], list):
+        found = [item for items in found for item in items]
+    return found if found and isinstance(found[0], list) else [found]
+
+
+positions = st.tuples(st.integers(-170, 170), st.integers(-80, 80), st.integers(0, 9)).map(list)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> dict[str, Any]:
+    """A valid GeoJSON geometry, perhaps with heights or in several parts."""
+    deep = draw(st.booleans())
+
+    def position() -> list[float]:
+        return draw(positions)[: 3 if deep else 2]
+
+    def line() -> list[list[float]]:
+        x, y, *z = position()
+        return [[x, y, *z], [x + 2, y + draw(st.integers(1, 3)), *z]]
+
+    def ring() -> list[list[list[float]]]:
+        x, y, *z = position()
+        return [[[x, y, *z], [x + 3, y, *z], [x + 3, y + 3, *z], [x, y + 3, *z], [x, y, *z]]]
+
+    kind = draw(st.sampled_from(["Point", "LineString", "Polygon"]))
+    make = {"Point": position, "LineString": line, "Polygon": ring}[kind]
+    form = draw(st.sampled_from(["single", "multi", "collection"]))
+    if form == "single":
+        return {"type": kind, "coordinates": make()}
+    if form == "multi":
+        return {"type": f"Multi{kind}", "coordinates": [make()]}
+    return {"type": "GeometryCollection", "geometries": [{"type": kind, "coordinates": make()}]}
+
+
+def in_every_form(folder: Path, shapes: list[dict[str, Any]]) -> Iterator[Path]:
+    """The geometries as GeoJSON, and what GDAL makes of it: WKT in a CSV, WKB in GeoPackage and in Parquet."""
+    source = write(folder / "a.geojson", collection(*[feature(0, 0, category="x") | {"geometry": s} for s in shapes]))
+    yield source
+    meta, table = pyogrio.raw.read_arrow(source)
+    name = meta["geometry_name"] or "wkb_geometry"
+    table = table.select(["category", name]).rename_columns(["category", "geometry"])
+    for path, driver in (("a.gpkg", "GPKG"), ("b.csv", "CSV")):
+        (folder / path).unlink(missing_ok=True)
+        options = {"GEOMETRY": "AS_WKT"} if driver == "CSV" else {}
+        pyogrio.raw.write_arrow(
+            table,
+            folder / path,
+            driver=driver,
+            geometry_name="geometry",
+            geometry_type="Unknown",
+            crs="EPSG:4326",
+            **options,
+        )
+        yield folder / path
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB"}}}
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), folder / "a.parquet")
+    yield folder / "a.parquet"
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(geometries(), min_size=1, max_size=4))
+def test_geometries_of_every_kind(poi: str, folder: Path, shapes: list[dict[str, Any]]) -> None:
+    """A point is where it is; of a line or an area, the point is on it."""
+    for path in in_every_form(folder, shapes):
+        with user_session(poi) as connection:
+            connection.execute("TRUNCATE callipper.poi")
+        file = load_one(poi, path)
+        assert (file.rows, file.rejected) == (len(shapes), 0), path.name
+        found = [(x, y) for _, _, _, x, y in rows(poi)]
+        boxes = [(min(xs), max(xs), min(ys), max(ys)) for s in shapes for xs, ys, *_ in [zip(*flat(s), strict=True)]]
+        for x, y in found:
+            assert any(w - 1e-9 <= x <= e + 1e-9 and s - 1e-9 <= y <= n + 1e-9 for w, e, s, n in boxes), path.name
+        for west, east, south, north in boxes:
+            assert any(west - 1e-9 <= x <= east + 1e-9 and south - 1e-9 <= y <= north + 1e-9 for x, y in found), (
+                path.name
+            )
+
+
+@pytest.mark.parametrize("empty", ["POINT EMPTY", "POLYGON EMPTY", "GEOMETRYCOLLECTION EMPTY", "MULTIPOINT EMPTY"])
+def test_empty_geometries_are_refused_alone(poi: str, folder: Path, empty: str) -> None:
+    path = write(folder / "a.csv", f"id,category,wkt\n1,bar,POINT (1 2)\n2,bar,{empty}\n")
+    file = load_one(poi, path)
+    assert (file.inserted, file.reasons) == (1, {"a geometry that cannot be read or placed on the globe": 1})

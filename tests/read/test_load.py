@@ -35,7 +35,8 @@ from callipper_db.load import COUNTS, STAGING, FileSummary, LoadOptions, load, s
 from callipper_db.progress import Silent
 from callipper_db.read import Block, LeftOut, Reader, Record, Refused, open_reader
 from callipper_db.read.bulk import DELIMITER, QUOTE, bulk_csv, csv_of
-from callipper_db.read.place import Place, Rules, find_columns
+from callipper_db.read.columns import find_columns
+from callipper_db.read.place import Place, Rules
 from callipper_db.read.text import MAX_LINE
 from callipper_db.upsert import HASH_JOINS, INSERT_NEW, UPDATE
 from sessions import user_session

@@ -6,6 +6,7 @@ sentence vectors and weights; the network over it is test_publish's.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from psycopg.conninfo import make_conninfo
 from callipper_db import db, models
 from callipper_db.arrays import Array
 from callipper_db.errors import BadSource, NoActiveModel, SourceEmpty, TextEncoderMissing, TrainerBusy
+from callipper_db.load import LoadOptions, load
 from callipper_db.progress import Silent
 from callipper_trainer.data.source import Source
 from callipper_trainer.refresh.refresh import RefreshCache, RefreshSummary, refresh
@@ -307,6 +309,35 @@ def test_the_evidence_equals_a_rebuild(town: str, renew: Callable[..., RefreshSu
     )
     assert fetch(town, bakeries) == [(True,)], "The Village Bakery"
     check_evidence(town, 1, publish_anew(town, tmp_path))
+
+
+def test_a_new_release_brings_openings_closures_and_changes(
+    town: str, encoder: TextEncoder, renew: Callable[..., RefreshSummary], tmp_path: Path
+) -> None:
+    """`load --replace-source` and then refresh: the model has what the new file has."""
+    columns = "source_id, name, category, category_group, ST_X(geom), ST_Y(geom)"
+    before = [list(row) for row in fetch(town, f"SELECT {columns} FROM poi ORDER BY poi_id")]
+    release = before[7:]  # seven have closed
+    for row in release[:3]:
+        row[2], row[3] = "bakery", "shops"
+    release[3][1] = "Renamed"
+    release[4][4] += 0.002
+    opened = [[f"new/{number}", "Dawn", "bakery", "shops", MIDDLE[0], MIDDLE[1]] for number in range(4)]
+    path = tmp_path / "release.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "name", "category", "group", "lon", "lat"), *release, *opened])
+    summary = load(town, [path], LoadOptions(source="town", replace_source=True))
+    assert (summary.total("inserted"), summary.total("updated"), summary.removed) == (4, 5, 7)
+    assert summary.total("unchanged") == len(before) - 7 - 5
+    renewed = renew(town)
+    assert (renewed.added, renewed.changed, renewed.removed) == (4, 5, 7)
+    check_fresh(town, encoder)
+    assert fetch(town, "SELECT count(*) FROM points WHERE category = 'bakery' AND name = 'Dawn'") == [(4,)]
+    gone = "SELECT count(*) FROM points p LEFT JOIN poi q ON q.poi_id = p.point_id WHERE q.poi_id IS NULL"
+    assert fetch(town, gone) == [(0,)]
+    again = load(town, [path], LoadOptions(source="town", replace_source=True))
+    assert (again.total("unchanged"), again.removed) == (len(before) - 3, 0)
+    assert not renew(town).anything
 
 
 NAMED = "SELECT point_id FROM point_embedding_v1 WHERE to_tsvector('simple', name) @@ plainto_tsquery('simple', %s)"

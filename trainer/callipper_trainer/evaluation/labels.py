@@ -18,7 +18,8 @@ from callipper_db.arrays import Array
 from callipper_db.errors import BadExtent, BadLabels, BadSource, NotEnoughData
 from callipper_db.points import TO_POINT, unknown_srid
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
-from callipper_db.read.place import find_usual, text_of
+from callipper_db.read.columns import find_usual
+from callipper_db.read.place import text_of
 from callipper_db.read.record import BAD_BYTE
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import QUERY, Source, read_samples
