@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from callipper_db.load import load
@@ -62,6 +62,10 @@ def arrays(draw: st.DrawFn) -> Any:
     return array.slice(draw(st.integers(0, len(array))))
 
 
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@UNTIMED
 @given(arrays())
 def test_json_as_the_json_module_has_it(array: Any) -> None:
     written = json_texts(array, json_of).to_pylist()
@@ -86,6 +90,7 @@ cells = st.one_of(
 numbers = st.one_of(st.none(), st.floats(), st.floats(-90, 90), st.sampled_from([0.0, -0.0, 90.0, 180.0, 181.0]))
 
 
+@UNTIMED
 @given(
     st.lists(st.tuples(*[cells] * 5, numbers, numbers, cells), min_size=1, max_size=5),
     st.booleans(),
