@@ -15,7 +15,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.errors import AreasUnusable, LabelsUnusable, MissingExtra, TextUnknown
 from callipper_db.models import active_version
-from callipper_db.own_table import TableSummary, embed_table
+from callipper_db.own_table import TableOptions, TableSummary, embed_table
 from callipper_db.place_encoder import PlaceEncoder, open_encoder
 from callipper_db.progress import Reporter, Silent
 from callipper_db.tables import DIMENSIONS
@@ -174,28 +174,10 @@ class City:
         return np.array([emb for (emb,) in rows], np.float32).reshape(len(rows), DIMENSIONS)
 
     def embed_table(
-        self,
-        table: str,
-        column: str = "emb",
-        *,
-        geometry: str | None = None,
-        where: str | None = None,
-        areas: str = "centroid",
-        everything: bool = False,
-        reporter: Reporter | None = None,
+        self, table: str, column: str = "emb", options: TableOptions | None = None, reporter: Reporter | None = None
     ) -> TableSummary:
         """Fill a column of a table of yours; see own_table.embed_table."""
-        options = {"geometry": geometry, "where": where}
-        return embed_table(
-            self.dsn,
-            table,
-            column,
-            reporter or Silent(),
-            **options,
-            areas=areas,
-            everything=everything,
-            torch=self.torch,
-        )
+        return embed_table(self.dsn, table, column, reporter or Silent(), options, torch=self.torch)
 
     def _encoder(self, connection: db.Connection) -> PlaceEncoder:
         """The active version's, which is loaded once until another is active or it is refreshed."""

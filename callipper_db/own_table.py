@@ -60,6 +60,16 @@ FROM (
 
 
 @dataclass(frozen=True)
+class TableOptions:
+    """Which rows of a table are embedded, and by what."""
+
+    geometry: str | None = None  # a column of type geometry or geography; None: the only one, else lon and lat
+    where: str | None = None  # a condition in SQL
+    areas: str = "centroid"  # of polygons; or "mean", of their cells (area_embed)
+    everything: bool = False  # also rows that have an embedding
+
+
+@dataclass(frozen=True)
 class TableSummary:
     """What was written."""
 
@@ -89,29 +99,26 @@ def embed_table(
     table: str,
     column: str,
     reporter: Reporter,
+    options: TableOptions | None = None,
     *,
-    geometry: str | None = None,
-    where: str | None = None,
-    areas: str = "centroid",
-    everything: bool = False,
     torch: bool | None = None,
 ) -> TableSummary:
     """Fill a column of type vector, which is made where it is missing, with the embeddings of the rows' places.
 
-    Only rows in which it is NULL are filled, so a run that was interrupted goes on where it was; with `everything` all rows
-    are. `geometry`: a column of type geometry or geography; None: the only one, else lon and lat. `where`: a condition in SQL.
-    `areas`: 'centroid', or 'mean' for the mean of the cells of a polygon (area_embed). The table needs a primary key, or a
-    unique one without NULL. Raises BadTable, EmbeddingsOfAnother, NoActiveModel.
+    Only rows in which it is NULL are filled, so a run that was interrupted goes on where it was; with options.everything all
+    rows are. The table needs a primary key, or a unique one without NULL. torch: see open_encoder. Raises BadTable,
+    EmbeddingsOfAnother, NoActiveModel.
     """
+    options = options or TableOptions()
     began = time.monotonic()
     with db.session(dsn, autocommit=True) as connection:
         encoder = open_encoder(connection, torch=torch)
         with _bad_sql(table):
-            target = _find_target(connection, table, column, geometry, DIMENSIONS)
-        everything = _mark(connection, target, table, column, encoder, everything)
+            target = _find_target(connection, table, column, options.geometry, DIMENSIONS)
+        everything = _mark(connection, target, table, column, encoder, options.everything)
         reporter.stage("reading places")
         with _bad_sql(table):
-            _list_rows(connection, target, encoder, where, everything)
+            _list_rows(connection, target, encoder, options.where, everything)
         total, skipped = connection.execute(
             "SELECT count(*) FILTER (WHERE usable), count(*) FILTER (WHERE NOT usable) FROM pg_temp.todo"
         ).fetchone() or (0, 0)
@@ -119,7 +126,7 @@ def embed_table(
         connection.execute(connection.named("CREATE TEMPORARY TABLE embedded (number int8, emb @vector)"))
         for first in range(0, total, CHUNK):
             with connection.transaction():
-                reporter.advance(_embed_chunk(connection, target, encoder, first, areas))
+                reporter.advance(_embed_chunk(connection, target, encoder, first, options.areas))
         if everything:
             _comment(connection, target, MARK.format(encoder.version))
     return TableSummary(table, column, encoder.version, total, skipped, round(time.monotonic() - began, 2))

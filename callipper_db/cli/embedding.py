@@ -11,7 +11,7 @@ from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import with_dsn
 from callipper_db.errors import MissingExtra
 from callipper_db.own_file import embed_file
-from callipper_db.own_table import embed_table
+from callipper_db.own_table import TableOptions, embed_table
 
 FILES = {".csv", ".tsv", ".gz", ".parquet", ".geoparquet", ".gpkg", ".geojson", ".json", ".fgb", ".shp", ".kml"}
 
@@ -71,9 +71,8 @@ def embed(
             summary, said = written.to_dict(), f"Wrote {written.path}: {written.rows:,} rows"
             skipped = written.skipped
         else:
-            filled = embed_table(
-                dsn, target, column, reporter, geometry=geometry, where=where, areas=areas, everything=everything
-            )
+            options = TableOptions(geometry, where, areas, everything)
+            filled = embed_table(dsn, target, column, reporter, options)
             summary, said = filled.to_dict(), f"Filled {column} of {target}: {filled.rows:,} rows"
             skipped = filled.skipped
     if as_json:

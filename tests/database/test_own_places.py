@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -20,7 +21,7 @@ from test_map import fetch
 from callipper_db import db, models, own_table
 from callipper_db.arrays import Array
 from callipper_db.errors import BadTable, EmbeddingsOfAnother, PlacesUnusable
-from callipper_db.own_table import embed_table
+from callipper_db.own_table import TableOptions, TableSummary
 from callipper_db.place_encoder import open_encoder
 from callipper_db.progress import Silent
 from callipper_db.tables import DIMENSIONS
@@ -30,6 +31,12 @@ from sessions import user_session
 from town import MIDDLE, SRID
 
 TOLERANCE = 1e-5  # between torch and SQL
+
+
+def embed_table(
+    dsn: str, table: str, column: str, reporter: Silent, *, torch: bool | None = None, **options: Any
+) -> TableSummary:
+    return own_table.embed_table(dsn, table, column, reporter, TableOptions(**options), torch=torch)
 
 
 def places(count: int, seed: int = 0) -> Array:
@@ -173,7 +180,8 @@ class Fatal(Silent):
             os.kill(os.getpid(), signal.SIGKILL)
 
 own_table.CHUNK = 50
-own_table.embed_table(sys.argv[1], "shop", "emb", Fatal(), everything=sys.argv[2] == "True", torch=False)
+options = own_table.TableOptions(everything=sys.argv[2] == "True")
+own_table.embed_table(sys.argv[1], "shop", "emb", Fatal(), options, torch=False)
 """
 
 
@@ -232,7 +240,7 @@ def test_tables_that_cannot_be_embedded(town: str, definition: str, options: dic
     with user_session(town) as connection:
         connection.execute(f"CREATE TABLE bad ({definition})".encode())
     with pytest.raises(BadTable, match=message):
-        embed_table(town, "bad", "emb", Silent(), **options)  # type: ignore[arg-type]
+        embed_table(town, "bad", "emb", Silent(), **options)
 
 
 def test_a_table_that_is_not_there(town: str) -> None:

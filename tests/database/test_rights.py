@@ -44,6 +44,12 @@ RIGHTS: dict[str, set[str]] = {
     "SELECT callipper.point_id('7')": ASKS,
     "SELECT version, status FROM callipper.model": ASKS,
     "SELECT name FROM callipper.poi": ASKS,
+    f"SELECT callipper.area_embed(ST_Buffer({HERE}, 0.01))": ASKS,
+    "SELECT name FROM callipper.list_layers()": ASKS,
+    "SELECT top_texts FROM callipper_map.cell": ASKS,
+    "SELECT emb FROM callipper_map.cell_vector": ASKS,
+    "SELECT similarity FROM callipper_map.cells_by_text('kind 1')": ASKS,
+    "SELECT callipper_map.similarity_tile(0, 0, 0, 'kind 1')": ASKS,
     # What no answer shows
     "SELECT FROM callipper.location_weight": CHANGES,
     "SELECT FROM callipper.text_projection": CHANGES,
@@ -64,6 +70,10 @@ RIGHTS: dict[str, set[str]] = {
     "UPDATE callipper.poi SET name = 'mine'": CHANGES,
     "DELETE FROM callipper.poi": CHANGES,
     "TRUNCATE callipper.poi": CHANGES,
+    # What tools see
+    "DELETE FROM callipper_map.cell": CHANGES,
+    "CREATE VIEW callipper_map.mine AS SELECT 1 AS x": CHANGES,
+    "SELECT callipper.save_layer('mine', 'kind 1')": CHANGES,
     # Models
     "SELECT callipper.activate(2)": CHANGES,
     "SELECT callipper.drop_model(2)": CHANGES,
@@ -159,7 +169,12 @@ def test_every_relation_and_function_is_for_its_readers(people: dict[str, str]) 
         ).fetchall()
         assert {name for name, _, callable_ in functions if callable_} == {"_sql_digest", "_sql_version"}
         asked = {name for name, callable_, _ in functions if callable_ and not name.startswith("_")}
-        assert asked == {name for name, *_ in functions if not name.startswith("_")} - {"activate", "drop_model"}
+        assert asked == {name for name, *_ in functions if not name.startswith("_")} - {
+            "activate",
+            "drop_model",
+            "save_layer",
+            "remove_layer",
+        }
         untried = {name for name in asked if not any(f"callipper.{name}(" in action for action in RIGHTS)}
         assert untried == set()
 
