@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -345,8 +346,12 @@ def _copy(
         sent.add_places(places)
         return form.of_places(places)
 
-    with connection.cursor() as cursor, cursor.copy(f"COPY poi_load FROM STDIN {form.options}") as copy:
-        copy.write(form.begin)
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY poi_load FROM STDIN {form.options}") as copy,
+        ThreadPoolExecutor(1) as sender,  # the server takes a block while the next one is made
+    ):
+        sending = sender.submit(copy.write, form.begin)
         for block in reader.blocks:
             size = len(block)
             if isinstance(block, Block):
@@ -359,10 +364,12 @@ def _copy(
                     sent.add(len(block), 0 if rules.columns.category else len(block))
             else:
                 data = one_by_one(rules.place_of(row) if isinstance(row, Record) else row for row in block)
-            copy.write(data)
+            sending.result()
+            sending = sender.submit(copy.write, data)
             summary.rows += size
             reporter.advance(reader.bytes_done() - done)
             done = reader.bytes_done()
+        sending.result()
         copy.write(form.end)
     reporter.advance(total - done)  # of a PBF file only the end is known
     summary.left_out, summary.filtered = dict(left_out.most_common()), left_out.total()
