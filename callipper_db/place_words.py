@@ -12,6 +12,11 @@ from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 APOSTROPHES = "'\u2019"
+# What divides a name such as "Lloyd Park / William Morris Gallery", "Cafe at Erith Leisure Centre", "Gun & Smoke - Deli".
+PARTS = re.compile(r"[/,;|()\[\]@&]|\s-\s|\s(?:and|at|by|in|of)\s", re.IGNORECASE)
+ENDINGS = frozenset(["co", "company", "inc", "limited", "llp", "london", "ltd", "plc", "the", "uk"])  # of firms' names
+LONGEST_NAME = 5  # words of a kind's name that are looked for in a POI's
+ARTICLES = frozenset(["a", "the"])
 MOST_PHRASES = 12  # of a category that lists several kinds, so that it weighs about as much as one kind
 
 
@@ -32,7 +37,11 @@ class Thesaurus(NamedTuple):
 
     kinds: dict[str, Kind]  # name -> kind
     areas: tuple[str, ...]  # words for areas, which are no kind of place
+    landmarks: frozenset[str]  # names of kinds that a place is known by
+    street_words: frozenset[str]  # names of kinds that streets, quarters and pubs are called after
+    shop_words: frozenset[str]  # names of kinds that shops and restaurants are called after
     found: dict[str, tuple[Kind, str]]  # look_up_key of every name and code -> its kind, its reading
+    spelt: dict[str, Kind]  # look_up_key of every name that a person says -> its kind
 
 
 def reading(category: str) -> str:
@@ -73,6 +82,41 @@ def kind_of(category: str) -> Kind | None:
     return found[0] if found else None
 
 
+def kinds_in_name(name: str, *, of_stop: bool = False) -> list[Kind]:
+    """The kinds that a name says in so many words, at the end of the name or of a part of it.
+
+    "Kelvin Road Playgroup at Baptist Church" is a playgroup and a church, but "Church Street Cafe" is no church. A name that
+    is nothing but one word for a kind ("The Castle") is a fancy. of_stop: the name is a bus stop's, or that of another kind
+    which is named after what is near.
+    """
+    parts = [words for words in map(_plain_words, PARTS.split(name)) if words]
+    if len(parts) == 1 and len(parts[0]) == 1:
+        return []
+    found = (_kind_at_end(words, of_stop) for words in parts)
+    return list({kind.name: kind for kind in found if kind}.values())
+
+
+def is_named(kind: Kind, name: str) -> bool:
+    """Whether one of the kind's names stands in a name, next to other words."""
+    thesaurus = load_thesaurus()
+    words = [word for word in look_up_key(name).split() if word not in ARTICLES]
+    spoken = f" {' '.join(words)} "
+    for key in map(look_up_key, (kind.name, *kind.also, *kind.narrower)):
+        fancy = key in thesaurus.street_words | thesaurus.shop_words or len(words) <= len(key.split())
+        if not fancy and (f" {key} " in spoken or f" {key}s " in spoken):
+            return True
+    return False
+
+
+def is_landmark(category: str) -> bool:
+    """Whether a place is known by it: a museum, a stadium. A category that lists several kinds is one if they all are."""
+    found = kind_of(category)
+    if found:
+        return found.name in load_thesaurus().landmarks
+    parts, _ = _split(re.sub(r" or ", "/", category))
+    return len(parts) > 1 and all(map(is_landmark, parts))
+
+
 def vocabulary() -> list[str]:
     """The words for places that `describe` may say, sorted: one name for each kind of place, and words for areas."""
     thesaurus = load_thesaurus()
@@ -87,7 +131,10 @@ def load_thesaurus() -> Thesaurus:
     for kind in kinds.values():
         found |= {look_up_key(code): (kind, kind.name) for code in kind.codes}
         found |= {look_up_key(name): (kind, name) for name in (kind.name, *kind.also, *kind.narrower)}
-    return Thesaurus(kinds, tuple(data["areas"]), found)
+    street_words, shop_words = (frozenset(map(look_up_key, data[words])) for words in ("street_words", "shop_words"))
+    spelt = {look_up_key(name): kind for kind in kinds.values() for name in (kind.name, *kind.also, *kind.narrower)}
+    landmarks = frozenset(data["landmarks"])
+    return Thesaurus(kinds, tuple(data["areas"]), landmarks, street_words, shop_words, found, spelt)
 
 
 def look_up_key(category: str) -> str:
@@ -102,6 +149,26 @@ def _kind(name: str, entry: dict[str, Any]) -> Kind:
     return Kind(
         name, also, codes, narrower, tuple(entry["phrases"]), entry.get("said", True), entry.get("named_after", False)
     )
+
+
+def _plain_words(part: str) -> list[str]:
+    """The words of a part of a name, without an article and without "Ltd" and numbers at the end."""
+    words = look_up_key(part).split()
+    while words and (words[-1] in ENDINGS or words[-1].isdigit()):
+        words.pop()
+    return words[1:] if words and words[0] in ARTICLES else words
+
+
+def _kind_at_end(words: list[str], of_stop: bool) -> Kind | None:
+    """The kind whose name is the longest at the end of some words; None for a word that says nothing there alone."""
+    thesaurus, ends = load_thesaurus(), {words[-1], *_singulars(words[-1])}
+    for length in range(min(LONGEST_NAME, len(words)), 1, -1):
+        for end in ends:
+            if found := thesaurus.spelt.get(" ".join([*words[-length:-1], end])):
+                return found
+    if ends & thesaurus.street_words or (ends & thesaurus.shop_words and not of_stop):
+        return None
+    return next((thesaurus.spelt[end] for end in sorted(ends) if end in thesaurus.spelt), None)
 
 
 def _find(category: str) -> tuple[Kind, str] | None:

@@ -28,10 +28,10 @@ BEGIN
     -- The version's own partition, by its name: a plan that names the table would lock the partitions of all versions.
     EXECUTE format($query$
         WITH near AS (
-            SELECT p.kind_id, sum(s.share * CASE WHEN p.by_name THEN $4 ELSE 1 END) AS held,
-                sum(s.share) FILTER (WHERE NOT p.by_name) AS pois
+            SELECT p.kind_id, sum(s.share * CASE WHEN p.basis > 0 THEN $4 ELSE 1 END) AS held,
+                sum(s.share) FILTER (WHERE p.basis = 0) AS pois
             FROM generate_series(ceil($1 - $3)::integer, floor($1 + $3)::integer) AS a(i)
-                JOIN callipper.%I p ON p.i = a.i AND p.j BETWEEN ceil($2 - $3)::integer AND floor($2 + $3)::integer,
+                JOIN callipper.%I p ON p.i = a.i AND p.j BETWEEN ceil($2 - $3)::integer AND floor($2 + $3)::integer AND p.basis < 4,
                 LATERAL (SELECT (1 - abs($1 - p.i) / $3) * (1 - abs($2 - p.j) / $3) AS share) AS s
             GROUP BY p.kind_id
         ), total AS (

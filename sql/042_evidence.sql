@@ -24,17 +24,24 @@ COMMENT ON FUNCTION callipper._squares_around() IS
 CREATE OR REPLACE FUNCTION callipper._count_evidence(version integer) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE callipper.kind k SET pois = c.pois, own_pois = c.own_pois FROM (
-        SELECT k.kind_id, count(p.point_id) AS pois, count(p.point_id) FILTER (WHERE NOT p.by_name) AS own_pois
+    UPDATE callipper.kind k SET pois = c.pois, own_pois = c.own_pois, sure_pois = c.sure_pois FROM (
+        SELECT k.kind_id, count(p.point_id) FILTER (WHERE p.basis < 4) AS pois,
+            count(p.point_id) FILTER (WHERE p.basis = 0) AS own_pois,
+            (CASE WHEN bool_or(p.basis = 0) THEN count(p.point_id) FILTER (WHERE p.basis = 0)
+                ELSE count(p.point_id) FILTER (WHERE p.basis = 1) + count(p.point_id) FILTER (WHERE p.basis = 2 AND NOT k.landmark) / 2.0
+                    + count(DISTINCT e.name) FILTER (WHERE p.basis = 4) / 2.0
+                END)::real AS sure_pois
         FROM callipper.kind k LEFT JOIN callipper.point_kind p ON p.version = k.version AND p.kind_id = k.kind_id
+            LEFT JOIN callipper.point_embedding e
+                ON e.version = p.version AND e.point_id = p.point_id AND p.basis = 4
         WHERE k.version = _count_evidence.version GROUP BY k.kind_id
     ) AS c WHERE k.version = _count_evidence.version AND k.kind_id = c.kind_id
-        AND (k.pois, k.own_pois) IS DISTINCT FROM (c.pois, c.own_pois);
+        AND (k.pois, k.own_pois, k.sure_pois) IS DISTINCT FROM (c.pois, c.own_pois, c.sure_pois);
     DELETE FROM callipper.poi_density d WHERE d.version = _count_evidence.version;
     INSERT INTO callipper.poi_density (version, i, j, pois)
         WITH square AS MATERIALIZED (
             SELECT p.i, p.j, count(*)::float8 AS pois FROM callipper.point_kind p
-            WHERE p.version = _count_evidence.version AND NOT p.by_name GROUP BY p.i, p.j
+            WHERE p.version = _count_evidence.version AND p.basis = 0 GROUP BY p.i, p.j
         ), spread AS (
             SELECT s.i + a.i AS i, s.j + a.j AS j, sum(s.pois * a.share) AS pois
             FROM square s CROSS JOIN callipper._squares_around() a GROUP BY 1, 2
@@ -78,10 +85,10 @@ BEGIN
     RETURN QUERY EXECUTE format(
         'SELECT r.point_id, r.easting, r.northing, r.i, r.j, max(r.weight), bool_or(r.named) FROM ('
         '    SELECT p.point_id, p.easting, p.northing, p.i, p.j,'
-        '        a.weight * CASE WHEN p.by_name THEN $3 ELSE 1 END AS weight, false AS named'
-        '    FROM callipper._kinds_asked($1, $2) a JOIN callipper.%1$I p ON p.kind_id = a.kind_id'
+        '        a.weight * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END AS weight, false AS named'
+        '    FROM callipper._kinds_asked($1, $2) a JOIN callipper.%1$I p ON p.kind_id = a.kind_id AND p.basis < 4'
         '    UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 1.0::float8, true'
-        '    FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND NOT p.by_name'
+        '    FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND p.basis = 0'
         '    WHERE to_tsvector(''simple''::regconfig, e.name) @@ $4'
         ') r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j',
         'point_kind_v' || version, 'point_embedding_v' || version

@@ -1,11 +1,11 @@
 -- What is it like here? The kinds of places that are there, and stand out from the rest of the city. What nobody can see there
 -- is not said.
 
--- The POIs of each kind within 250 m of a place; of an area, those in it.
+-- The kinds of which POIs stand within 250 m of a place, or in an area. Where the data have a category for a kind, its POIs alone
+-- count. Else names do: fully if a name says so, by half if it is like the kind's, and by half each name of bus stops and such,
+-- which are called after what is near. What is like a landmark is none: a bar may be called Zoo.
 CREATE OR REPLACE FUNCTION callipper._kinds_here(version integer, place @extschema:postgis@.geometry)
-RETURNS TABLE (
-    kind_id integer, own_kind_id integer, pois float8, all_pois float8, nearest bigint[], distances float8[]
-)
+RETURNS TABLE (kind_id integer, pois integer, evidence float8, all_pois float8, nearest bigint[])
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 20 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     is_area constant boolean := @extschema:postgis@.ST_Dimension(place) = 2;
@@ -24,34 +24,90 @@ BEGIN
     box := @extschema:postgis@.ST_Expand(@extschema:postgis@.ST_Envelope(here), reach_m + 1);
     RETURN QUERY EXECUTE format($query$
         WITH near AS MATERIALIZED (
-            SELECT p.kind_id, p.by_name, p.point_id,
+            SELECT p.kind_id, p.basis, p.point_id,
                 @extschema:postgis@.ST_Distance(@extschema:postgis@.ST_SetSRID(
                     @extschema:postgis@.ST_MakePoint(p.easting::float8, p.northing::float8), $2), $1) AS distance
-            FROM callipper.%I p
-            WHERE p.i BETWEEN $3 AND $4 AND p.j BETWEEN $5 AND $6
-        ), inside AS (
+            FROM callipper.%1$I p
+            WHERE p.i BETWEEN $3 AND $4 AND p.j BETWEEN $5 AND $6 AND p.basis <> 3
+        ), inside AS MATERIALIZED (
             SELECT * FROM near WHERE distance <= $7
+        ), counted AS (
+            SELECT n.* FROM inside n JOIN callipper.kind k ON k.version = $8 AND k.kind_id = n.kind_id
+            WHERE n.basis = 0 OR k.own_pois = 0 AND (n.basis = 1 OR n.basis = 2 AND NOT k.landmark)
+            UNION ALL (
+                SELECT DISTINCT ON (n.kind_id, e.name) n.* FROM inside n
+                    JOIN callipper.kind k ON k.version = $8 AND k.kind_id = n.kind_id AND k.own_pois = 0
+                    JOIN callipper.%2$I e ON e.point_id = n.point_id
+                WHERE n.basis = 4 ORDER BY n.kind_id, e.name, n.distance, n.point_id
+            )
         )
-        SELECT n.kind_id, own.kind_id, count(*)::float8, (SELECT count(*)::float8 FROM inside WHERE NOT by_name),
-            (array_agg(n.point_id ORDER BY n.distance, n.point_id))[:3],
-            (array_agg(n.distance ORDER BY n.distance, n.point_id))[:3]
-        FROM inside n JOIN inside own ON own.point_id = n.point_id AND NOT own.by_name
-        GROUP BY n.kind_id, own.kind_id
-    $query$, 'point_kind_v' || version)
+        SELECT n.kind_id, count(*)::integer, sum(CASE WHEN n.basis > 1 THEN 0.5 ELSE 1.0 END)::float8,
+            (SELECT count(*)::float8 FROM inside WHERE basis = 0),
+            (array_agg(n.point_id ORDER BY n.basis, n.distance, n.point_id))[:3]
+        FROM counted n GROUP BY n.kind_id
+    $query$, 'point_kind_v' || version, 'point_embedding_v' || version)
     USING here, srid,
         floor(@extschema:postgis@.ST_XMin(box::@extschema:postgis@.box3d) / 100)::integer,
         floor(@extschema:postgis@.ST_XMax(box::@extschema:postgis@.box3d) / 100)::integer,
         floor(@extschema:postgis@.ST_YMin(box::@extschema:postgis@.box3d) / 100)::integer,
         floor(@extschema:postgis@.ST_YMax(box::@extschema:postgis@.box3d) / 100)::integer,
-        reach_m;
+        reach_m, version;
 END
 $$;
 COMMENT ON FUNCTION callipper._kinds_here(integer, @extschema:postgis@.geometry) IS
-    'POIs of each kind within 250 m of a place or in an area, by the kind of their category; all POIs there, the three nearest, and how far they are';
+    'kinds of POIs within 250 m of a place or in an area: how many there are, what they weigh, all POIs there, and the three nearest';
 
--- The kinds that stand out. A kind is said if it makes up at least twice its share in the city, and still stands out with five
--- POIs of the usual mix next to those that are there; the surer that is, the earlier it comes. What the name of a POI suggests
--- counts only where its category says nothing already: a jeweller is no goldsmith besides.
+-- The kinds that stand out. The first is the one whose lift is surely highest: that which nine of ten places with such counts
+-- would exceed (Wilson and Hilferty's approximation for Poisson counts). A landmark counts twice. Each next one is taken by what
+-- it adds: a kind that is like one that is said already says little. Five more POIs in the city keep the rarest kinds in bounds.
+CREATE OR REPLACE FUNCTION callipper._standing_out(version integer, place @extschema:postgis@.geometry, k integer)
+RETURNS TABLE (kind_id integer, name text, pois integer, lift float8, nearest bigint[])
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 10 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    city constant float8 := (SELECT sum(t.own_pois) FROM callipper.kind t WHERE t.version = _standing_out.version);
+    gains float8[];
+    answers jsonb[];
+    vectors @extschema:vector@.vector[];
+    best integer;
+BEGIN
+    SELECT array_agg(ln(greatest(r.sure, 1.01)) ORDER BY r.name), array_agg(r.vec ORDER BY r.name),
+        array_agg(jsonb_build_object('kind_id', r.kind_id, 'name', r.name, 'pois', r.pois, 'lift', r.lift, 'nearest', r.nearest)
+            ORDER BY r.name)
+    INTO gains, vectors, answers FROM (
+        SELECT s.*, p.vec,
+            s.counts * (1 - 1 / (9 * s.counts) - 1.2816 / (3 * sqrt(s.counts))) ^ 3 / (s.all_pois * (s.sure_pois + 5) / city) AS sure
+        FROM (
+            SELECT h.*, t.name, t.sure_pois, h.evidence / h.all_pois / (t.sure_pois / city) AS lift,
+                h.evidence * CASE WHEN t.landmark THEN 2 ELSE 1 END AS counts
+            FROM callipper._kinds_here(version, place) h JOIN callipper.kind t ON t.version = $1 AND t.kind_id = h.kind_id
+            WHERE t.said AND t.sure_pois > 0
+        ) s LEFT JOIN callipper.kind_phrase p ON p.version = $1 AND p.kind_id = s.kind_id AND p.phrase = s.name
+        WHERE s.lift >= 2 AND s.counts >= 1
+    ) r;
+    FOR _ IN 1 .. least(k, coalesce(cardinality(answers), 0)) LOOP
+        best := (SELECT g.place FROM unnest(gains) WITH ORDINALITY AS g(gain, place) WHERE g.gain > 0 ORDER BY g.gain DESC, g.place LIMIT 1);
+        EXIT WHEN best IS NULL;
+        kind_id := answers[best] ->> 'kind_id';
+        name := answers[best] ->> 'name';
+        pois := answers[best] ->> 'pois';
+        lift := answers[best] ->> 'lift';
+        nearest := ARRAY(SELECT jsonb_array_elements_text(answers[best] -> 'nearest')::bigint);
+        RETURN NEXT;
+        FOR n IN 1 .. cardinality(gains) LOOP
+            IF gains[n] > 0 THEN
+                gains[n] := gains[n] * CASE WHEN n = best THEN 0
+                    ELSE least(1, greatest(0, (0.9 - coalesce(@extschema:vector@.inner_product(vectors[n], vectors[best]), 0)) / 0.5))
+                    END;
+            END IF;
+        END LOOP;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION callipper._standing_out(integer, @extschema:postgis@.geometry, integer) IS
+    'at most k kinds that say what a place is like, best first';
+
+-- What stands out at a place, with the reasons.
 CREATE OR REPLACE FUNCTION callipper.describe(
     place @extschema:postgis@.geometry, k integer DEFAULT 10, model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (text text, similarity float8, percentile float8, pois integer, lift float8, because text)
@@ -61,7 +117,6 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     answering constant integer := callipper._require_model(model);
     embedding constant @extschema:vector@.vector := callipper._locate(place, answering);
-    city float8;
 BEGIN
     IF callipper._require_k(k) IS NULL OR embedding IS NULL THEN
         RETURN;
@@ -70,46 +125,30 @@ BEGIN
             FROM callipper._best_texts(answering, embedding, k) b;
         RETURN;
     END IF;
-    SELECT sum(t.own_pois) INTO city FROM callipper.kind t WHERE t.version = answering;
     RETURN QUERY EXECUTE format($query$
-        WITH here AS MATERIALIZED (
-            SELECT h.*, t.name, t.said, t.pois / $4 AS share
-            FROM callipper._kinds_here($1, $2) h JOIN callipper.kind t ON t.version = $1 AND t.kind_id = h.kind_id
-            WHERE h.all_pois > 0 AND t.pois > 0
-        ), standing_out AS (
-            SELECT h.kind_id FROM here h
-            WHERE h.said AND h.kind_id = h.own_kind_id AND h.pois / h.all_pois >= 2.0::float8 * h.share
-        ), counting AS (
-            SELECT * FROM here h
-            WHERE h.said AND (h.kind_id = h.own_kind_id OR h.own_kind_id NOT IN (SELECT s.kind_id FROM standing_out s))
-        ), kinds AS (
-            SELECT h.name, sum(h.pois) AS pois, sum(h.pois) / max(h.all_pois) / max(h.share) AS lift,
-                (sum(h.pois) + 5.0::float8 * max(h.share)) / (max(h.all_pois) + 5.0::float8) / max(h.share) AS shrunk,
-                (SELECT (array_agg(p.point_id ORDER BY c.own_kind_id <> c.kind_id, p.distance, p.point_id))[:3]
-                 FROM counting c, unnest(c.nearest, c.distances) AS p(point_id, distance) WHERE c.kind_id = h.kind_id) AS nearest
-            FROM counting h GROUP BY h.kind_id, h.name
-        ), best AS (
-            SELECT * FROM kinds WHERE lift >= 2.0::float8 AND shrunk >= 1.2::float8
-            ORDER BY pois * ln(shrunk) DESC, name LIMIT $5
-        )
         SELECT b.name, -(e.emb OPERATOR(@extschema:vector@.<#>) $3),
             callipper._percentile(e.emb OPERATOR(@extschema:vector@.<#>) $3, callipper._city_distances($1, e.emb)),
-            b.pois::integer, b.lift, (
-                SELECT string_agg(DISTINCT callipper._label(p.name, p.text), '; ')
-                FROM callipper.%1$I p WHERE p.point_id = ANY (b.nearest)
+            b.pois, b.lift, (
+                SELECT string_agg(n.label, '; ' ORDER BY n.place) FROM (
+                    SELECT callipper._label(p.name, p.text) AS label, min(a.place) AS place
+                    FROM unnest(b.nearest) WITH ORDINALITY AS a(point_id, place) JOIN callipper.%1$I p ON p.point_id = a.point_id
+                    GROUP BY label
+                ) n
             )
-        FROM best b LEFT JOIN callipper.%2$I e ON e.text_hash = hashtextextended(b.name, 0) AND e.text = b.name
-        ORDER BY b.pois * ln(b.shrunk) DESC, b.name
+        FROM callipper._standing_out($1, $2, $4) WITH ORDINALITY AS b(kind_id, name, pois, lift, nearest, place)
+            LEFT JOIN callipper.%2$I e ON e.text_hash = hashtextextended(b.name, 0) AND e.text = b.name
+        ORDER BY b.place
     $query$, 'point_embedding_v' || answering, 'text_embedding_v' || answering)
-    USING answering, place, embedding, city, k;
+    USING answering, place, embedding, k;
 END
 $$;
 COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, integer, integer) IS
     'Up to k kinds of places that say what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)).'
-    ' They are kinds of which POIs stand within 250 m, at least twice as many as is usual in the city; the most significant'
-    ' first. pois is their number, lift their share there over their share in the city, because names up to three. similarity'
-    ' and percentile are those of search(), for the name of the kind. Of a polygon, what is inside counts. Where no POIs are'
-    ' near, or nothing stands out, nothing is said.';
+    ' They are kinds of which POIs stand within 250 m, at least twice as many as is usual in the city; first the one that most'
+    ' surely stands out, each next one by what it adds. pois is their number, lift their share there over their share in the'
+    ' city, because names up to three. A kind without a category of its own is found by the names of POIs, and of bus stops, which'
+    ' are named after what is near. similarity and percentile are those of search(), for the name of the kind. Of a polygon, what'
+    ' is inside counts. Where no POIs are near, or nothing stands out, nothing is said.';
 
 -- For a version of an earlier program, which does not know the kinds of its POIs: the texts by which the place stands out most.
 -- By similarity alone, every place would be like the same few words. The partition is named, so that no other version's texts are locked.

@@ -16,6 +16,10 @@ from hypothesis import strategies as st
 from callipper_db.place_words import (
     MOST_PHRASES,
     Kind,
+    is_landmark,
+    is_named,
+    kind_of,
+    kinds_in_name,
     load_thesaurus,
     look_up_key,
     phrases,
@@ -202,7 +206,7 @@ def test_the_vocabulary_says_kinds_and_areas() -> None:
     words = vocabulary()
     assert words == sorted(set(words)) and len(words) >= 400
     assert {"fishmonger", "playground", "language school", "residential area"} <= set(words)
-    assert not {"shop", "bench", "restaurant or cafe"} & set(words)
+    assert not {"shop", "bench", "catering premises"} & set(words)
 
 
 def without_phrases(categories: Counter[str]) -> float:
@@ -251,3 +255,50 @@ def test_amenities_of_the_world_are_covered() -> None:
 
     table = pyarrow.parquet.read_table(DATA / "global_osm_amenity_2015.parquet", columns=["category"])
     assert without_phrases(Counter(table["category"].to_pylist())) <= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("Holt Bakery & Deli Ltd", ["bakery", "delicatessen"]),
+        ("Kelvin Road Playgroup at Baptist Church", ["nursery or childcare", "church"]),
+        ("Lloyd Park / William Morris Gallery", ["art gallery"]),
+        ("Evans Butchers", ["butcher"]),
+        ("Agora Market", []),
+        ("Park Street Cafe", ["cafe"]),
+        ("Castle Parade", []),
+        ("Mill Hill", []),
+        ("Rose Court", []),
+        ("The Castle", []),
+        ("Bakery", []),
+        ("Limited", []),
+        ("", []),
+        ("☕", []),
+    ],
+)
+def test_what_a_name_says(name: str, kinds: list[str]) -> None:
+    assert [kind.name for kind in kinds_in_name(name)] == kinds
+
+
+def test_a_bus_stop_is_called_after_a_market_and_not_after_a_street() -> None:
+    assert [kind.name for kind in kinds_in_name("Camden Market", of_stop=True)] == ["market"]
+    assert kinds_in_name("Mill Hill", of_stop=True) == []
+
+
+def test_a_kind_stands_in_a_name_next_to_other_words() -> None:
+    cafe, peak = kind_of("cafe"), kind_of("peak")
+    assert cafe is not None and peak is not None
+    assert is_named(cafe, "Cafe Helen") and is_named(cafe, "The Cafes of Rome")
+    assert not is_named(cafe, "The Cafe") and not is_named(cafe, "Cafeteria Helen") and not is_named(peak, "Mill Hill")
+
+
+def test_landmarks() -> None:
+    assert is_landmark("museum") and is_landmark("Museum / gallery") and is_landmark("museum or art gallery")
+    assert not is_landmark("cafe") and not is_landmark("Museum/cafe") and not is_landmark("dragon lair")
+
+
+def test_words_that_say_nothing_alone_are_names_of_kinds() -> None:
+    thesaurus = load_thesaurus()
+    assert thesaurus.landmarks <= set(thesaurus.kinds)
+    assert sorted((thesaurus.street_words | thesaurus.shop_words) - set(thesaurus.spelt)) == []
+    assert thesaurus.street_words & thesaurus.shop_words == frozenset()

@@ -196,10 +196,10 @@ def check_sample(connection: db.Connection, version: int) -> None:
 
 
 EVIDENCE = {
-    "kinds": "SELECT name, said, pois, own_pois FROM kind WHERE version = %s AND pois > 0 ORDER BY 1",
+    "kinds": "SELECT name, said, landmark, pois, own_pois, sure_pois FROM kind WHERE version = %s AND pois > 0 ORDER BY 1",
     "phrases": "SELECT k.name, p.phrase, p.vec::text FROM kind k JOIN kind_phrase p USING (version, kind_id)"
     " WHERE version = %s AND k.pois > 0 ORDER BY 1, 2",
-    "points": "SELECT p.point_id, k.name, p.by_name, p.easting, p.northing FROM point_kind p"
+    "points": "SELECT p.point_id, k.name, p.basis, p.easting, p.northing FROM point_kind p"
     " JOIN kind k USING (version, kind_id) WHERE version = %s ORDER BY 1, 2",
     "names": "SELECT point_id, name FROM point_embedding WHERE version = %s ORDER BY 1",
 }
@@ -305,7 +305,7 @@ def test_the_evidence_equals_a_rebuild(town: str, renew: Callable[..., RefreshSu
         assert renew(town).anything, change
         assert [fetch(town, query, 1) for query in EVIDENCE.values()] != before, change
     bakeries = (
-        "SELECT count(*) > 5 FROM point_kind JOIN kind USING (version, kind_id) WHERE by_name AND name = 'bakery'"
+        "SELECT count(*) > 5 FROM point_kind JOIN kind USING (version, kind_id) WHERE basis > 0 AND name = 'bakery'"
     )
     assert fetch(town, bakeries) == [(True,)], "The Village Bakery"
     check_evidence(town, 1, publish_anew(town, tmp_path))

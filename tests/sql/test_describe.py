@@ -353,7 +353,7 @@ def test_the_command_describe(shared_town: str) -> None:
     assert found == describe_place(shared_town, place, 3) and len(lines) == 1 + len(found) > 1
     assert set(found[0]) == {"text", "similarity", "percentile", "pois", "lift", "because"}
     for rank, (line, row) in enumerate(zip(lines[1:], found, strict=True), start=1):
-        assert line.split()[:3] == [str(rank), row["text"], str(row["pois"])]
+        assert " ".join(line.split()).startswith(f"{rank} {row['text']} {row['pois']} ")
         assert f"{row['lift']:.1f}" in line and row["because"] in line
     with user_session(shared_town) as connection:
         rows = connection.execute(f"SELECT * FROM callipper.describe({HERE}, 3)".encode()).fetchall()

@@ -112,7 +112,7 @@ def test_the_town_asks_what_the_rules_tell_apart(town: Town) -> None:
     asked = {text: town.evidence.asked(town.questions[text]) for text in QUESTIONS}
     assert {min(len(kinds), 2) for kinds in asked.values()} >= {1, 2}
     assert any(0.1 < weight < 0.9 for kinds in asked.values() for weight in kinds.values())
-    assert len(town.evidence.named("the old mill")) > 20 and any(town.evidence.by_name)
+    assert len(town.evidence.named("the old mill")) > 20 and any(town.evidence.basis)
     for text in QUESTIONS:
         assert len(town.reasons(text)) > 10
 
@@ -474,15 +474,16 @@ def test_nothing_is_looked_up_where_others_may_create(asking: db.Connection) -> 
 
 def test_counting_again_changes_nothing(asking: db.Connection, town: Town) -> None:
     """What is counted: POIs of each kind, those whose category it is, and POIs around each square that has some."""
-    query = "SELECT * FROM callipper.kind ORDER BY kind_id"
+    query = "SELECT name, pois, own_pois, sure_pois FROM callipper.kind ORDER BY kind_id"
     density = "SELECT * FROM callipper.poi_density ORDER BY i, j"
     before = [asking.execute(q).fetchall() for q in (query, density)]
     evidence = town.evidence
-    for kind, (_, _, name, _, pois, own) in enumerate(before[0]):
+    for kind, (name, pois, own, sure) in enumerate(before[0]):
         assert name == KINDS[kind]
         assert own == int((evidence.own == kind).sum())
         assert pois == sum(kind in evidence.of(number) for number in range(len(evidence.point_id)))
-    asking.execute("UPDATE callipper.kind SET pois = 0, own_pois = 7")
+        assert sure == evidence.counted(kind, list(range(len(evidence.point_id))))[1]
+    asking.execute("UPDATE callipper.kind SET pois = 0, own_pois = 7, sure_pois = 1")
     asking.execute("DELETE FROM callipper.poi_density WHERE i % 2 = 0")
     asking.execute("SELECT callipper._count_evidence(%s)", [town.model.version])
     assert [asking.execute(q).fetchall() for q in (query, density)] == before

@@ -18,10 +18,10 @@ COPIED = {
     "text_embedding": "text, {emb}, vocabulary, city_distances",
     "cell_embedding": "cell_id, {emb}",
     "point_embedding": "point_id, text, geom, {emb}, name, trained",
-    "kind": "kind_id, name, said, pois, own_pois",
+    "kind": "kind_id, name, said, landmark, pois, own_pois, sure_pois",
     "kind_phrase": "kind_id, phrase, vec",
     "kind_peak": "kind_id, threshold, gain, {direction}",
-    "point_kind": "point_id, kind_id, by_name, easting, northing",
+    "point_kind": "point_id, kind_id, basis, easting, northing",
     "poi_density": "i, j, pois",
 }
 

@@ -21,6 +21,8 @@ SQUARE_M = 100.0
 QUESTIONS = ("pub", "park", "fresh fish", "school", "quiet street", "the old mill")
 KINDS = ("bakery", "bank", "cafe", "kiosk", "mill", "pub", "school", "shop", "waste basket")
 UNSAID = "waste basket"
+LANDMARK = "school"
+BY_NAME = "mill"  # no POI has it as its category
 NAMES = ("", "", "The Old Mill", "Mill", "Station Road", "Fresh Fish & Chips", "Park", "O'Neill's; café")
 POIS = 700
 SIDE_M = 3_000.0
@@ -35,7 +37,7 @@ class Reason(NamedTuple):
     because: set[str]  # two POIs of a square are equally far from their middle: either may come first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """The kinds of a version's POIs, as the tables have them."""
 
@@ -46,43 +48,46 @@ class Evidence:
     metres: Array  # (N, 2)
     labels: list[tuple[str, str]]  # (N,) name, text
     own: Array  # (N,) number of the kind of the category
-    by_name: list[set[int]]  # (N,) kinds that the name suggests
+    basis: list[dict[int, int]]  # (N,) kinds that the name says, is like, hints at or is near, with point_kind.basis
+    landmark: list[bool]
 
     @classmethod
     def read(cls, connection: Connection, version: int, dim: int) -> Evidence:
         """What publishing left."""
         kinds = connection.execute(
-            "SELECT name, said FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
+            "SELECT name, said, landmark FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
         ).fetchall()
-        query = sql.SQL("SELECT kind_id, vec FROM callipper.kind_phrase WHERE version = {}").format(
-            sql.Literal(version)
-        )
+        query = sql.SQL(
+            "SELECT p.kind_id, p.vec FROM callipper.kind_phrase p JOIN callipper.kind k USING (version, kind_id)"
+            " WHERE version = {} ORDER BY p.kind_id, p.phrase <> k.name"
+        ).format(sql.Literal(version))
         kind, vec = binary_copy.read_rows(connection, query, ["int4", "vector"], dim)
         points = connection.execute(
             "SELECT e.point_id, e.name, e.text, k.easting, k.northing, k.kind_id FROM callipper.point_embedding e"
-            " JOIN callipper.point_kind k USING (version, point_id) WHERE version = %s AND NOT by_name ORDER BY point_id",
+            " JOIN callipper.point_kind k USING (version, point_id) WHERE version = %s AND basis = 0 ORDER BY point_id",
             [version],
         ).fetchall()
         row = {point[0]: number for number, point in enumerate(points)}
-        by_name: list[set[int]] = [set() for _ in points]
-        for point_id, kind_id in connection.execute(
-            "SELECT point_id, kind_id FROM callipper.point_kind WHERE version = %s AND by_name", [version]
+        basis: list[dict[int, int]] = [{} for _ in points]
+        for point_id, kind_id, why in connection.execute(
+            "SELECT point_id, kind_id, basis FROM callipper.point_kind WHERE version = %s AND basis > 0", [version]
         ):
-            by_name[row[point_id]].add(kind_id)
+            basis[row[point_id]][kind_id] = why
         return cls(
-            [name for name, _ in kinds],
-            [said for _, said in kinds],
+            [name for name, *_ in kinds],
+            [said for _, said, _ in kinds],
             [vec[kind == number].astype(np.float64) for number in range(len(kinds))],
             np.array([point[0] for point in points]),
             np.array([point[3:5] for point in points]),
             [(point[1], point[2]) for point in points],
             np.array([point[5] for point in points]),
-            by_name,
+            basis,
+            [landmark for *_, landmark in kinds],
         )
 
     def of(self, number: int) -> set[int]:
-        """The kinds of a POI."""
-        return {int(self.own[number]), *self.by_name[number]}
+        """The kinds of a POI, as search counts them."""
+        return {int(self.own[number]), *(kind for kind, why in self.basis[number].items() if why < 4)}
 
     def label(self, number: int) -> str:
         """As a POI is named for a reason."""
@@ -116,7 +121,7 @@ class Evidence:
         """The POIs that a question asks for, with their weights."""
         asked, result = self.asked(question), dict.fromkeys(self.named(words), 1.0)
         for number in range(len(self.point_id)):
-            of = [asked[kind] * np.exp(-1.0) for kind in self.by_name[number] if kind in asked]
+            of = [asked[kind] * np.exp(-1.0) for kind in self.of(number) - {self.own[number]} if kind in asked]
             of += [asked[self.own[number]]] if self.own[number] in asked else []
             if of:
                 result[number] = max([*of, result.get(number, 0.0)])
@@ -164,35 +169,44 @@ class Evidence:
 
     # Describe
 
+    def counted(self, kind: int, among: list[int]) -> tuple[list[int], float]:
+        """The POIs among some that describe counts for a kind, and what they weigh."""
+        own = [number for number in among if self.own[number] == kind]
+        if np.any(self.own == kind):
+            return own, float(len(own))
+        weights = {1: 1.0, 2: 0.0 if self.landmark[kind] else 0.5}
+        named = [number for number in among if weights.get(self.basis[number].get(kind, 0))]
+        stops = {self.labels[number][0]: number for number in among if self.basis[number].get(kind) == 4}
+        weight = sum(weights[self.basis[number][kind]] for number in named) + 0.5 * len(stops)
+        return [*named, *stops.values()], weight
+
     def described(self, inside: list[int]) -> list[tuple[str, int, float, set[str]]]:
         """The kinds that stand out among some POIs, best first: name, POIs, lift, and labels that the reason may name."""
-        city = len(self.point_id)
-        everywhere = [0] * len(self.names)
-        for number in range(city):
-            for kind in self.of(number):
-                everywhere[kind] += 1
-        shares = [count / city for count in everywhere]
-        own = [sum(self.own[number] == kind for number in inside) for kind in range(len(self.names))]
-        stands_out = {
-            kind
-            for kind in range(len(self.names))
-            if self.said[kind] and own[kind] and own[kind] / len(inside) >= 2 * shares[kind]
-        }
-        rows = []
-        for kind in range(len(self.names)):
-            counting = [
-                number
-                for number in inside
-                if self.own[number] == kind or (kind in self.by_name[number] and self.own[number] not in stands_out)
-            ]
-            if not self.said[kind] or not counting:
+        city = list(range(len(self.point_id)))
+        left = {}
+        for kind, name in enumerate(self.names):
+            counting, weight = self.counted(kind, inside)
+            usual = self.counted(kind, city)[1] / len(city)
+            counts = weight * (2 if self.landmark[kind] else 1)
+            if not self.said[kind] or counts < 1 or weight / len(inside) / usual < 2:
                 continue
-            lift = len(counting) / len(inside) / shares[kind]
-            shrunk = (len(counting) + 5 * shares[kind]) / (len(inside) + 5) / shares[kind]
-            if lift >= 2 and shrunk >= 1.2:
-                labels = {self.label(number) for number in counting}
-                rows.append((-len(counting) * np.log(shrunk), self.names[kind], len(counting), lift, labels))
-        return [row[1:] for row in sorted(rows, key=lambda row: (round(row[0], 9), row[1]))]
+            low = counts * (1 - 1 / (9 * counts) - 1.2816 / (3 * np.sqrt(counts))) ** 3
+            sure = low / len(inside) / (usual + 5 / len(city))
+            near = {
+                label
+                for number in inside
+                if kind in {self.own[number], *self.basis[number]}
+                for label in [self.label(number)]
+            }
+            left[kind] = [np.log(max(sure, 1.01)), (name, len(counting), weight / len(inside) / usual, near)]
+        result = []
+        while any(gain > 0 for gain, _ in left.values()):
+            best = min(left, key=lambda kind: (-round(left[kind][0], 6), self.names[kind]))
+            result.append(left.pop(best)[1])
+            for kind, row in left.items():
+                likeness = float(self.phrases[kind][0] @ self.phrases[best][0])  # the first phrase is the name
+                row[0] *= min(1.0, max(0.0, (0.9 - likeness) / 0.5))
+        return result
 
 
 def shares_around() -> dict[tuple[int, int], float]:
@@ -210,7 +224,7 @@ def shares_around() -> dict[tuple[int, int], float]:
 def write_town(connection: Connection, size_m: float = 100.0, seed: int = 0) -> tuple[Model, dict[str, Array]]:
     """A version with evidence that is active, and what the sentence encoder makes of each question."""
     random = np.random.default_rng(seed)
-    kind = random.integers(0, len(KINDS), POIS)
+    kind = random.choice([number for number, name in enumerate(KINDS) if name != BY_NAME], POIS)
     quarter = random.uniform(0, SIDE_M, (len(KINDS), 2))
     spread = random.uniform(0, SIDE_M, (POIS, 2))
     near = quarter[kind] + random.normal(0, 150, (POIS, 2))
@@ -230,7 +244,7 @@ def write_town(connection: Connection, size_m: float = 100.0, seed: int = 0) -> 
         [ids[0], names, [KINDS[number] for number in kind], model.version],
     )
     _write_kinds(connection, model.version, random)
-    suggested = [(row, 4) for row, name in enumerate(names) if "Mill" in name and kind[row] != 4]
+    suggested = [(row, KINDS.index(BY_NAME)) for row, name in enumerate(names) if "Mill" in name]
     rows = np.array([*range(POIS), *(row for row, _ in suggested)])
     _write_rows(
         connection,
@@ -239,7 +253,7 @@ def write_town(connection: Connection, size_m: float = 100.0, seed: int = 0) -> 
         {
             "point_id": ("int8", np.array(ids[0])[rows]),
             "kind_id": ("int4", np.array([*kind.tolist(), *(number for _, number in suggested)])),
-            "by_name": ("bool", np.arange(len(rows)) >= POIS),
+            "basis": ("int2", np.where(np.arange(len(rows)) < POIS, 0, 1 + np.arange(len(rows)) % 4)),
             "easting": ("float8", metres[rows, 0]),
             "northing": ("float8", metres[rows, 1]),
         },
@@ -271,15 +285,21 @@ def _write_kinds(connection: Connection, version: int, random: np.random.Generat
     numbers = np.arange(len(KINDS))
     each = 3
     vectors = unit_vectors(each * len(KINDS), int(random.integers(1000)), 4)
+    cafe, kiosk = (each * KINDS.index(name) for name in ("cafe", "kiosk"))  # alike
+    vectors[kiosk] = (vectors[cafe] + vectors[kiosk]) / np.linalg.norm(vectors[cafe] + vectors[kiosk])
     tables: dict[str, dict[str, tuple[str, Any]]] = {
         "kind": {
             "kind_id": ("int4", numbers),
             "name": ("text", [name.encode() for name in KINDS]),
             "said": ("bool", np.array([name != UNSAID for name in KINDS])),
+            "landmark": ("bool", np.array([name == LANDMARK for name in KINDS])),
         },
         "kind_phrase": {
             "kind_id": ("int4", np.repeat(numbers, each)),
-            "phrase": ("text", [f"phrase {number}".encode() for number in range(each * len(KINDS))]),
+            "phrase": (
+                "text",
+                [(f"phrase {n}" if n % each else KINDS[n // each]).encode() for n in range(each * len(KINDS))],
+            ),
             "vec": ("vector", vectors),
         },
     }

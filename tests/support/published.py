@@ -114,7 +114,8 @@ def place_peaks(connection: db.Connection, version: int, rule: dict[str, Any], m
         )
     }
     rows = connection.execute(
-        "SELECT kind_id, by_name, floor(easting / 100), floor(northing / 100) FROM callipper.point_kind WHERE version = %s",
+        "SELECT kind_id, basis > 0, floor(easting / 100), floor(northing / 100) FROM callipper.point_kind"
+        " WHERE version = %s AND basis < 4",
         [version],
     ).fetchall()
     kind, by_name, *squares = map(np.array, zip(*rows, strict=True))

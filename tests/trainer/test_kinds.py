@@ -8,7 +8,7 @@ import pytest
 from callipper_db import place_words
 from callipper_db.arrays import Array
 from callipper_trainer.data.samples import Samples
-from callipper_trainer.kinds import CLOSE, MOST_BY_NAME, KindRows, Kinds, plain_names
+from callipper_trainer.kinds import CLOSE, CLOSE_TO_WORD, MOST_BY_NAME, Basis, KindRows, Kinds, plain_names
 
 OTHER = "Retailers - other"  # the thesaurus reads it as "shop"
 AXES = {"bicycle shop": 0, "bakery": 1, "florist": 2, "butcher": 3, "shop": 4, "cafe": 5}
@@ -62,11 +62,11 @@ def read(pois: Samples, **vectors: Array) -> Kinds:
     return kinds
 
 
-def kinds_of(pois: Samples, kinds: Kinds) -> list[tuple[int, str, bool]]:
-    """(row of the POI, kind, whether the name says so)."""
+def kinds_of(pois: Samples, kinds: Kinds) -> list[tuple[int, str, Basis]]:
+    """(row of the POI, kind, why)."""
     return [
-        (row, kinds.names[number], by_name)
-        for row, number, by_name in zip(*(column.tolist() for column in kinds.rows(pois)), strict=True)
+        (row, kinds.names[number], Basis(basis))
+        for row, number, basis in zip(*(column.tolist() for column in kinds.rows(pois)), strict=True)
     ]
 
 
@@ -74,10 +74,10 @@ def test_every_poi_is_of_the_kind_of_its_category() -> None:
     pois = samples(("bicycle_shop", None), ("Bicycle shops", None), ("dragon lair", None), (OTHER, "Smith"))
     kinds = read(pois)
     assert kinds_of(pois, kinds) == [
-        (0, "bicycle shop", False),
-        (1, "bicycle shop", False),
-        (2, "dragon lair", False),
-        (3, "shop", False),
+        (0, "bicycle shop", Basis.CATEGORY),
+        (1, "bicycle shop", Basis.CATEGORY),
+        (2, "dragon lair", Basis.CATEGORY),
+        (3, "shop", Basis.CATEGORY),
     ]
     assert kinds.names == ["bicycle shop", "dragon lair", "shop"]
 
@@ -85,24 +85,66 @@ def test_every_poi_is_of_the_kind_of_its_category() -> None:
 def test_a_name_suggests_kinds() -> None:
     pois = samples((OTHER, "Evans Cycles"), (OTHER, "Smith"), (OTHER, None), ("florist", "Evans Blooms"))
     kinds = read(pois, Evans=vector(bicycle_shop=0.7, bakery=CLOSE - 0.01))
-    assert kinds_of(pois, kinds)[4:] == [(0, "bicycle shop", True), (3, "bicycle shop", True)]
+    assert kinds_of(pois, kinds)[4:] == [(0, "bicycle shop", Basis.ALIKE), (3, "bicycle shop", Basis.ALIKE)]
+
+
+def test_what_a_name_says_is_surer_than_what_it_is_like() -> None:
+    pois = samples(
+        (OTHER, "Holt Bakery"), (OTHER, "Holt Loaves"), (OTHER, "Bakery Tours"), (OTHER, "Baker Street Florist")
+    )
+    kinds = Kinds()
+    kinds.read_texts([OTHER])
+    named = [f"{name}, {OTHER}" for name in ("Holt Bakery", "Holt Loaves", "Bakery Tours", "Baker Street Florist")]
+    near, far = vector(bakery=CLOSE_TO_WORD + 0.01), vector(bakery=CLOSE_TO_WORD - 0.01)
+    kinds.read_named_texts(named, np.array([near, vector(bakery=CLOSE + 0.01), near, vector(florist=0.3)]), encode)
+    assert kinds_of(pois, kinds)[4:] == [(0, "bakery", Basis.SAID), (1, "bakery", Basis.ALIKE)]
+    kinds.read_named_texts(named[:1], far[None], encode)
+    assert kinds_of(pois.take(slice(0, 1)), kinds)[1:] == [], "the words have another sense"
+
+
+def test_a_name_that_is_like_another_name_of_the_kind_is_a_hint() -> None:
+    pois = samples((OTHER, "Loaf"))
+    kinds = Kinds()
+    kinds.read_texts([OTHER])
+
+    def tilt(texts: list[str]) -> Array:
+        return np.array([[1.0, 0.0] if text == "bread shop" else [0.0, 1.0] for text in texts])
+
+    kinds.read_named_texts([f"Loaf, {OTHER}"], np.array([[1.0, 0.0]]), tilt)
+    assert kinds_of(pois, kinds)[1:] == [(0, "bakery", Basis.HINT)]
+
+
+def test_a_name_of_one_word_is_a_hint_and_a_bar_called_zoo_is_none() -> None:
+    pois = samples((OTHER, "Bakery"), (OTHER, "Zoo Bar"))
+    kinds = Kinds()
+    kinds.read_texts([OTHER])
+
+    def tilt(texts: list[str]) -> Array:
+        return np.array([np.eye(3)[{"bakery": 0, "zoo": 1}.get(text, 2)] for text in texts])
+
+    kinds.read_named_texts([f"Bakery, {OTHER}", f"Zoo Bar, {OTHER}"], np.eye(3)[:2], tilt)
+    assert kinds_of(pois, kinds)[2:] == [(0, "bakery", Basis.HINT), (1, "zoo", Basis.ALIKE)]
 
 
 def test_the_kind_of_the_category_is_not_said_twice() -> None:
     pois = samples(("bicycle_shop", "Evans Cycles"))
-    assert kinds_of(pois, read(pois, Evans=vector(bicycle_shop=0.9))) == [(0, "bicycle shop", False)]
+    assert kinds_of(pois, read(pois, Evans=vector(bicycle_shop=0.9))) == [(0, "bicycle shop", Basis.CATEGORY)]
 
 
 def test_a_name_suggests_no_more_kinds_than_the_limit() -> None:
     angles = {"florist": 20, "bicycle shop": 0, "butcher": 30, "bakery": 10}  # degrees from the name
     assert len(angles) > MOST_BY_NAME and np.cos(np.radians(30)) > CLOSE
     turned = np.radians([angles.get(name, 90) for name in names_of_kinds()])
-    pois = samples((OTHER, "All"))
+    pois = samples((OTHER, "All and More"))
     kinds = read(pois)
     kinds.read_named_texts(
-        [f"All, {OTHER}"], np.array([[1.0, 0.0]]), lambda _: np.stack([np.cos(turned), np.sin(turned)], 1)
+        [f"All and More, {OTHER}"], np.array([[1.0, 0.0]]), lambda _: np.stack([np.cos(turned), np.sin(turned)], 1)
     )
-    assert kinds_of(pois, kinds)[1:] == [(0, "bicycle shop", True), (0, "bakery", True), (0, "florist", True)]
+    assert kinds_of(pois, kinds)[1:] == [
+        (0, "bicycle shop", Basis.ALIKE),
+        (0, "bakery", Basis.ALIKE),
+        (0, "florist", Basis.ALIKE),
+    ]
 
 
 @pytest.mark.parametrize("category", ["bus stop", "bench", "car park", "bus_stop"])
@@ -110,23 +152,34 @@ def test_the_name_of_a_bus_stop_says_nothing_of_it(category: str) -> None:
     pois = samples((category, "Evans Cycles"), (OTHER, "Evans Cycles"))
     kinds = read(pois, Evans=vector(bicycle_shop=0.9))
     assert kinds_of(pois, kinds) == [
-        (0, place_words.reading(category), False),
-        (1, "shop", False),
-        (1, "bicycle shop", True),
+        (0, place_words.reading(category), Basis.CATEGORY),
+        (1, "shop", Basis.CATEGORY),
+        (1, "bicycle shop", Basis.ALIKE),
     ]
 
 
-def test_no_name_is_read_as_a_bus_stop() -> None:
-    """A kind that is called after what is near is never what a name suggests."""
-    asked = set(names_of_kinds())
-    assert {"bicycle shop", "museum", "science museum"} <= asked
-    assert not {"bus stop", "bench", "railway station", "car park"} & asked
+def test_the_name_of_a_bus_stop_says_what_is_near() -> None:
+    pois = samples(
+        ("bus stop", "Camden Market"), ("bus stop", "Park Road"), ("bus stop", "Mill Hill"), ("Marketplace", None)
+    )
+    assert kinds_of(pois, read(pois))[4:] == [(0, "marketplace", Basis.NEAR)], "by the name that the data have for it"
+
+
+@pytest.mark.parametrize("kind", ["bus stop", "bench", "railway station", "car park"])
+def test_no_name_is_read_as_a_bus_stop(kind: str) -> None:
+    """A kind that is called after what is near is never what a name suggests, however like it is."""
+    pois, kinds = samples((OTHER, "Evans Cycles")), Kinds()
+    kinds.read_texts([OTHER])
+    for text, found in ((kind, []), ("bicycle shop", [(0, "bicycle shop", Basis.ALIKE)])):
+        turned = [np.array([1.0, 0.0]) if name == text else np.array([0.0, 1.0]) for name in names_of_kinds()]
+        kinds.read_named_texts([f"Evans Cycles, {OTHER}"], np.array([[1.0, 0.0]]), lambda _, to=turned: np.array(to))
+        assert kinds_of(pois, kinds)[1:] == found
 
 
 def test_a_category_of_several_kinds_is_a_kind_that_people_ask_for_by_the_phrases_of_each() -> None:
-    pois = samples(("Bakery/florist", "Evans"))
+    pois = samples(("Bakery/florist", "Evans Loaves"))
     kinds = read(pois, Evans=vector(bakery=0.9))
-    assert kinds_of(pois, kinds) == [(0, "bakery or florist", False), (0, "bakery", True)]
+    assert kinds_of(pois, kinds) == [(0, "bakery or florist", Basis.CATEGORY), (0, "bakery", Basis.ALIKE)]
     phrases = kinds.phrases(0)
     assert phrases[0] == "bakery or florist"
     for part in ("bakery", "florist"):

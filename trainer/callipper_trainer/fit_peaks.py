@@ -13,7 +13,7 @@ from torch.nn import functional
 from callipper_db.arrays import Array
 from callipper_db.tables import PEAK_DIMENSIONS
 from callipper_trainer.data.samples import Samples
-from callipper_trainer.kinds import Encode, KindRows, Kinds, find_kinds
+from callipper_trainer.kinds import Basis, Encode, KindRows, Kinds, find_kinds
 from callipper_trainer.peaks import SQUARE_M, KindPeaks, PeakRule, PointKinds
 
 MOST_KINDS = 1024  # that have a direction, the most frequent ones
@@ -27,7 +27,9 @@ def point_kinds(kinds: Kinds, parts: Iterator[Samples]) -> PointKinds:
     """Of samples, in parts."""
     columns = []
     for part in parts:
-        row, kind, by_name = kinds.rows(part)
+        row, kind, basis = kinds.rows(part)
+        of_it = basis < Basis.NEAR
+        row, kind, by_name = row[of_it], kind[of_it], basis[of_it] > Basis.CATEGORY
         ij = np.floor(part.metres[row] / SQUARE_M).astype(np.int64)
         columns.append((part.point_id[row].astype(np.int64), kind.astype(np.int32), by_name, ij))
     return PointKinds(*(np.concatenate(column) for column in zip(*columns, strict=True)))

@@ -1,14 +1,15 @@
 """The kinds of each POI, by its category and by its name. search() and describe() answer from them.
 
 The thesaurus (callipper_db/place_words.py) lists kinds and the phrases by which people ask for them. A category is found there
-by its spelling; one that is not there is a kind of its own. A name suggests a kind when their sentence vectors are close:
-'Evans Cycles, Retailers - other' is a bicycle shop.
+by its spelling; one that is not there is a kind of its own. A name says a kind in words ('Holt Bakery & Deli'), or is like one
+when their sentence vectors are close: 'Evans Cycles, Retailers - other' is a bicycle shop. A bus stop's name says what is near.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 from psycopg import sql
@@ -24,11 +25,23 @@ from callipper_trainer.data.samples import Samples
 CLOSE = (
     0.65  # least cosine of "name, category" and a kind's name for the name to suggest the kind (docs/experiments.md)
 )
+CLOSE_TO_WORD = 0.6  # the same to the kind's first name, which describe says
 MOST_BY_NAME = 3  # kinds that one name suggests at most
 LONGEST_KIND = 500  # characters of a kind's name; it is in an index, which takes no long text
 LONGEST_NAME = 1000  # characters of a POI's name that are stored; an index of words takes a megabyte at most
 LONGEST_WORDS = 4  # words; a longer category is a description, and nobody asks by it
 ROWS = 2048  # texts compared at once
+
+
+class Basis(IntEnum):
+    """Why a POI counts for a kind; point_kind.basis."""
+
+    CATEGORY = 0
+    SAID = 1  # its name says so: 'Holt Bakery'
+    ALIKE = 2  # its name is like the kind's: 'Evans Cycles' is like 'bicycle shop'
+    HINT = 3  # its name is like another name of the kind; enough for search, not for describe
+    NEAR = 4  # it is a bus stop or such, whose name says what is near
+
 
 Encode = Callable[[list[str]], Array]  # (V,) texts -> (V, T), the sentence encoder's vectors
 
@@ -40,17 +53,32 @@ class Kinds:
     names: list[str] = field(default_factory=list)
     category: dict[int, str] = field(default_factory=dict)  # kind -> the first category text of that kind, if any
     of_text: dict[str, int] = field(default_factory=dict)  # category text -> its kind
-    of_named_text: dict[str, list[int]] = field(default_factory=dict)  # "name, category" -> kinds the name suggests
+    of_named_text: dict[str, list[tuple[int, Basis]]] = field(
+        default_factory=dict
+    )  # "name, category" -> kinds by the name
 
     def __post_init__(self) -> None:
         self.number = {name: number for number, name in enumerate(self.names)}
+        self.synonym: dict[str, int] = {}  # name of a kind of the thesaurus -> a kind that means the same
+        for name in self.names:
+            self._note_synonym(name)
 
     def add(self, name: str) -> int:
         """The number of a kind. A new kind gets the next number."""
         if name not in self.number:
             self.number[name] = len(self.names)
             self.names.append(name)
+            self._note_synonym(name)
         return self.number[name]
+
+    def add_same(self, name: str) -> int:
+        """The number of a kind of the thesaurus: where the data call it otherwise, of that."""
+        return self.synonym[name] if name in self.synonym else self.add(name)
+
+    def _note_synonym(self, name: str) -> None:
+        found = place_words.kind_of(name)
+        if found and name in (found.name, *found.also):
+            self.synonym.setdefault(found.name, self.number[name])
 
     def read_texts(self, texts: list[str]) -> None:
         """Find the kinds of category texts."""
@@ -62,50 +90,65 @@ class Kinds:
         """Find the kinds that texts "name, category" suggest, from their vectors (V, T)."""
         if not named_texts:
             return
-        kinds = [kind for kind in place_words.load_thesaurus().kinds.values() if not kind.named_after]
+        kinds = list(place_words.load_thesaurus().kinds.values())
+        column = {kind.name: number for number, kind in enumerate(kinds)}
+        suggestible = np.array([not kind.named_after for kind in kinds])
+        landmark = [place_words.is_landmark(kind.name) for kind in kinds]  # a bar may be called Zoo Bar
         spelt = [
             (name, number) for number, kind in enumerate(kinds) for name in (kind.name, *kind.also, *kind.narrower)
         ]
         starts = np.flatnonzero(np.diff([number for _, number in spelt], prepend=-1))
         names, vectors = _unit(encode([name for name, _ in spelt])), _unit(vectors)
         for start in range(0, len(named_texts), ROWS):
-            close = np.maximum.reduceat(vectors[start : start + ROWS] @ names.T, starts, axis=1)  # (B, kinds)
-            best = np.argsort(-close, axis=1, kind="stable")[:, :MOST_BY_NAME]
+            likeness = vectors[start : start + ROWS] @ names.T
+            own, close = likeness[:, starts], np.maximum.reduceat(likeness, starts, axis=1)  # (B, kinds)
+            best = np.argsort(-np.where(suggestible, close, -1), axis=1, kind="stable")[:, :MOST_BY_NAME]
             for row, text in enumerate(named_texts[start : start + ROWS]):
+                name, category = self._parts(text)
+                stop = place_words.kind_of(category)
+                said = place_words.kinds_in_name(name, of_stop=stop is not None and stop.named_after)
+                if stop is not None and stop.named_after:
+                    found = {column[kind.name]: Basis.NEAR for kind in said}
+                else:
+                    like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n]]
+                    in_words = {column[kind.name] for kind in said}
+                    in_words |= {n for n in like if not landmark[n] and place_words.is_named(kinds[n], name)}
+                    fancy = len(place_words.look_up_key(name).split()) < 2  # a club that is called Fabric
+                    found = {n: Basis.HINT if fancy or own[row, n] < CLOSE_TO_WORD else Basis.ALIKE for n in like}
+                    found |= {n: Basis.SAID for n in sorted(in_words) if own[row, n] >= CLOSE_TO_WORD}
                 self.of_named_text[text] = [
-                    self.add(kinds[number].name) for number in best[row] if close[row, number] >= CLOSE
+                    (self.add_same(kinds[number].name), basis) for number, basis in found.items()
                 ]
 
+    def _parts(self, named_text: str) -> tuple[str, str]:
+        """Name and category of a text "name, category", by the categories that were read."""
+        place = named_text.find(", ")
+        while place >= 0:
+            if named_text[place + 2 :] in self.of_text:
+                return named_text[:place], named_text[place + 2 :]
+            place = named_text.find(", ", place + 1)
+        return named_text, ""
+
     def rows(self, samples: Samples) -> tuple[Array, Array, Array]:
-        """The kinds of all samples: (R,) row of the sample, (R,) kind, (R,) whether its name suggests the kind."""
+        """The kinds of all samples: (R,) row of the sample, (R,) kind, (R,) its basis."""
         texts, own = samples.texts, np.zeros(len(samples.texts), np.int32)
         for number in np.unique(samples.text_id):
             own[number] = self.of_text[texts[number]]
         row, kind = [np.arange(len(samples))], [own[samples.text_id]]
-        named = samples.name_id >= 0
-        by_name = {
-            int(number): self.of_named_text.get(texts[number], []) for number in np.unique(samples.name_id[named])
-        }
-        for place in range(MOST_BY_NAME):
-            suggested = np.full(len(texts) + 1, -1, np.int32)
+        basis = [np.full(len(samples), Basis.CATEGORY, np.int16)]
+        named = np.unique(samples.name_id[samples.name_id >= 0]).tolist()
+        by_name = {number: self.of_named_text.get(texts[number], []) for number in named}
+        for place in range(max(map(len, by_name.values()), default=0)):
+            suggested = np.full((len(texts) + 1, 2), -1, np.int32)
             for number, found in by_name.items():
                 if len(found) > place:
                     suggested[number] = found[place]
-            chosen = suggested[samples.name_id]  # no name, -1, reads the last entry
-            use = np.flatnonzero((chosen >= 0) & (chosen != kind[0]) & self._name_describes(samples))
+            chosen, why = suggested[samples.name_id].T  # no name, -1, reads the last entry
+            use = np.flatnonzero((chosen >= 0) & (chosen != kind[0]))
             row.append(use)
             kind.append(chosen[use])
-        lengths = [len(part) for part in row]
-        return np.concatenate(row), np.concatenate(kind), np.arange(sum(lengths)) >= lengths[0]
-
-    def _name_describes(self, samples: Samples) -> Array:
-        """(N,) whether a sample's name describes the sample. A bus stop, for one, has the name of something near it."""
-        by_text = np.ones(len(samples.texts), bool)
-        for number in np.unique(samples.text_id):
-            found = place_words.kind_of(samples.texts[number])
-            by_text[number] = found is None or not found.named_after
-        result: Array = by_text[samples.text_id]
-        return result
+            basis.append(why[use].astype(np.int16))
+        return np.concatenate(row), np.concatenate(kind), np.concatenate(basis)
 
     def phrases(self, number: int) -> list[str]:
         """The phrases by which people ask for a kind, its own name first."""
@@ -150,6 +193,7 @@ class KindRows:
     numbers: list[int]
     names: list[str]
     said: list[bool]  # whether describe() may say the name
+    landmark: list[bool]
     phrases: list[tuple[int, str]]  # (number of the kind, one of its phrases)
     vectors: Array  # (phrases, T), unit length
 
@@ -162,7 +206,8 @@ class KindRows:
         row = {phrase: place for place, phrase in enumerate(distinct)}
         vectors = _unit(encode(distinct))[[row[phrase] for _, phrase in phrases]] if phrases else np.empty((0, 0))
         said = [kinds.is_said(number) for number in numbers]
-        return cls(numbers, [kinds.names[number] for number in numbers], said, phrases, vectors)
+        names = [kinds.names[number] for number in numbers]
+        return cls(numbers, names, said, list(map(place_words.is_landmark, names)), phrases, vectors)
 
 
 def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
@@ -177,6 +222,7 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
             "kind_id": ("int4", np.array(rows.numbers)),
             "name": ("text", [name.encode() for name in rows.names]),
             "said": ("bool", np.array(rows.said)),
+            "landmark": ("bool", np.array(rows.landmark)),
         },
     )
     write_rows(
@@ -193,7 +239,7 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
 
 def write_point_kinds(connection: Connection, version: int, kinds: Kinds, samples: Samples) -> None:
     """Write the kinds of some samples into the version's partition."""
-    row, kind, by_name = kinds.rows(samples)
+    row, kind, basis = kinds.rows(samples)
     write_rows(
         connection,
         partitions.partition("point_kind", version),
@@ -201,7 +247,7 @@ def write_point_kinds(connection: Connection, version: int, kinds: Kinds, sample
             "version": ("int4", np.full(len(row), version)),
             "point_id": ("int8", samples.point_id[row]),
             "kind_id": ("int4", kind),
-            "by_name": ("bool", by_name),
+            "basis": ("int2", basis),
             "easting": ("float8", samples.metres[row, 0]),
             "northing": ("float8", samples.metres[row, 1]),
         },

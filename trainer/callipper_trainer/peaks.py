@@ -249,7 +249,10 @@ def read_peaks(
 
 def read_points(connection: Connection, version: int) -> PointKinds:
     """The kinds of a version's POIs."""
-    query = "SELECT point_id, kind_id, by_name, i, j FROM callipper.point_kind WHERE version = {} ORDER BY point_id, kind_id"
+    query = (
+        "SELECT point_id, kind_id, basis > 0, i, j FROM callipper.point_kind WHERE version = {} AND basis < 4"
+        " ORDER BY point_id, kind_id"
+    )
     point_id, kind, by_name, i, j = _read(connection, version, query, ["int8", "int4", "bool", "int4", "int4"])
     return PointKinds(point_id, kind, by_name.astype(bool), np.column_stack([i, j]).astype(np.int64))
 
