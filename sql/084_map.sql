@@ -46,7 +46,7 @@ BEGIN
             coalesce(p.name, nullif(e.name, '')), p.category, t.name, e.text, e.version
         FROM callipper.point_embedding e
             LEFT JOIN callipper.poi p ON p.poi_id = e.point_id AND callipper._points_are_pois(%1$s)
-            LEFT JOIN callipper.point_kind k ON k.version = %1$s AND k.point_id = e.point_id AND NOT k.by_name
+            LEFT JOIN callipper.point_kind k ON k.version = %1$s AND k.point_id = e.point_id AND k.basis = 0
             LEFT JOIN callipper.kind t ON t.version = %1$s AND t.kind_id = k.kind_id
         WHERE e.version = %1$s
         ON CONFLICT (place_id) DO UPDATE SET geom = excluded.geom, lon = excluded.lon, lat = excluded.lat,

@@ -18,60 +18,88 @@ from callipper_db.binary_copy import read_rows
 from callipper_db.db import Connection
 
 REACH_M = 250.0  # how far describe() looks
-TWICE = 2.0  # a kind is said if its share is at least this many times its share in the city,
-SHRUNK = 1.2  # and at least this many times with
-PRIOR = 5.0  # that many POIs of the usual mix next to those that are there
+TWICE = 2.0  # a kind is said if its share is at least this many times its share in the city
+MORE_POIS = 5.0  # in the city, which keep the rarest kinds in bounds
+DEVIATIONS = 1.2816  # nine of ten places with such counts exceed what is taken for sure
+LEAST_SURE = 1.01
 ROWS = 20_000  # places at once
 
 
 @dataclass(frozen=True)
 class PoiKinds:
-    """The kinds of a version's POIs. N POIs, K kinds, M further kinds that names suggest."""
+    """What counts as evidence for the kinds of a version's POIs. K kinds, N POIs, M pairs of a POI and a kind."""
 
-    names: list[str]  # (K,)
+    names: list[str]  # (K,), sorted
     said: Array  # (K,) bool, whether describe() may say it
-    share: Array  # (K,) float64, of the city's POIs
+    landmark: Array  # (K,) bool
+    sure_pois: Array  # (K,) float64
+    city: float  # POIs
+    likeness: Array  # (K, K) cosine of the kinds' names
     metres: Array  # (N, 2) easting and northing
-    own: Array  # (N,) kind of the category
-    named_poi: Array  # (M,) POI whose name suggests a kind, ascending
-    named_kind: Array  # (M,) that kind
+    pair_poi: Array  # (M,) ascending
+    pair_kind: Array  # (M,)
+    pair_weight: Array  # (M,) float64: 1, or a half
+    pair_name: Array  # (M,) number of a bus stop's name, which counts once; -1 for all else
 
 
 def read_poi_kinds(connection: Connection, version: int) -> PoiKinds | None:
     """The kinds of a published version; None for a version of an earlier program, which has none."""
     rows = connection.execute(
-        "SELECT kind_id, name, said, pois, own_pois FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
+        "SELECT kind_id, name, said, landmark, own_pois, sure_pois FROM callipper.kind WHERE version = %s ORDER BY name",
+        [version],
     ).fetchall()
     if not rows:
         return None
-    query = sql.SQL("SELECT point_id, kind_id, by_name, easting, northing FROM {}").format(
-        partitions.partition("point_kind", version)
-    )
-    point_id, kind_id, by_name, easting, northing = read_rows(
-        connection, query, ["int8", "int4", "bool", "float8", "float8"]
-    )
-    number = np.full(rows[-1][0] + 1, -1)
+    rows.sort(key=lambda row: row[1])
+    number = np.full(max(row[0] for row in rows) + 1, -1)
     number[[row[0] for row in rows]] = np.arange(len(rows))
-    own = np.flatnonzero(~by_name)
-    own = own[np.argsort(point_id[own])]
-    named = np.searchsorted(point_id[own], point_id[by_name])
-    order = np.argsort(named, kind="stable")
-    pois, own_pois = (np.array([row[column] for row in rows], np.float64) for column in (3, 4))
+    said, landmark, own, sure = (np.array([row[column] for row in rows]) for column in range(2, 6))
+    query = sql.SQL(
+        "SELECT p.point_id, p.kind_id, p.basis, p.easting, p.northing, hashtextextended(e.name, 0)"
+        " FROM {} p JOIN {} e USING (point_id)"
+    ).format(partitions.partition("point_kind", version), partitions.partition("point_embedding", version))
+    point_id, kind_id, basis, easting, northing, name = read_rows(
+        connection, query, ["int8", "int4", "int2", "float8", "float8", "int8"]
+    )
+    kind, first = number[kind_id], np.flatnonzero(basis == 0)
+    first = first[np.argsort(point_id[first])]
+    counts = (basis == 0) | (own[kind] == 0) & ((basis == 1) | ((basis == 2) & ~landmark[kind]) | (basis == 4))
+    poi = np.searchsorted(point_id[first], point_id)
+    rows_in = np.flatnonzero(counts)[np.argsort(poi[counts], kind="stable")]
+    _, name = np.unique(name, return_inverse=True)
     return PoiKinds(
         [row[1] for row in rows],
-        np.array([row[2] for row in rows]),
-        pois / max(own_pois.sum(), 1),
-        np.column_stack([easting, northing])[own],
-        number[kind_id[own]],
-        named[order],
-        number[kind_id[by_name]][order],
+        said,
+        landmark,
+        sure.astype(np.float64),
+        float(own.sum()),
+        _likeness(connection, version, rows, number),
+        np.column_stack([easting, northing])[first],
+        poi[rows_in],
+        kind[rows_in],
+        np.where(basis[rows_in] > 1, 0.5, 1.0),
+        np.where(basis[rows_in] == 4, name[rows_in], -1),
     )
+
+
+def _likeness(connection: Connection, version: int, rows: list[tuple[object, ...]], number: Array) -> Array:
+    found = connection.execute(
+        "SELECT k.kind_id, p.vec::real[] FROM callipper.kind k JOIN callipper.kind_phrase p"
+        " ON p.version = k.version AND p.kind_id = k.kind_id AND p.phrase = k.name WHERE k.version = %s",
+        [version],
+    ).fetchall()
+    result = np.zeros((len(rows), len(rows)))
+    if found:
+        place = number[[kind_id for kind_id, _ in found]]
+        vectors = np.array([vec for _, vec in found])
+        result[np.ix_(place, place)] = vectors @ vectors.T
+    return result
 
 
 def kinds_around(pois: PoiKinds, metres: Array, most: int) -> tuple[list[str | None], Array]:
     """(P, 2) places -> up to `most` kinds that stand out within 250 m of each, as one text, and (P,) POIs there.
 
-    The most significant kind comes first; None where nothing stands out.
+    The most telling kind comes first; None where nothing stands out.
     """
     tree = cKDTree(pois.metres)
     texts: list[str | None] = []
@@ -89,42 +117,47 @@ def standing_out(pois: PoiKinds, place: Array, poi: Array, places: int, most: in
     """The same for (R,) pairs of a place, from 0 to `places`, and a POI there."""
     count = np.bincount(place, minlength=places)
     many = len(pois.names)
-    place, kind, own = _with_names(pois, place, poi)
-    key, pairs = np.unique((place * many + kind) * many + own, return_counts=True)  # a row each of describe's `here`
-    place, kind, own = key // many**2, key // many % many, key % many
-    said = pois.said[kind] & (pois.share[kind] > 0)
-    of_place = count[place]
-    # What a name suggests counts only where the POI's own kind does not stand out.
-    alone = said & (kind == own) & (pairs / of_place >= TWICE * pois.share[kind])
-    counting = said & ((kind == own) | ~np.isin(place * many + own, (place * many + kind)[alone]))
-    key, row = np.unique((place * many + kind)[counting], return_inverse=True)
-    found = np.bincount(row, weights=pairs[counting], minlength=len(key))
+    place, pair = _pairs(pois, place, poi)
+    # A bus stop's name counts once a place and kind.
+    once = np.unique(
+        np.column_stack(
+            [place, pois.pair_kind[pair], pois.pair_name[pair], np.where(pois.pair_name[pair] < 0, pair, -1)]
+        ),
+        axis=0,
+        return_index=True,
+    )[1]
+    place, pair = place[once], pair[once]
+    key, row = np.unique(place * many + pois.pair_kind[pair], return_inverse=True)
+    evidence = np.bincount(row.reshape(-1), weights=pois.pair_weight[pair], minlength=len(key))
     place, kind = key // many, key % many
-    share = pois.share[kind]
-    lift = found / count[place] / share
-    shrunk = (found + PRIOR * share) / (count[place] + PRIOR) / share
-    best = np.flatnonzero((lift >= TWICE) & (shrunk >= SHRUNK))
-    place, kind, score = place[best], kind[best], (found * np.log(shrunk))[best]
-    by_name = np.argsort(np.argsort(np.array(pois.names, object)))[kind]
-    order = np.lexsort([by_name, -score, place])
-    place, kind = place[order], kind[order]
-    rank = np.arange(len(place)) - np.searchsorted(place, place)
+    sure_pois = pois.sure_pois[kind]
+    counts = evidence * np.where(pois.landmark[kind], 2, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lift = evidence / count[place] / (sure_pois / pois.city)
+        lowest = counts * (1 - 1 / (9 * counts) - DEVIATIONS / (3 * np.sqrt(counts))) ** 3
+        sure = lowest / (count[place] * (sure_pois + MORE_POIS) / pois.city)
+    best = np.flatnonzero(pois.said[kind] & (sure_pois > 0) & (lift >= TWICE) & (counts >= 1))
+    place, kind, gain = place[best], kind[best], np.log(np.maximum(sure[best], LEAST_SURE))
     words: list[list[str]] = [[] for _ in range(places)]
-    for number, said_kind in zip(place[rank < most].tolist(), kind[rank < most].tolist(), strict=True):
-        words[number].append(pois.names[said_kind])
+    for _ in range(most):
+        # The rows are in the order of place and of name: of equal gains the first wins.
+        order = np.lexsort([np.arange(len(place)), -gain, place])
+        first = order[np.unique(place[order], return_index=True)[1]]
+        first = first[gain[first] > 0]
+        chosen = np.full(places, -1)
+        chosen[place[first]] = kind[first]
+        for number, said in zip(place[first].tolist(), kind[first].tolist(), strict=True):
+            words[number].append(pois.names[said])
+        said_there = chosen[place]
+        left = np.clip((0.9 - pois.likeness[kind, said_there]) / 0.5, 0, 1)
+        gain = np.where(said_there < 0, 0, np.where(kind == said_there, 0, gain * left))
     return [", ".join(some) if some else None for some in words], count
 
 
-def _with_names(pois: PoiKinds, place: Array, poi: Array) -> tuple[Array, Array, Array]:
-    """Pairs of a place and a POI -> place, kind and own kind of each kind that the POI is of."""
-    first = np.searchsorted(pois.named_poi, np.arange(len(pois.own) + 1))
-    more = np.diff(first)[poi]  # kinds that the POI's name suggests
+def _pairs(pois: PoiKinds, place: Array, poi: Array) -> tuple[Array, Array]:
+    """Pairs of a place and a POI -> place and row of each kind that the POI is evidence for."""
+    first = np.searchsorted(pois.pair_poi, np.arange(len(pois.metres) + 1))
+    more = np.diff(first)[poi]
     again = np.repeat(np.arange(len(poi)), more)
     nth = np.arange(len(again)) - np.repeat(np.cumsum(more) - more, more)
-    named = pois.named_kind[first[poi[again]] + nth]
-    own = pois.own[poi]
-    return (
-        np.concatenate([place, place[again]]).astype(np.int64),
-        np.concatenate([own, named]).astype(np.int64),
-        np.concatenate([own, own[again]]).astype(np.int64),
-    )
+    return place[again].astype(np.int64), first[poi[again]] + nth
