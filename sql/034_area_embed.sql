@@ -10,7 +10,8 @@ DECLARE
 BEGIN
     EXECUTE format(
         'SELECT @extschema:vector@.sum(@extschema:vector@.vector_mul(e.emb,'
-        '    array_fill(coalesce(m.support, 1) + 1e-6::real, ARRAY[@extschema:vector@.vector_dims(e.emb)])::@extschema:vector@.vector))'
+        '    array_fill(coalesce(m.support, 1) + 1e-6::real, ARRAY[@extschema:vector@.vector_dims(e.emb)])::@extschema:vector@.vector)'
+        '    ORDER BY m.cell_id)'  -- in any order, the last digits would differ from plan to plan
         ' FROM callipper_map.cell m JOIN callipper.cell_embedding e ON e.version = %s AND e.cell_id = m.cell_id'
         ' WHERE m.geom OPERATOR(@extschema:postgis@.&&) $1 AND @extschema:postgis@.ST_Intersects($1,'
         '    @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_MakePoint(m.lon, m.lat), 4326))',

@@ -67,14 +67,15 @@ LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 10 SET search_path = pg_
 DECLARE
     city constant float8 := (SELECT sum(t.own_pois) FROM callipper.kind t WHERE t.version = _standing_out.version);
     gains float8[];
+    lifts float8[];  -- not in the answers: JSON would round them by the session's extra_float_digits
     answers jsonb[];
     vectors @extschema:vector@.vector[];
     best integer;
 BEGIN
     SELECT array_agg(ln(greatest(r.sure, 1.01)) ORDER BY r.name), array_agg(r.vec ORDER BY r.name),
-        array_agg(jsonb_build_object('kind_id', r.kind_id, 'name', r.name, 'pois', r.pois, 'lift', r.lift, 'nearest', r.nearest)
-            ORDER BY r.name)
-    INTO gains, vectors, answers FROM (
+        array_agg(r.lift ORDER BY r.name),
+        array_agg(jsonb_build_object('kind_id', r.kind_id, 'name', r.name, 'pois', r.pois, 'nearest', r.nearest) ORDER BY r.name)
+    INTO gains, vectors, lifts, answers FROM (
         SELECT s.*, p.vec,
             s.counts * (1 - 1 / (9 * s.counts) - 1.2816 / (3 * sqrt(s.counts))) ^ 3 / (s.all_pois * (s.sure_pois + 5) / city) AS sure
         FROM (
@@ -91,7 +92,7 @@ BEGIN
         kind_id := answers[best] ->> 'kind_id';
         name := answers[best] ->> 'name';
         pois := answers[best] ->> 'pois';
-        lift := answers[best] ->> 'lift';
+        lift := lifts[best];
         nearest := ARRAY(SELECT jsonb_array_elements_text(answers[best] -> 'nearest')::bigint);
         RETURN NEXT;
         FOR n IN 1 .. cardinality(gains) LOOP

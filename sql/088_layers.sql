@@ -56,7 +56,7 @@ CREATE OR REPLACE FUNCTION callipper.list_layers() RETURNS TABLE (name text, que
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY SELECT substr(c.relname, 7), obj_description(c.oid, 'pg_class') FROM pg_class c
-        WHERE c.relnamespace = 'callipper_map'::regnamespace AND c.relkind = 'v' AND c.relname LIKE 'layer\_%' ORDER BY 1;
+        WHERE c.relnamespace = 'callipper_map'::regnamespace AND c.relkind = 'v' AND left(c.relname, 6) = 'layer_' ORDER BY 1;
 END
 $$;
 COMMENT ON FUNCTION callipper.list_layers() IS 'the saved layers, and what each asks';

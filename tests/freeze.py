@@ -64,7 +64,7 @@ def freeze(dsn: str, folder: Path) -> None:
         (folder / "answers.json").write_text(json.dumps(answers(connection), indent=1))
     succeed(
         binaries(dsn) / "pg_dump",
-        *("--schema=callipper", "--no-owner", "--no-privileges", "-f", folder / "database.sql", dsn),
+        *("--schema=callipper*", "--no-owner", "--no-privileges", "-f", folder / "database.sql", dsn),
     )
     plain = (folder / "database.sql").read_text()
     plain = re.sub(r"(?m)^\\(un)?restrict .*\n", "", plain)  # an older psql does not know it

@@ -69,15 +69,25 @@ QUESTIONS = {
     "cells similar to a place": f"SELECT * FROM callipper.similar_to({PLACE}, 20, {AREA}, 300)",
     "points similar to a place": f"SELECT point_id, similarity FROM callipper.similar_points_to({PLACE}, 20, NULL, 300)",
     "what a place is like": f"SELECT text, pois, lift, because FROM callipper.describe({PLACE}, 400)",
+    "an area": f"SELECT callipper.area_embed({AREA})",
+    "the saved layers": "SELECT count(*) FROM callipper.list_layers()",
     "the point of a key": "SELECT callipper.point_id('a key')",
     "a text and a place": f"SELECT callipper.text_similarity('{UNKNOWN}', {PLACE})",
 }
-ACTIONS = {"activate", "drop_model"}  # what changes the model is no question
+ACTIONS = {"activate", "drop_model", "save_layer", "remove_layer"}  # what changes something is no question
 
 # What the role callipper_reader may do; nothing else that is in the schema.
 READABLE = {"cells", "points", "poi", "cell", "grid", "model", "text_encoder", "text_embedding"}
 CALLED_BY_QUESTIONS = {"_active_version", "_points_are_pois", "_find_text", "_locate", "_rate_support"}
 CALLED_BY_QUESTIONS |= {"_sql_digest", "_sql_version"}
+CALLED_BY_QUESTIONS |= {
+    "_city_of",
+    "_examples",
+    "_percentile",
+    "_cells_by",
+    "_block_size",
+    "_tile_cells",
+}  # of callipper_map
 WEIGHTS = {
     *("text_weight", "text_token", "text_norm", "text_position", "text_vector"),
     *("location_weight", "text_projection", "context_cell"),
@@ -461,7 +471,7 @@ WHOLE = ["--no-comments", "--exclude-table-data=*.spatial_ref_sys"]
     ("dump_options", "restore_options", "errors"),
     [
         (["--no-owner", "--schema=callipper*"], [], []),
-        (["-Fc", "-Z0", "--schema=callipper"], ["--no-owner"], []),
+        (["-Fc", "-Z0", "--schema=callipper*"], ["--no-owner"], []),
         (["-Fc", "-Z0", *WHOLE], ["--no-owner"], []),
         # Harmless: what they are about is there already.
         (

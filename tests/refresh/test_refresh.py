@@ -730,7 +730,7 @@ def test_a_restored_database_goes_on_noting(
     renew(town)
     insert(town, "Before the dump", "cafe")
     folder = Path(str(fetch(town, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")[0][0]))
-    dump = subprocess.run([folder / "pg_dump", "--schema=callipper", town], capture_output=True, check=True).stdout
+    dump = subprocess.run([folder / "pg_dump", "--schema=callipper*", town], capture_output=True, check=True).stdout
     with user_session(empty_database) as connection:
         connection.execute("CREATE EXTENSION postgis")
         connection.execute("CREATE EXTENSION vector")

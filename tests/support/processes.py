@@ -48,6 +48,7 @@ class Command:
             "reading ",
             "encoding ",
             "finding ",
+            "summing ",
             "counting ",
             "training",
             "epoch ",

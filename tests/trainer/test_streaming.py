@@ -448,7 +448,14 @@ def test_json_tells_of_each_stage(run: Callable[..., Result], town: str) -> None
     lines = [json.loads(line) for line in run("train", "--dsn", town, *options).stdout.splitlines()]
     # A stage that takes long prints several lines.
     stages = [stage for stage, _ in groupby(line.get("stage", line.get("epoch", "summary")) for line in lines)]
-    publishing = ["finding peaks of kinds", "cutting the grid", "writing cells", "writing points", "activating"]
+    publishing = [
+        "finding peaks of kinds",
+        "cutting the grid",
+        "writing cells",
+        "writing points",
+        "summing up the cells",
+        "activating",
+    ]
     before = [
         "reading POIs",
         "encoding texts",
@@ -474,6 +481,7 @@ def test_the_command(run: Callable[..., Result], town: str) -> None:
         "grid",
         "write",
         "embed",
+        "summary",
         "activate",
     ]
     said = run("train", "--dsn", town, "--no-stream", "--epochs", "1", "--no-text-tower", "--precision", "bf16").stdout
