@@ -6,45 +6,66 @@
 CREATE OR REPLACE FUNCTION callipper._place_peaks(place @extschema:postgis@.geometry, version integer)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    asked callipper.model := (SELECT m FROM callipper.model m WHERE m.version = _place_peaks.version);
-    rule jsonb := asked.arch -> 'peaks';
-    reach float8 := (rule ->> 'reach_m')::float8 / 100;
+    rule jsonb;
+    srid integer;
+    extent @extschema:postgis@.geometry;
+    reach float8;
+    by_name float8;
     metres point;
     x float8;
     y float8;
+    kinds integer[];
+    held float8[];
+    pois float8;
     first_half @extschema:vector@.vector;
 BEGIN
+    SELECT m.arch -> 'peaks', m.srid, m.extent INTO rule, srid, extent
+        FROM callipper.model m WHERE m.version = _place_peaks.version;
     IF rule IS NULL THEN
         RETURN NULL;
     ELSIF to_regclass(format('callipper.%I', 'point_kind_v' || version)) IS NULL THEN
         RETURN array_fill(0::real, ARRAY[128])::@extschema:vector@.vector;
     END IF;
-    metres := callipper._to_metres(place, asked.srid, 0, 0, asked.extent);
+    reach := (rule ->> 'reach_m')::float8 / 100;
+    by_name := (rule ->> 'by_name')::float8;
+    metres := callipper._to_metres(place, srid, 0, 0, extent);
     -- In squares, whole numbers at their centres; bounded to what an integer holds.
     x := greatest(-2e9, least(2e9, metres[0] / 100 - 0.5));
     y := greatest(-2e9, least(2e9, metres[1] / 100 - 0.5));
-    -- The version's own partition, by its name: a plan that names the table would lock the partitions of all versions.
-    EXECUTE format($query$
-        WITH near AS (
-            SELECT p.kind_id, sum(s.share * CASE WHEN p.basis > 0 THEN $4 ELSE 1 END) AS held,
+    -- Each plan names one partition: one that named the table would lock the partitions of all versions. The constant lets the
+    -- first statement be planned once. Of the names only those of the POIs themselves count, not those of stops.
+    IF version = callipper._newest_version() THEN
+        SELECT array_agg(n.kind_id), array_agg(n.held), sum(n.pois) INTO kinds, held, pois FROM (
+            SELECT p.kind_id, sum(s.share * CASE WHEN p.basis > 0 THEN by_name ELSE 1 END) AS held,
                 sum(s.share) FILTER (WHERE p.basis = 0) AS pois
-            FROM generate_series(ceil($1 - $3)::integer, floor($1 + $3)::integer) AS a(i)
-                JOIN callipper.%I p ON p.i = a.i AND p.j BETWEEN ceil($2 - $3)::integer AND floor($2 + $3)::integer AND p.basis < 4,
-                LATERAL (SELECT (1 - abs($1 - p.i) / $3) * (1 - abs($2 - p.j) / $3) AS share) AS s
+            FROM generate_series(ceil(x - reach)::integer, floor(x + reach)::integer) AS a(i)
+                JOIN callipper.point_kind p ON p.version = callipper._newest_version() AND p.i = a.i
+                    AND p.j BETWEEN ceil(y - reach)::integer AND floor(y + reach)::integer AND p.basis < 4,
+                LATERAL (SELECT (1 - abs(x - p.i) / reach) * (1 - abs(y - p.j) / reach) AS share) AS s
             GROUP BY p.kind_id
-        ), total AS (
-            SELECT power(coalesce(sum(n.pois), 0) + $5, $6) AS around FROM near n
-        )
-        SELECT @extschema:vector@.sum(@extschema:vector@.vector_mul(
-                k.direction,
-                array_fill((k.gain * (n.held / t.around - k.threshold))::real,
-                    ARRAY[@extschema:vector@.vector_dims(k.direction)])::@extschema:vector@.vector))
-            FROM near n CROSS JOIN total t
-                JOIN callipper.kind_peak k ON k.version = $7 AND k.kind_id = n.kind_id AND n.held / t.around > k.threshold
-    $query$, 'point_kind_v' || version) INTO first_half USING x, y, reach, (rule ->> 'by_name')::float8,
-        (rule ->> 'prior')::float8, (rule ->> 'power')::float8, version;
+        ) AS n;
+    ELSE
+        EXECUTE format($query$
+            SELECT array_agg(n.kind_id), array_agg(n.held), sum(n.pois) FROM (
+                SELECT p.kind_id, sum(s.share * CASE WHEN p.basis > 0 THEN $4 ELSE 1 END) AS held,
+                    sum(s.share) FILTER (WHERE p.basis = 0) AS pois
+                FROM generate_series(ceil($1 - $3)::integer, floor($1 + $3)::integer) AS a(i)
+                    JOIN callipper.%I p ON p.i = a.i AND p.j BETWEEN ceil($2 - $3)::integer AND floor($2 + $3)::integer AND p.basis < 4,
+                    LATERAL (SELECT (1 - abs($1 - p.i) / $3) * (1 - abs($2 - p.j) / $3) AS share) AS s
+                GROUP BY p.kind_id
+            ) AS n
+        $query$, 'point_kind_v' || version) INTO kinds, held, pois USING x, y, reach, by_name;
+    END IF;
+    pois := power(coalesce(pois, 0) + (rule ->> 'prior')::float8, (rule ->> 'power')::float8);
+    SELECT @extschema:vector@.sum(@extschema:vector@.vector_mul(
+            k.direction,
+            array_fill((k.gain * (n.held / pois - k.threshold))::real, ARRAY[@extschema:vector@.vector_dims(k.direction)])
+                ::@extschema:vector@.vector))
+        INTO first_half
+        FROM unnest(kinds, held) AS n(kind_id, held)
+            JOIN callipper.kind_peak k ON k.version = _place_peaks.version AND k.kind_id = n.kind_id AND n.held / pois > k.threshold;
     IF first_half IS NULL THEN
         RETURN array_fill(0::real, ARRAY[128])::@extschema:vector@.vector;
     END IF;
