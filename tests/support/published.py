@@ -168,20 +168,24 @@ def check_embeddings(connection: db.Connection, version: int) -> None:
 
 def check_texts(connection: db.Connection, version: int, encoder: TextEncoder, texts: list[str]) -> None:
     """text_embed answers with the encoder's vectors, projected by the rows of this version."""
+    expected = expected_texts(connection, version, encoder.transformer.encode(texts).astype(np.float64))
+    found = connection.execute("SELECT text_embed(t)::text FROM unnest(%s::text[]) t", [texts]).fetchall()
+    np.testing.assert_allclose([unpack(vector) for (vector,) in found], expected, atol=1e-5)
+
+
+def expected_texts(connection: db.Connection, version: int, vectors: Array) -> Array:
+    """(V, T) vectors of the sentence encoder -> (V, 256), by the rows of a version."""
     rows = connection.execute(
         "SELECT weight::text, bias FROM callipper.text_projection WHERE version = %s ORDER BY neuron", [version]
     ).fetchall()
     weight, bias = np.array([unpack(weight) for weight, _ in rows]), np.array([bias for _, bias in rows])
-    vectors = encoder.transformer.encode(texts).astype(np.float64)
     second = unit(vectors @ weight.T + bias)
     rule = connection.execute("SELECT arch -> 'peaks' FROM callipper.model WHERE version = %s", [version]).fetchall()[
         0
     ][0]
-    first = np.zeros((len(texts), HALF)) if rule is None else text_peaks(connection, version, rule, vectors)
+    first = np.zeros((len(vectors), HALF)) if rule is None else text_peaks(connection, version, rule, vectors)
     if rule is not None:
         foretold, _ = layer(connection, version, "foretold")
         asks = first.any(axis=1, keepdims=True)
         second = np.where(asks, rule["text_context"] * second - rule["summary"] * first @ foretold.T, second)
-    expected = unit(np.hstack([first, second]))
-    found = connection.execute("SELECT text_embed(t)::text FROM unnest(%s::text[]) t", [texts]).fetchall()
-    np.testing.assert_allclose([unpack(vector) for (vector,) in found], expected, atol=1e-5)
+    return unit(np.hstack([first, second]))

@@ -21,6 +21,7 @@ from callipper_db.progress import Silent
 from callipper_db.tables import DIMENSIONS
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.text_encoder import TextEncoder, find_encoder
+from published import expected_texts
 from sessions import user_session
 
 logging.disable_progress_bar()  # of saving, amid pytest's own
@@ -145,7 +146,10 @@ def give_text_tower(connection: db.Connection, version: int, text_encoder_id: in
 
 
 def expected_embeddings(connection: db.Connection, version: int, vectors: Array) -> Array:
-    """(N, T) vectors of texts -> (N, 256): the version's projection and unit length, in float64."""
+    """(N, T) vectors of texts -> (N, 256): by the version's rows, in float64."""
+    found = connection.execute("SELECT arch ? 'peaks' FROM callipper.model WHERE version = %s", [version]).fetchone()
+    if found == (True,):
+        return expected_texts(connection, version, vectors.astype(np.float64))
     query = sql.SQL("SELECT weight, bias FROM callipper.text_projection WHERE version = {} ORDER BY neuron")
     weight, bias = binary_copy.read_rows(
         connection, query.format(sql.Literal(version)), ["vector", "float4"], vectors.shape[1]
