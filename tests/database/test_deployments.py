@@ -70,7 +70,7 @@ QUESTIONS = {
     "points similar to a place": f"SELECT point_id, similarity FROM callipper.similar_points_to({PLACE}, 20, NULL, 300)",
     "what a place is like": f"SELECT text, pois, lift, because FROM callipper.describe({PLACE}, 400)",
     "an area": f"SELECT callipper.area_embed({AREA})",
-    "the saved layers": "SELECT count(*) FROM callipper.list_layers()",
+    "the saved layers": "SELECT pg_catalog.count(*) FROM callipper.list_layers()",
     "the point of a key": "SELECT callipper.point_id('a key')",
     "a text and a place": f"SELECT callipper.text_similarity('{UNKNOWN}', {PLACE})",
 }
