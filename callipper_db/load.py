@@ -242,6 +242,8 @@ def _load_file(
         raise TooManyRejects(path=path, rows=summary.rejected, reason=rejects.first, rejects=rejects.path)
     if sent.without_category:
         _look_at_categories(connection, summary, staged)
+    elif (rules.columns.category or "").lower() == "type" and not options.category_column:
+        _look_at_type(connection, summary)
     summary.notes += _outliers(connection)
     if options.replace_source:
         connection.execute(ADD_SEEN)
@@ -275,6 +277,18 @@ def _look_at_categories(connection: db.Connection, summary: FileSummary, staged:
         summary.notes.append(f"no row got a category.{may} Name its column with --category-column")
     elif summary.without_category:
         summary.notes.append(f"{summary.without_category:,} rows have no category")
+
+
+def _look_at_type(connection: db.Connection, summary: FileSummary) -> None:
+    """Say when all rows have the same in the column `type`: most likely that is no category."""
+    found = connection.execute(
+        "SELECT DISTINCT category FROM (SELECT category FROM poi_load LIMIT 1000) AS l"
+    ).fetchall()
+    if len(found) == 1 and summary.rows > 1:
+        summary.notes.append(
+            f"all rows have the category {found[0][0]!r}, of the column type. If another column says what they are,"
+            " name it with --category-column"
+        )
 
 
 def _outliers(connection: db.Connection) -> list[str]:

@@ -26,6 +26,7 @@ XML_SUFFIXES = {".kml", ".gpx", ".osm"}
 SOURCE_SUFFIXES = {".gz", ".geojson", ".json"} | XML_SUFFIXES | BINARY_SUFFIXES | LINE_SUFFIXES | TEXT_SUFFIXES
 HEAD = 65_536  # bytes
 OSM_XML = re.compile(r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<osm(Change)?[\s>]", re.DOTALL)
+WEB_PAGE = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 KNOWN = (
     "CSV, TSV, GeoJSON, newline-delimited GeoJSON, Overpass JSON (these also with .gz), (Geo)Parquet, OpenStreetMap PBF and"
     " XML, GeoPackage, Shapefile, FlatGeobuf, KML, GPX, XLSX and ODS. Others: ogr2ogr -t_srs EPSG:4326 pois.gpkg FILE"
@@ -35,17 +36,24 @@ KNOWN = (
 def open_reader(path: Path, options: ReadOptions | None = None) -> AbstractContextManager[Reader]:
     """Open a file of POIs. Raises BadInput for what is no file, is empty, or is of no known format."""
     options = options or ReadOptions()
+    _check_encoding(path, options.encoding)
     head = _read_head(path)
+    if kind := vector.kind_of(path, head):
+        return vector.open_vector(path, kind, options.layer, options.encoding)
+    if options.layer is not None:
+        raise BadInput(path=path, reason="it has no layers; leave --layer away")
     if head.startswith(b"PAR1"):
         return open_parquet(path)
     if head[4:6] == b"\x0a\x09" and head[6:15] == b"OSMHeader":
         return open_pbf(path, options.street_furniture)
-    if kind := vector.kind_of(path, head):
-        return vector.open_vector(path, kind, options.layer, options.encoding)
     suffix = _suffix(path)
     if suffix in BINARY_SUFFIXES:
         raise BadInput(path=path, reason=f"it does not begin as a {suffix[1:]} file does; fetch the file again")
     text = _as_text(head, options.encoding)
+    if WEB_PAGE.match(text):
+        raise BadInput(
+            path=path, reason="it is a web page and no data; look at it in a browser, and fetch the file again"
+        )
     if text.startswith("<"):
         if OSM_XML.match(text):
             return open_pbf(path, options.street_furniture)
@@ -57,6 +65,19 @@ def open_reader(path: Path, options: ReadOptions | None = None) -> AbstractConte
     if suffix in TEXT_SUFFIXES or (suffix not in {".json", ".geojson"} and is_delimited(text)):
         return open_delimited(path, options.encoding, options.decimal)
     raise BadInput(path=path, reason=f"the format is not known. Known are {KNOWN}")
+
+
+def _check_encoding(path: Path, encoding: str | None) -> None:
+    """Raises BadInput for what Python knows no encoding of text by."""
+    if encoding is None:
+        return
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError):
+        reason = (
+            f"{encoding} (--encoding) is no known encoding; well-known are utf-8, cp1252, latin-1, cp1250 and utf-16"
+        )
+        raise BadInput(path=path, reason=reason) from None
 
 
 def _as_text(head: bytes, encoding: str | None) -> str:

@@ -614,6 +614,44 @@ def test_no_category_at_all_is_said(poi: str, folder: Path) -> None:
     ]
 
 
+def test_a_type_that_all_rows_have_is_said(poi: str, folder: Path) -> None:
+    path = write(folder / "a.csv", "id,type,name,lon,lat\n1,place,A,2,48\n2,place,B,2.1,48\n")
+    (note,) = load_one(poi, path).notes
+    assert note.startswith("all rows have the category 'place', of the column type. If another column")
+    assert load_one(poi, path, category_column="type").notes == []
+    assert load_one(poi, write(folder / "b.csv", "type,lon,lat\nbar,2,48\npub,2.1,48\n")).notes == []
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "hex", "rot13", ""])
+def test_an_encoding_that_is_none_is_refused(poi: str, folder: Path, encoding: str) -> None:
+    with pytest.raises(BadInput, match="is no known encoding; well-known are utf-8, cp1252"):
+        load_one(poi, write(folder / "a.csv", "category,lon,lat\nbar,2,48\n"), encoding=encoding)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.geojson", "a.parquet"])
+def test_a_layer_of_what_has_none_is_refused(poi: str, folder: Path, name: str) -> None:
+    if name == "a.parquet":
+        pq.write_table(pa.table({"category": ["bar"], "lon": [2.0], "lat": [48.0]}), folder / name)
+    else:
+        write(
+            folder / name,
+            "category,lon,lat\nbar,2,48\n" if name == "a.csv" else collection(feature(2, 48, category="x")),
+        )
+    with pytest.raises(BadInput, match="it has no layers; leave --layer away"):
+        load_one(poi, folder / name, layer="shops")
+
+
+@pytest.mark.parametrize(
+    "page", ["<!DOCTYPE html><html><body>Sign in</body></html>", "<html>\n<head>", "<!-- x --> <HTML>"]
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.geojson", "a.kml"])
+def test_a_web_page_is_no_data(poi: str, folder: Path, name: str, page: str) -> None:
+    with pytest.raises(
+        BadInput, match="it is a web page and no data" if name != "a.kml" else "web page|does not begin"
+    ):
+        load_one(poi, write(folder / name, page))
+
+
 def test_degrees_that_are_said_to_be_metres(poi: str, folder: Path) -> None:
     path = write(folder / "a.csv", "id,category,lon,lat\n1,Pub,2,48\n2,Pub,2.1,48.1\n")
     with pytest.raises(BadInput, match="its coordinates look like degrees, and EPSG:3857 is in metres"):
