@@ -21,7 +21,7 @@ from callipper_db.read.columns import LoadOptions
 from callipper_db.read.copy_format import copy_format
 from callipper_db.read.place import OUT_OF_RANGE, Place, Rules
 from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY
-from callipper_db.upsert import LOCK, upsert
+from callipper_db.upsert import ADD_SEEN, SEEN, remove_unseen, upsert
 
 __all__ = ["FileSummary", "LoadOptions", "LoadSummary", "load"]
 
@@ -46,17 +46,6 @@ REFUSE = """
 DELETE FROM poi_load
 WHERE (x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90) IS NOT TRUE
 RETURNING "row", x IS NULL, left(jsonb_strip_nulls(to_jsonb(poi_load))::text, %s)"""
-
-# What the files of this run hold, for --replace-source.
-SEEN = """
-CREATE TEMPORARY TABLE IF NOT EXISTS poi_seen (source text COLLATE "C", source_id text COLLATE "C") ON COMMIT PRESERVE ROWS"""
-
-ADD_SEEN = "INSERT INTO poi_seen SELECT source, source_id FROM poi_load"
-
-REMOVE_UNSEEN = """
-DELETE FROM callipper.poi AS p
-WHERE p.source IN (SELECT source FROM poi_seen)
-    AND NOT EXISTS (SELECT FROM poi_seen AS s WHERE s.source = p.source AND s.source_id = p.source_id)"""
 
 # Columns that may hold the category that no row got: some values, each of many rows.
 LIKE_CATEGORIES = """
@@ -133,10 +122,8 @@ def load(
             with rejects.of_file(path), connection.transaction():
                 summary.files.append(_load_file(connection, path, options, rejects, reporter))
         if options.replace_source:
-            connection.execute("ANALYZE poi_seen")
             with connection.transaction():
-                connection.execute(LOCK)
-                summary.removed = connection.execute(REMOVE_UNSEEN).rowcount
+                summary.removed = remove_unseen(connection)
     return summary
 
 

@@ -42,6 +42,17 @@ FROM poi_load AS l"""
 INSERT_NEW = f"""{INSERT}
 WHERE NOT EXISTS (SELECT FROM callipper.poi AS p WHERE p.source = l.source AND p.source_id = l.source_id)"""
 
+# What the files of this run hold, for --replace-source.
+SEEN = """
+CREATE TEMPORARY TABLE IF NOT EXISTS poi_seen (source text COLLATE "C", source_id text COLLATE "C") ON COMMIT PRESERVE ROWS"""
+
+ADD_SEEN = "INSERT INTO poi_seen SELECT source, source_id FROM poi_load"
+
+REMOVE_UNSEEN = """
+DELETE FROM callipper.poi AS p
+WHERE p.source IN (SELECT source FROM poi_seen)
+    AND NOT EXISTS (SELECT FROM poi_seen AS s WHERE s.source = p.source AND s.source_id = p.source_id)"""
+
 # Two indexes take two thirds of the time of an insertion, and made afterwards a quarter of that. One that a foreign key or a
 # replication needs stays.
 MANY = 10_000  # rows; for fewer it is not worth to keep readers out
@@ -74,15 +85,23 @@ def upsert(connection: db.Connection, staged: int, name: str) -> Upserted:
     """Bring the `staged` rows of poi_load into callipper.poi. `name` is the file's, for a disk that has too little room."""
     row = connection.execute("SELECT pg_catalog.pg_relation_size('pg_temp.poi_load')").fetchone()
     check_room(connection, 2 * (row[0] if row else 0), f"Loading {name}")  # the rows and their indexes
+    connection.execute(HASH_JOINS)
     duplicates = connection.execute(DROP_DUPLICATES).rowcount
     connection.execute(LOCK)
     if connection.execute("SELECT 1 FROM callipper.poi LIMIT 1").fetchone() is None:
         with _without_indexes(connection, staged):
             return Upserted(duplicates, 0, connection.execute(connection.named(INSERT)).rowcount)
     connection.execute("ANALYZE poi_load (source, source_id)")
-    connection.execute(HASH_JOINS)
     updated = connection.execute(connection.named(UPDATE)).rowcount
     return Upserted(duplicates, updated, connection.execute(connection.named(INSERT_NEW)).rowcount)
+
+
+def remove_unseen(connection: db.Connection) -> int:
+    """Remove the rows whose source is in poi_seen and which are not; how many they were."""
+    connection.execute("ANALYZE poi_seen")
+    connection.execute(HASH_JOINS)
+    connection.execute(LOCK)
+    return connection.execute(REMOVE_UNSEEN).rowcount
 
 
 @contextmanager

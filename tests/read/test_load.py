@@ -38,7 +38,7 @@ from callipper_db.read.bulk import DELIMITER, QUOTE, bulk_csv, csv_of
 from callipper_db.read.columns import find_columns
 from callipper_db.read.place import Place, Rules
 from callipper_db.read.text import MAX_LINE
-from callipper_db.upsert import HASH_JOINS, INSERT_NEW, UPDATE
+from callipper_db.upsert import DROP_DUPLICATES, HASH_JOINS, INSERT_NEW, REMOVE_UNSEEN, SEEN, UPDATE
 from sessions import user_session
 
 HEADER = "id,name,category,lon,lat\n"
@@ -750,8 +750,9 @@ def test_rows_are_not_compared_one_by_one_with_an_empty_table(database: str) -> 
         connection.execute("VACUUM ANALYZE callipper.poi")
         with connection.transaction():
             connection.execute(STAGING)
+            connection.execute(SEEN)
             connection.execute(HASH_JOINS)
-            for statement in (UPDATE, INSERT_NEW):
+            for statement in (DROP_DUPLICATES, UPDATE, INSERT_NEW, REMOVE_UNSEEN):
                 plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}"))
                 assert "Hash" in plan or "Merge" in plan
                 assert "Nested Loop" not in plan
