@@ -116,16 +116,15 @@ def _texts(block: Block, rules: Rules, part: str) -> Texts:
     if column is None:
         return [None] * len(block)
     if part == "category":
-        words = {value: words_of(value) for value in set(column)} if _hashable(column) else None
-        return [words[value] for value in column] if words else list(map(words_of, column))
+        try:
+            words = {value: words_of(value) for value in set(column)}
+        except TypeError:  # lists among them
+            return list(map(words_of, column))
+        return [words[value] for value in column]
     try:
         return [value.strip() or None for value in column]
     except AttributeError:
         return [text_of(value) for value in column]
-
-
-def _hashable(column: Sequence[Any]) -> bool:
-    return not any(isinstance(value, (list, dict)) for value in column)
 
 
 def _sound(rules: Rules, name: Texts, category: Texts, group: Texts, description: Texts) -> bool:
