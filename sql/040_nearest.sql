@@ -33,7 +33,7 @@ $$;
 COMMENT ON FUNCTION callipper._area(@extschema:postgis@.geometry) IS 'a geometry in SRID 4326, without arcs';
 
 
-CREATE OR REPLACE FUNCTION callipper._require_k(k integer) RETURNS integer
+CREATE OR REPLACE FUNCTION callipper._require_k(k bigint) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF k IS NULL OR k < 1 THEN
@@ -43,7 +43,7 @@ BEGIN
     RETURN k;
 END
 $$;
-COMMENT ON FUNCTION callipper._require_k(integer) IS 'k, a number of rows; an error when it is none';
+COMMENT ON FUNCTION callipper._require_k(bigint) IS 'k, a number of rows; an error when it is none';
 
 -- The distances of the city's sampled cells from a question, the nearest first: what is usual in the city. The distance, here
 -- and below, is that of pgvector's <#>, which is minus the similarity.
@@ -116,7 +116,7 @@ COMMENT ON FUNCTION callipper._cells_by_index(integer, @extschema:vector@.vector
 -- the whole city first. The filter is faster than the planner thinks, and in a small area starting parallel workers takes
 -- longer than the scan. For a rectangle, bounding boxes show that most cells are inside.
 CREATE OR REPLACE FUNCTION callipper._cells_in_area(
-    version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[],
+    version integer, question @extschema:vector@.vector, k bigint, area @extschema:postgis@.geometry, excluded bigint[],
     OUT cell_ids bigint[], OUT distances float8[]
 )
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED
@@ -139,13 +139,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._cells_in_area(
-    integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]
+    integer, @extschema:vector@.vector, bigint, @extschema:postgis@.geometry, bigint[]
 ) IS
     'the k nearest cells of a version that intersect an area, nearest first, and their distances; exact';
 
 -- The nearest cells of the city, by an exact scan.
 CREATE OR REPLACE FUNCTION callipper._cells_in_city(
-    version integer, question @extschema:vector@.vector, k integer, excluded bigint[],
+    version integer, question @extschema:vector@.vector, k bigint, excluded bigint[],
     OUT cell_ids bigint[], OUT distances float8[]
 )
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED
@@ -160,12 +160,12 @@ BEGIN
     ) INTO cell_ids, distances USING question, excluded, k;
 END
 $$;
-COMMENT ON FUNCTION callipper._cells_in_city(integer, @extschema:vector@.vector, integer, bigint[]) IS
+COMMENT ON FUNCTION callipper._cells_in_city(integer, @extschema:vector@.vector, bigint, bigint[]) IS
     'the k nearest cells of a version, nearest first, and their distances; exact';
 
 -- The k best cells for a question: by the index if there is one and it finds enough, else by an exact scan.
 CREATE OR REPLACE FUNCTION callipper._best_cells(
-    version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[]
+    version integer, question @extschema:vector@.vector, k bigint, area @extschema:postgis@.geometry, excluded bigint[]
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
 SET search_path = pg_catalog, pg_temp AS $$
@@ -203,13 +203,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._best_cells(
-    integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]
+    integer, @extschema:vector@.vector, bigint, @extschema:postgis@.geometry, bigint[]
 ) IS 'the k cells of a version that fit a question best, in an area unless it is NULL, without those excluded; best first';
 
 -- The k best training POIs, by an exact scan, because they are fewer than the cells. poi_id and point_id are the same number
 -- only if the model was trained on callipper.poi.
 CREATE OR REPLACE FUNCTION callipper._best_points(
-    version integer, question @extschema:vector@.vector, k integer, area @extschema:postgis@.geometry, excluded bigint[]
+    version integer, question @extschema:vector@.vector, k bigint, area @extschema:postgis@.geometry, excluded bigint[]
 ) RETURNS TABLE (
     point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
     similarity float8, percentile float8
@@ -233,5 +233,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._best_points(
-    integer, @extschema:vector@.vector, integer, @extschema:postgis@.geometry, bigint[]
+    integer, @extschema:vector@.vector, bigint, @extschema:postgis@.geometry, bigint[]
 ) IS 'the k training POIs of a version whose places fit a question best; otherwise as _best_cells()';

@@ -1,16 +1,26 @@
 -- The evidence for an answer: the kinds of places that a question asks for, the POIs of these kinds, and where these are close
 -- together. An embedding finds similar places. An answer rests on POIs that are there, and names them.
 
+-- How far search() and describe() look for POIs. callipper_trainer/standing_out.py has the same number.
+CREATE OR REPLACE FUNCTION callipper._evidence_reach_m() RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT 250.0::pg_catalog.float8
+$$;
+COMMENT ON FUNCTION callipper._evidence_reach_m() IS 'metres around a place within which POIs are evidence for an answer';
+
 -- The squares of 100 m within 250 m of the middle of one, each with the share of its area that is within.
 CREATE OR REPLACE FUNCTION callipper._squares_around() RETURNS TABLE (i integer, j integer, share float8)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 37 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
+DECLARE
+    reach_m constant float8 := callipper._evidence_reach_m();
+    most constant integer := ceil((reach_m + 50) / 100);
 BEGIN
     RETURN QUERY
         SELECT s.i, s.j, s.share FROM (
-            SELECT a.i, b.j, avg(CASE WHEN (a.i * 100 + x.m) ^ 2 + (b.j * 100 + y.m) ^ 2 <= 250 ^ 2 THEN 1.0 ELSE 0.0 END)::float8
-                AS share
-            FROM generate_series(-3, 3) AS a(i), generate_series(-3, 3) AS b(j),
+            SELECT a.i, b.j,
+                avg(CASE WHEN (a.i * 100 + x.m) ^ 2 + (b.j * 100 + y.m) ^ 2 <= reach_m ^ 2 THEN 1.0 ELSE 0.0 END)::float8 AS share
+            FROM generate_series(-most, most) AS a(i), generate_series(-most, most) AS b(j),
                 generate_series(-45, 45, 10) AS x(m), generate_series(-45, 45, 10) AS y(m)
             GROUP BY a.i, b.j
         ) AS s WHERE s.share > 0;
@@ -120,21 +130,21 @@ COMMENT ON FUNCTION callipper._label(text, text) IS 'name and category of a POI 
 -- is the cell that contains the middle of its relevant POIs. With an area, only squares in its bounding box are rated. The box
 -- is cut to the city first, because a projection made for one city has no coordinates for the other side of the earth.
 CREATE OR REPLACE FUNCTION callipper._cells_by_evidence(
-    version integer, question @extschema:vector@.vector, words text, k integer, area @extschema:postgis@.geometry
+    version integer, question @extschema:vector@.vector, words text, k bigint, area @extschema:postgis@.geometry
 ) RETURNS TABLE (
     cell_id bigint, geom @extschema:postgis@.geometry, score float8, relevant integer, lift float8, because text
 )
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-    reach_m constant float8 := 250;
     srid constant integer := (SELECT m.srid FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
     grid constant integer := (SELECT m.grid_id FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
     pois constant float8 := (SELECT sum(t.own_pois) FROM callipper.kind t WHERE t.version = _cells_by_evidence.version);
     size_m constant float8 := (SELECT g.size_m FROM callipper.grid g WHERE g.grid_id = grid);
     around constant @extschema:postgis@.geometry
         := (SELECT @extschema:postgis@.ST_Expand(m.extent, float8 '1') FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
-    tried constant bigint := ceil((3 * k::bigint + 20) * least(greatest(1, size_m / 100) ^ 2, 1e6));  -- a cell may hold many squares
+    wanted constant bigint := least(k, 1000000000);  -- more cells than any city has, and its multiples are no overflow
+    tried constant bigint := ceil((3 * wanted + 20) * least(greatest(1, size_m / 100) ^ 2, 1e6));  -- a cell may hold many squares
     box @extschema:postgis@.geometry;
 BEGIN
     IF area IS NOT NULL THEN
@@ -159,7 +169,7 @@ BEGIN
                 AND northing BETWEEN @extschema:postgis@.ST_YMin($4::@extschema:postgis@.box3d)
                     AND @extschema:postgis@.ST_YMax($4::@extschema:postgis@.box3d)
             )
-            ORDER BY weight DESC, i, j LIMIT greatest(1500, 5 * $5::bigint)
+            ORDER BY weight DESC, i, j LIMIT greatest(1500, 5 * $12)
         ), rated AS (
             SELECT s.i, s.j, s.easting, s.northing, d.pois,
                 sum(o.weight * a.share) / (greatest(d.pois, 1) + 5.0::float8) ^ 0.6::float8 AS score
@@ -200,9 +210,9 @@ BEGIN
         ) b
         ORDER BY f.score DESC, f.cell_id
     $query$, 'point_embedding_v' || version
-    ) USING version, question, words, box, k, area, grid, srid, pois, reach_m, tried;
+    ) USING version, question, words, box, k, area, grid, srid, pois, callipper._evidence_reach_m(), tried, wanted;
 END
 $$;
 COMMENT ON FUNCTION callipper._cells_by_evidence(
-    integer, @extschema:vector@.vector, text, integer, @extschema:postgis@.geometry
+    integer, @extschema:vector@.vector, text, bigint, @extschema:postgis@.geometry
 ) IS 'the cells of a version around which most of what a question asks for stands, best first, with the reasons';

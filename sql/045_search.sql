@@ -29,7 +29,7 @@ COMMENT ON FUNCTION callipper._question(text, integer) IS
 
 -- The cells for a text: first those with evidence, then, where these are fewer than k, those that are nearest by the embedding.
 CREATE OR REPLACE FUNCTION callipper.search(
-    query text, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
+    query text, k bigint DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
     model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (
     cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8,
@@ -77,7 +77,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION callipper.search(text, integer, @extschema:postgis@.geometry, integer) IS
+COMMENT ON FUNCTION callipper.search(text, bigint, @extschema:postgis@.geometry, integer) IS
     'The k grid cells that fit a text best, best first: SELECT * FROM search(''quiet park'', 10,'
     ' ST_MakeEnvelope(7.41, 43.72, 7.43, 43.74, 4326)). First come the cells around which POIs stand that the text asks for:'
     ' relevant is their number within 250 m, lift their share there over their share in the city, because names up to three.'
@@ -88,7 +88,7 @@ COMMENT ON FUNCTION callipper.search(text, integer, @extschema:postgis@.geometry
 -- The training POIs for a text: those whose name holds its words, then those of the kinds that it asks for. Among equals the
 -- surroundings decide, by the embedding.
 CREATE OR REPLACE FUNCTION callipper.search_points(
-    query text, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
+    query text, k bigint DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
     model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (
     point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
@@ -142,7 +142,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION callipper.search_points(text, integer, @extschema:postgis@.geometry, integer) IS
+COMMENT ON FUNCTION callipper.search_points(text, bigint, @extschema:postgis@.geometry, integer) IS
     'The k training POIs that fit a text best, best first: SELECT * FROM search_points(''quiet park'', 10). First come POIs'
     ' whose name holds all of its words (because is name), then POIs of the kinds that it asks for (because is kind), then those'
     ' whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
@@ -199,7 +199,7 @@ COMMENT ON FUNCTION callipper._combine(
 
 -- The cells for examples.
 CREATE OR REPLACE FUNCTION callipper.search_by_examples(
-    likes text[] DEFAULT '{}', dislikes text[] DEFAULT '{}', k integer DEFAULT 10,
+    likes text[] DEFAULT '{}', dislikes text[] DEFAULT '{}', k bigint DEFAULT 10,
     within @extschema:postgis@.geometry DEFAULT NULL, model integer DEFAULT callipper._active_version(),
     like_places @extschema:postgis@.geometry[] DEFAULT '{}', dislike_places @extschema:postgis@.geometry[] DEFAULT '{}'
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
@@ -213,7 +213,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper.search_by_examples(
-    text[], text[], integer, @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry[],
+    text[], text[], bigint, @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry[],
     @extschema:postgis@.geometry[]
 ) IS
     'The k grid cells that are like the first texts and places and unlike the second, best first: SELECT * FROM'

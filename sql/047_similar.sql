@@ -37,7 +37,7 @@ COMMENT ON FUNCTION callipper._too_near(integer, @extschema:postgis@.geometry, f
 
 -- The cells for a place.
 CREATE OR REPLACE FUNCTION callipper.similar_to(
-    place @extschema:postgis@.geometry, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
+    place @extschema:postgis@.geometry, k bigint DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
     min_distance_m float8 DEFAULT 0, model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (cell_id bigint, geom @extschema:postgis@.geometry, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
@@ -51,7 +51,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper.similar_to(
-    @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry, float8, integer
+    @extschema:postgis@.geometry, bigint, @extschema:postgis@.geometry, float8, integer
 ) IS
     'The k grid cells that are most like a place, best first: SELECT * FROM'
     ' similar_to(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326), 10, NULL, 500). The place is any geometry that loc_embed() takes.'
@@ -60,7 +60,7 @@ COMMENT ON FUNCTION callipper.similar_to(
 
 -- The training POIs for a place.
 CREATE OR REPLACE FUNCTION callipper.similar_points_to(
-    place @extschema:postgis@.geometry, k integer DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
+    place @extschema:postgis@.geometry, k bigint DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
     min_distance_m float8 DEFAULT 0, model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (
     point_id bigint, name text, category text, text text, geom @extschema:postgis@.geometry,
@@ -77,7 +77,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper.similar_points_to(
-    @extschema:postgis@.geometry, integer, @extschema:postgis@.geometry, float8, integer
+    @extschema:postgis@.geometry, bigint, @extschema:postgis@.geometry, float8, integer
 ) IS
     'The k training POIs whose places are most like a place, best first: SELECT * FROM'
     ' similar_points_to(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326), 10, NULL, 500). The columns are those of search_points(),'

@@ -9,7 +9,7 @@ RETURNS TABLE (kind_id integer, pois integer, evidence float8, all_pois float8, 
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 20 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     is_area constant boolean := @extschema:postgis@.ST_Dimension(place) = 2;
-    reach_m constant float8 := CASE WHEN is_area THEN 0 ELSE 250 END;
+    reach_m constant float8 := CASE WHEN is_area THEN 0 ELSE callipper._evidence_reach_m() END;
     srid constant integer := (SELECT m.srid FROM callipper.model m WHERE m.version = _kinds_here.version);
     city constant @extschema:postgis@.geometry
         := (SELECT @extschema:postgis@.ST_Expand(m.extent, float8 '1') FROM callipper.model m WHERE m.version = _kinds_here.version);
@@ -60,7 +60,7 @@ COMMENT ON FUNCTION callipper._kinds_here(integer, @extschema:postgis@.geometry)
 -- The kinds that stand out. The first is the one whose lift is surely highest: that which nine of ten places with such counts
 -- would exceed (Wilson and Hilferty's approximation for Poisson counts). A landmark counts twice. Each next one is taken by what
 -- it adds: a kind that is like one that is said already says little. Five more POIs in the city keep the rarest kinds in bounds.
-CREATE OR REPLACE FUNCTION callipper._standing_out(version integer, place @extschema:postgis@.geometry, k integer)
+CREATE OR REPLACE FUNCTION callipper._standing_out(version integer, place @extschema:postgis@.geometry, k bigint)
 RETURNS TABLE (kind_id integer, name text, pois integer, lift float8, nearest bigint[])
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 10 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
@@ -105,12 +105,12 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION callipper._standing_out(integer, @extschema:postgis@.geometry, integer) IS
+COMMENT ON FUNCTION callipper._standing_out(integer, @extschema:postgis@.geometry, bigint) IS
     'at most k kinds that say what a place is like, best first';
 
 -- What stands out at a place, with the reasons.
 CREATE OR REPLACE FUNCTION callipper.describe(
-    place @extschema:postgis@.geometry, k integer DEFAULT 10, model integer DEFAULT callipper._active_version()
+    place @extschema:postgis@.geometry, k bigint DEFAULT 10, model integer DEFAULT callipper._active_version()
 ) RETURNS TABLE (text text, similarity float8, percentile float8, pois integer, lift float8, because text)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
 SET search_path = pg_catalog, pg_temp AS $$
@@ -143,7 +143,7 @@ BEGIN
     USING answering, place, embedding, k;
 END
 $$;
-COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, integer, integer) IS
+COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, bigint, integer) IS
     'Up to k kinds of places that say what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)).'
     ' They are kinds of which POIs stand within 250 m, at least twice as many as is usual in the city; first the one that most'
     ' surely stands out, each next one by what it adds. pois is their number, lift their share there over their share in the'
@@ -153,7 +153,7 @@ COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, integer, in
 
 -- For a version of an earlier program, which does not know the kinds of its POIs: the texts by which the place stands out most.
 -- By similarity alone, every place would be like the same few words. The partition is named, so that no other version's texts are locked.
-CREATE OR REPLACE FUNCTION callipper._best_texts(version integer, place @extschema:vector@.vector, k integer)
+CREATE OR REPLACE FUNCTION callipper._best_texts(version integer, place @extschema:vector@.vector, k bigint)
 RETURNS TABLE (text text, similarity float8, percentile float8)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -191,7 +191,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION callipper._best_texts(integer, @extschema:vector@.vector, integer) IS
+COMMENT ON FUNCTION callipper._best_texts(integer, @extschema:vector@.vector, bigint) IS
     'the k texts of a version''s vocabulary by which a place stands out most among the version''s sampled cells';
 
 -- SQL, so that it is folded to a number where both arguments are constant, and cannot be cheaper than its parts.

@@ -68,7 +68,7 @@ CREATE OR REPLACE FUNCTION callipper_map.find_cells(query text DEFAULT 'park', k
 RETURNS SETOF callipper_map.cell_answer
 LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 10 AS $$
     SELECT s.rank, s.cell_id, m.geom, m.lon, m.lat, s.similarity, s.percentile, s.relevant, s.lift, s.because
-    FROM callipper.search(query, k::pg_catalog.int4) WITH ORDINALITY
+    FROM callipper.search(query, k) WITH ORDINALITY
             AS s(cell_id, geom, similarity, percentile, relevant, lift, because, rank)
         JOIN callipper_map.cell m ON m.cell_id OPERATOR(pg_catalog.=) s.cell_id
 $$;
@@ -79,7 +79,7 @@ CREATE OR REPLACE FUNCTION callipper_map.describe_place(lon float8, lat float8, 
 RETURNS TABLE (text text, pois integer, lift float8, because text)
 LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 10 AS $$
     SELECT d.text, d.pois, d.lift, d.because
-    FROM callipper.describe(@extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_MakePoint(lon, lat), 4326), k::pg_catalog.int4) d
+    FROM callipper.describe(@extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_MakePoint(lon, lat), 4326), k) d
 $$;
 COMMENT ON FUNCTION callipper_map.describe_place(float8, float8, bigint) IS
     'Up to k kinds of places that say what a place is like, as describe() says it: SELECT * FROM'

@@ -752,6 +752,27 @@ def test_texts_of_a_table(asking: db.Connection, plain: City) -> None:
         check([row[1:] for row in rows[4 * number : 4 * number + 4]], plain, plain.texts[text], 4)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "search('park', k => {k})",
+        "search_points('park', k => {k})",
+        "search_by_examples(ARRAY['park'], k => {k})",
+        "similar_to((SELECT geom FROM points LIMIT 1), k => {k})",
+        "similar_points_to((SELECT geom FROM points LIMIT 1), k => {k})",
+        "describe((SELECT geom FROM points LIMIT 1), k => {k})",
+        "callipper_map.find_cells('park', k => {k})",
+    ],
+)
+def test_k_may_be_any_integer(reading: db.Connection, call: str) -> None:
+    """Drivers such as JDBC send a long; a number that no city has rows for gives all of them."""
+    few = reading.execute(f"SELECT count(*) FROM {call.format(k='2::bigint')}".encode()).fetchone()
+    same = reading.execute(f"SELECT count(*) FROM {call.format(k='2::smallint')}".encode()).fetchone()
+    every = reading.execute(f"SELECT count(*) FROM {call.format(k='9223372036854775807')}".encode()).fetchone()
+    assert few == same == (2,)
+    assert every is not None and every[0] > 2
+
+
 @pytest.mark.parametrize("name", ["search", "search_points", "search_by_examples", "similar_to", "similar_points_to"])
 def test_the_manual_has_an_example_that_runs(reading: db.Connection, name: str) -> None:
     row = reading.execute(

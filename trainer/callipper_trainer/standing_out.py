@@ -17,7 +17,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.db import Connection
 
-REACH_M = 250.0  # how far describe() looks
+REACH_M = 250.0  # how far describe() looks, as callipper._evidence_reach_m()
 TWICE = 2.0  # a kind is said if its share is at least this many times its share in the city
 MORE_POIS = 5.0  # in the city, which keep the rarest kinds in bounds
 DEVIATIONS = 1.2816  # nine of ten places with such counts exceed what is taken for sure
