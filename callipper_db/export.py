@@ -22,6 +22,13 @@ from callipper_db.tables import DIMENSIONS
 
 PART = 20_000  # rows in memory at once
 STRIP_BYTES = 2**27  # of a raster in memory at once
+CLOUD_OPTIMISED = {
+    "driver": "COG",
+    "compress": "DEFLATE",
+    "predictor": "YES",
+    "overview_resampling": "average",
+    "bigtiff": "IF_SAFER",
+}
 CELL_TEXTS = ("cluster_label", "color", "top_texts")
 CELL_NUMBERS = {
     "cell_id": "int8",
@@ -109,7 +116,6 @@ def export_raster(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
     The CRS is the model's, a pixel is a cell, and NaN stands where there is no cell. Raises GridNotSquare, NoActiveModel;
     ModuleNotFoundError without rasterio.
     """
-    import rasterio
     from rasterio.shutil import copy
 
     began = time.monotonic()
@@ -117,58 +123,18 @@ def export_raster(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
         model = _active(connection)
         if model.grid_kind != "square" or model.grid_size_m is None:
             raise GridNotSquare(kind=model.grid_kind)
-        west, east, south, north, cells = connection.execute(
-            "SELECT min(i), max(i) + 1, min(j), max(j) + 1, count(*)"
-            " FROM callipper.cell JOIN callipper_map.cell USING (cell_id)"
-        ).fetchone() or (0, 0, 0, 0, 0)
-        (crs,) = connection.execute(
-            connection.named(
-                "SELECT CASE WHEN auth_name = 'EPSG' THEN 'EPSG:' || auth_srid ELSE srtext END"
-                " FROM spatial_ref_sys WHERE srid = %s"
-            ),
-            [model.srid],
-        ).fetchone() or (None,)
-        size = model.grid_size_m
-        profile = {
-            "driver": "GTiff",
-            "width": east - west,
-            "height": north - south,
-            "count": DIMENSIONS,
-            "dtype": "float32",
-            "nodata": float("nan"),
-            "crs": crs,
-            "transform": rasterio.Affine(size, 0, west * size, 0, -size, north * size),
-            "tiled": True,
-            "interleave": "band",
-            "BIGTIFF": "IF_SAFER",
-        }
-        reporter.stage("writing cells", cells)
+        cells = _cell_range(connection)
+        profile = _raster_profile(connection, model.srid, model.grid_size_m, cells)
         strips = path.with_name(f".{path.name}.strips.tif")
         try:
-            with rasterio.open(strips, "w", **profile) as raster:
-                for band in range(DIMENSIONS):
-                    raster.set_band_description(band + 1, f"emb{band}")
-                raster.update_tags(model_version=model.version, software="callipper-db")
-                height = max(16, STRIP_BYTES // (4 * DIMENSIONS * (east - west)))
-                for top in range(north, south, -height):
-                    bottom = max(south, top - height)
-                    pixels, done = _strip(connection, west, east, bottom, top)
-                    raster.write(pixels, window=rasterio.windows.Window(0, north - top, east - west, top - bottom))
-                    reporter.advance(done)
+            reporter.stage("writing cells", cells.count)
+            _write_strips(connection, model, strips, profile, cells, reporter)
             reporter.stage("arranging the file for the cloud")
-            copy(
-                strips,
-                path,
-                driver="COG",
-                compress="DEFLATE",
-                predictor="YES",
-                overview_resampling="average",
-                bigtiff="IF_SAFER",
-            )
+            copy(strips, path, **CLOUD_OPTIMISED)
         finally:
             strips.unlink(missing_ok=True)
-        _write_stac(connection, model, path, crs, profile)
-    return ExportSummary(str(path), model.version, cells, round(time.monotonic() - began, 2))
+        _write_stac(connection, model, path, profile)
+    return ExportSummary(str(path), model.version, cells.count, round(time.monotonic() - began, 2))
 
 
 def export_model(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
@@ -336,6 +302,75 @@ def _bounds(connection: db.Connection, layer: Layer) -> list[float]:
 # Raster
 
 
+@dataclass(frozen=True)
+class CellRange:
+    """The rows and columns of the grid that have cells; the upper bounds are exclusive."""
+
+    west: int
+    east: int
+    south: int
+    north: int
+    count: int  # cells
+
+
+def _cell_range(connection: db.Connection) -> CellRange:
+    row = connection.execute(
+        "SELECT min(i), max(i) + 1, min(j), max(j) + 1, count(*) FROM callipper.cell JOIN callipper_map.cell USING (cell_id)"
+    ).fetchone()
+    assert row is not None
+    return CellRange(*row)
+
+
+def _raster_profile(connection: db.Connection, srid: int, size_m: float, cells: CellRange) -> dict[str, Any]:
+    """What rasterio writes: the size, the type, the CRS and the place of the pixels."""
+    import rasterio
+
+    (crs,) = connection.execute(
+        connection.named(
+            "SELECT CASE WHEN auth_name = 'EPSG' THEN 'EPSG:' || auth_srid ELSE srtext END"
+            " FROM spatial_ref_sys WHERE srid = %s"
+        ),
+        [srid],
+    ).fetchone() or (None,)
+    return {
+        "driver": "GTiff",
+        "width": cells.east - cells.west,
+        "height": cells.north - cells.south,
+        "count": DIMENSIONS,
+        "dtype": "float32",
+        "nodata": float("nan"),
+        "crs": crs,
+        "transform": rasterio.Affine(size_m, 0, cells.west * size_m, 0, -size_m, cells.north * size_m),
+        "tiled": True,
+        "interleave": "band",
+        "BIGTIFF": "IF_SAFER",
+    }
+
+
+def _write_strips(
+    connection: db.Connection,
+    model: ActiveModel,
+    path: Path,
+    profile: dict[str, Any],
+    cells: CellRange,
+    reporter: Reporter,
+) -> None:
+    """Write the raster from north to south, in strips that fit in memory."""
+    import rasterio
+
+    height = max(16, STRIP_BYTES // (4 * DIMENSIONS * profile["width"]))
+    with rasterio.open(path, "w", **profile) as raster:
+        for band in range(DIMENSIONS):
+            raster.set_band_description(band + 1, f"emb{band}")
+        raster.update_tags(model_version=model.version, software="callipper-db")
+        for top in range(cells.north, cells.south, -height):
+            bottom = max(cells.south, top - height)
+            pixels, done = _strip(connection, cells.west, cells.east, bottom, top)
+            window = rasterio.windows.Window(0, cells.north - top, profile["width"], top - bottom)
+            raster.write(pixels, window=window)
+            reporter.advance(done)
+
+
 def _strip(connection: db.Connection, west: int, east: int, bottom: int, top: int) -> tuple[Array, int]:
     """(D, rows, columns) of the cells with bottom <= j < top, the northernmost row first; and how many cells there are."""
     query = sql.SQL(
@@ -350,9 +385,10 @@ def _strip(connection: db.Connection, west: int, east: int, bottom: int, top: in
     return pixels, done
 
 
-def _write_stac(connection: db.Connection, model: ActiveModel, path: Path, crs: str, profile: dict[str, Any]) -> None:
+def _write_stac(connection: db.Connection, model: ActiveModel, path: Path, profile: dict[str, Any]) -> None:
     """A STAC item. The fields emb: are a proposal of the community; there is no schema of them yet."""
     west, south, east, north = _bounds(connection, LAYERS["cells"])
+    crs = str(profile["crs"])
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     item = {
         "type": "Feature",

@@ -18,9 +18,9 @@ from callipper_db.points import TO_POINT, unknown_srid
 from callipper_db.progress import Reporter, Silent
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
 from callipper_db.read.columns import LoadOptions
-from callipper_db.read.copy_format import copy_format
+from callipper_db.read.copy_format import CopyFormat, copy_format
 from callipper_db.read.place import OUT_OF_RANGE, Place, Rules
-from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY
+from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY, Rows
 from callipper_db.upsert import ADD_SEEN, SEEN, remove_unseen, upsert
 
 __all__ = ["FileSummary", "LoadOptions", "LoadSummary", "load"]
@@ -337,16 +337,10 @@ def _copy(
     reporter: Reporter,
 ) -> Sent:
     """Send the good rows to the staging table."""
-    sent, done, total = Sent(), 0, summary.path.stat().st_size
+    done, total = 0, summary.path.stat().st_size
     reporter.stage(f"reading {summary.path.name}", total)
-    left_out: Counter[str] = Counter()
     form = copy_format(reader)
-
-    def one_by_one(found: Iterable[Place | Refused | LeftOut]) -> str | bytes:
-        places = _places(found, rejects, left_out)
-        sent.add_places(places)
-        return form.of_places(places)
-
+    conversion = _Conversion(form, rules, rejects)
     with (
         connection.cursor() as cursor,
         cursor.copy(f"COPY poi_load FROM STDIN {form.options}") as copy,
@@ -354,27 +348,44 @@ def _copy(
     ):
         sending = sender.submit(copy.write, form.begin)
         for block in reader.blocks:
-            size = len(block)
-            if isinstance(block, Block):
-                block, counts = rules.prepare(block)
-                left_out += counts
-                data = form.of_block(block, rules)
-                if data is None:
-                    data = one_by_one(map(rules.place, block.records()))
-                else:
-                    sent.add(len(block), 0 if rules.columns.category else len(block))
-            else:
-                data = one_by_one(rules.place_of(row) if isinstance(row, Record) else row for row in block)
+            data = conversion.to_copy(block)
             sending.result()
             sending = sender.submit(copy.write, data)
-            summary.rows += size
+            summary.rows += len(block)
             reporter.advance(reader.bytes_done() - done)
             done = reader.bytes_done()
         sending.result()
         copy.write(form.end)
     reporter.advance(total - done)  # of a PBF file only the end is known
+    left_out = conversion.left_out
     summary.left_out, summary.filtered = dict(left_out.most_common()), left_out.total()
-    return sent
+    return conversion.sent
+
+
+class _Conversion:
+    """Turns blocks of rows into COPY data. Rows that cannot be used are set aside, and rows that nobody wants are counted."""
+
+    def __init__(self, form: CopyFormat, rules: Rules, rejects: Rejects) -> None:
+        self.form, self.rules, self.rejects = form, rules, rejects
+        self.sent = Sent()
+        self.left_out: Counter[str] = Counter()
+
+    def to_copy(self, block: Block | Rows) -> str | bytes:
+        rules = self.rules
+        if not isinstance(block, Block):
+            return self._row_by_row(rules.place_of(row) if isinstance(row, Record) else row for row in block)
+        block, counts = rules.prepare(block)
+        self.left_out += counts
+        data = self.form.of_block(block, rules)
+        if data is None:
+            return self._row_by_row(map(rules.place, block.records()))
+        self.sent.add(len(block), 0 if rules.columns.category else len(block))
+        return data
+
+    def _row_by_row(self, found: Iterable[Place | Refused | LeftOut]) -> str | bytes:
+        places = _places(found, self.rejects, self.left_out)
+        self.sent.add_places(places)
+        return self.form.of_places(places)
 
 
 def _places(found: Iterable[Place | Refused | LeftOut], rejects: Rejects, left_out: Counter[str]) -> list[Place]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from callipper_db.read import osm
@@ -47,23 +47,11 @@ def find(reader: Reader, street_furniture: bool, categories: bool = True) -> Lay
     categories = categories and tags.found(reader.provider == "osm")
     if not categories and not has_marks(reader):
         return None
-    lower = {name.lower(): name for name in reversed(reader.names)}
-    identity = next((lower[name] for name in ID_COLUMNS if name in lower), None)
-    element = next((lower[name] for name in TYPE_COLUMNS if name in lower), None)
-    way = lower.get("osm_way_id")
-    centre = ("lon", "center.lon") if {"lon", "lat", "center.lon", "center.lat"} <= set(lower) else None
-    name = next((lower[f"{prefix}name"] for prefix in PREFIXES if f"{prefix}name" in lower), None)
-    known = {column for column in (identity, element, way) if column}
+    objects = ObjectColumns(reader)
 
     def derive(columns: Mapping[str, Sequence[Any]], rows: int) -> Derived:
-        nothing = [None] * rows
-        values = [columns.get(column) or nothing if column else nothing for column in (identity, element, way)]
-        derived: dict[str, Sequence[Any]] = {"@id": list(map(element_id, *values))} if identity or way else {}
-        if centre:
-            for part, own, other in (("@lon", "lon", "center.lon"), ("@lat", "lat", "center.lat")):
-                pairs = zip(columns.get(lower[own]) or nothing, columns.get(lower[other]) or nothing, strict=True)
-                derived[part] = [_filled(first, second) for first, second in pairs]
-        if not name and tags.nested:
+        derived = objects.derive(columns, rows)
+        if not objects.name and tags.nested:
             derived["@name"] = [_text(more.get("name")) for more in tags.dictionaries(columns, rows)]
         if not categories:
             return Derived(derived)
@@ -75,17 +63,57 @@ def find(reader: Reader, street_furniture: bool, categories: bool = True) -> Lay
         return Derived(derived, left_out)
 
     columns = Columns(
-        id="@id" if identity or way else None,
-        name=name or ("@name" if tags.nested else None),
+        id="@id" if objects.has_id else None,
+        name=objects.name or ("@name" if tags.nested else None),
         category="@category" if categories else None,
         group="@group" if categories else None,
-        lon="@lon" if centre else lower.get("@lon"),
-        lat="@lat" if centre else lower.get("@lat"),
+        lon="@lon" if objects.has_centre else objects.lower.get("@lon"),
+        lat="@lat" if objects.has_centre else objects.lower.get("@lat"),
     )
-    positions = {"lon", "lat"} if centre else set()
-    ids = {"id", "@id"} if identity else set()  # overpass-turbo writes it twice
-    hidden = known | {lower[column] for column in NOT_TAGS | positions | ids if column in lower}
-    return Layout("OpenStreetMap tags", columns, derive, frozenset(hidden))
+    return Layout("OpenStreetMap tags", columns, derive, objects.no_tags())
+
+
+class ObjectColumns:
+    """The columns that say which object a row is, what it is called and where it is."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.lower = {name.lower(): name for name in reversed(reader.names)}
+        self.identity = self._first(ID_COLUMNS)
+        self.element = self._first(TYPE_COLUMNS)
+        self.way = self.lower.get("osm_way_id")
+        self.name = self._first(f"{prefix}name" for prefix in PREFIXES)
+        # Overpass writes where a node is to lon and lat, where a way is to center.lon and center.lat.
+        self.has_centre = {"lon", "lat", "center.lon", "center.lat"} <= set(self.lower)
+
+    @property
+    def has_id(self) -> bool:
+        return bool(self.identity or self.way)
+
+    def derive(self, columns: Mapping[str, Sequence[Any]], rows: int) -> dict[str, Sequence[Any]]:
+        """The id, and the place where two pairs of columns have it."""
+        nothing = [None] * rows
+        derived: dict[str, Sequence[Any]] = {}
+        if self.has_id:
+            named = (self.identity, self.element, self.way)
+            values = [columns.get(column) or nothing if column else nothing for column in named]
+            derived["@id"] = list(map(element_id, *values))
+        if self.has_centre:
+            for part, own, other in (("@lon", "lon", "center.lon"), ("@lat", "lat", "center.lat")):
+                pairs = zip(
+                    columns.get(self.lower[own]) or nothing, columns.get(self.lower[other]) or nothing, strict=True
+                )
+                derived[part] = [_filled(first, second) for first, second in pairs]
+        return derived
+
+    def no_tags(self) -> frozenset[str]:
+        """The columns that are no attributes of the place."""
+        positions = {"lon", "lat"} if self.has_centre else set()
+        ids = {"id", "@id"} if self.identity else set()  # overpass-turbo writes it twice
+        hidden = {self.lower[column] for column in NOT_TAGS | positions | ids if column in self.lower}
+        return frozenset(hidden.union(column for column in (self.identity, self.element, self.way) if column))
+
+    def _first(self, names: Iterable[str]) -> str | None:
+        return next((self.lower[name] for name in names if name in self.lower), None)
 
 
 def has_marks(reader: Reader) -> bool:

@@ -135,20 +135,9 @@ def train(
         fingerprint = hashlib.sha256(f"{samples.content_hash()} {encoder.revision}".encode()).hexdigest()
         with db.session(dsn) as connection:
             check_space(connection, samples)  # publish() checks again when it knows the number of cells
-        if options.checkpoint.exists() and not options.resume:
-            reporter.note(
-                f"{options.checkpoint} holds an unfinished run. This run starts over; --resume continues that one."
-            )
         job = FitJob(samples, encoded.text_vectors, config, fingerprint, options.resume)
-        trained = _fit(job, reporter, options.checkpoint, ranks)
-        watch.seconds |= trained.seconds
-        if config.encoder == "contextual":
-            reporter.stage("finding peaks of kinds")
-            with watch.timing("peaks"):
-                points = point_kinds(encoded.kinds, samples.chunks())
-                trained.peaks = fit_peaks(encoded.kinds, encoded.kind_rows, points, trained.second_half)
-        validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
-        metrics = {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
+        trained = _fit_both_halves(job, encoded, options.checkpoint, reporter, ranks, watch)
+        metrics = _metrics(trained)
         provenance = _provenance(source, reading, config, ranks) | {"seconds": watch.rounded()}
         with db.session(dsn) as connection:
             encoder_id = register_encoder(connection, encoder)
@@ -162,11 +151,32 @@ def train(
         cells=cells,
         srid=samples.srid,
         best_epoch=trained.best_epoch,
-        validation_loss=validation_loss,
+        validation_loss=metrics["validation_loss"],
         rows_per_s=round(trained.rows_per_s),
         streamed=isinstance(samples, StoredSamples),
         seconds=watch.rounded(),
     )
+
+
+def _fit_both_halves(
+    job: FitJob, encoded: Encoded, checkpoint: Path, reporter: Reporter, ranks: Ranks, watch: Stopwatch
+) -> TrainedModel:
+    """Fit the location encoder; then, for a contextual one, the peaks of kinds of places."""
+    if checkpoint.exists() and not job.resume:
+        reporter.note(f"{checkpoint} holds an unfinished run. This run starts over; --resume continues that one.")
+    trained = _fit(job, reporter, checkpoint, ranks)
+    watch.seconds |= trained.seconds
+    if job.config.encoder == "contextual":
+        reporter.stage("finding peaks of kinds")
+        with watch.timing("peaks"):
+            points = point_kinds(encoded.kinds, job.samples.chunks())
+            trained.peaks = fit_peaks(encoded.kinds, encoded.kind_rows, points, trained.second_half)
+    return trained
+
+
+def _metrics(trained: TrainedModel) -> dict[str, Any]:
+    validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
+    return {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
 
 
 def _publication(

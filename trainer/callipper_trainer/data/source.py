@@ -185,6 +185,23 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     connection.execute(connection.named(PREPARE))
     connection.execute(connection.named(METRE_IN))
     connection.execute(READ_ONLY)
+    name, text_sql, name_sql = _copy_source(connection, source)
+    rows, without_geometry, without_text = _count(connection, source)
+    connection.execute("DELETE FROM pg_temp.sample WHERE geom IS NULL OR text IS NULL")
+    outliers = Outliers([]) if source.keep_outliers else _leave_out(connection)
+    chosen = source.srid
+    crs = choose_crs(connection) if chosen is None else check_crs(connection, chosen, source.force_srid)
+    _number_texts(connection, source.names)
+    return OpenSource(
+        connection, source, name, taken_at, rows, without_geometry, without_text, text_sql, name_sql, crs, outliers
+    )
+
+
+def _copy_source(connection: Connection, source: Source) -> tuple[str, str, str]:
+    """Copy ids, texts, names and points into pg_temp.sample. Returns the source's name, and the SQL of the text and the name.
+
+    A slow query so runs once, and a volatile one cannot give two answers. Raises BadSource.
+    """
     is_query = QUERY.match(source.relation) is not None
     name = source.relation.strip().rstrip(";") if is_query else _table_name(connection, source.relation)
     # The query may end with a comment; the line break ends it.
@@ -196,7 +213,6 @@ def _open(connection: Connection, source: Source) -> OpenSource:
     if KIND_TABLE in text_sql:
         _fill_kinds(connection, source, relation, columns)
     key = _key_expression(connection, source, name, relation, columns, geometry, text_sql)
-    # Copied once into a temporary table: a slow query runs once, and a volatile one cannot give two answers.
     query = connection.named(
         "INSERT INTO pg_temp.sample"
         " SELECT id, text, name, CASE WHEN ST_GeometryType(geom) = text 'ST_Point' THEN geom ELSE ST_Centroid(geom) END"
@@ -214,15 +230,7 @@ def _open(connection: Connection, source: Source) -> OpenSource:
         _to_lon_lat(connection)
     except psycopg.Error as error:
         raise _bad_source(source, error) from error
-    rows, without_geometry, without_text = _count(connection, source)
-    connection.execute("DELETE FROM pg_temp.sample WHERE geom IS NULL OR text IS NULL")
-    outliers = Outliers([]) if source.keep_outliers else _leave_out(connection)
-    chosen = source.srid
-    crs = choose_crs(connection) if chosen is None else check_crs(connection, chosen, source.force_srid)
-    _number_texts(connection, source.names)
-    return OpenSource(
-        connection, source, name, taken_at, rows, without_geometry, without_text, text_sql, name_sql, crs, outliers
-    )
+    return name, text_sql, name_sql
 
 
 def _count(connection: Connection, source: Source) -> tuple[int, int, int]:

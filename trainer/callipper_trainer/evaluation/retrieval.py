@@ -27,7 +27,7 @@ from callipper_trainer.fit_peaks import find_peaks
 from callipper_trainer.kinds import Encode
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import LoadedModel, load_model
-from callipper_trainer.text_encoder import encode_cached, find_encoder
+from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder
 
 HOLD_OUT = 0.1
 SEED = 42
@@ -116,10 +116,7 @@ def evaluate_retrieval(
     seen = model.provenance.get("rows")
     if seen is not None and seen != len(samples):
         reporter.note(f"The source now has {len(samples):,} POIs; version {model.version} was trained on {seen:,}.")
-    name, revision = model.text_encoder
-    encoder = find_encoder(text_encoder or name, str(choose_device(device)))
-    if encoder.revision != revision:
-        raise TextEncoderMissing(name=name, reason="its weights are not those that the model was trained with")
+    encoder = _encoder_of(model, text_encoder, device)
     names, label_id = number_labels(labels, samples.text_id)
     distinct = list(dict.fromkeys([*samples.texts, *names]))
     reporter.stage("encoding texts", len(distinct))
@@ -138,6 +135,15 @@ def evaluate_retrieval(
     result = replace(result, version=model.version)
     models.record_evaluation(dsn, model.version, "retrieval", result.to_dict(), reporter.note)
     return result
+
+
+def _encoder_of(model: LoadedModel, name_or_path: str | None, device: str) -> TextEncoder:
+    """The text encoder that the model was trained with, by its own name or another. Raises TextEncoderMissing."""
+    name, revision = model.text_encoder
+    encoder = find_encoder(name_or_path or name, str(choose_device(device)))
+    if encoder.revision != revision:
+        raise TextEncoderMissing(name=name, reason="its weights are not those that the model was trained with")
+    return encoder
 
 
 def measure(
