@@ -21,6 +21,7 @@ class Settings:
     pg_bin: Path | None  # the folder of initdb and postgres; None: search for the newest
     server_user: str  # the user that runs the embedded server when the program runs as root
     text_encoder: str  # name on the Hugging Face hub, or a folder
+    map_token: str | None = None  # what `map` asks for where other machines reach it
     pg_dsn: str | None = None  # from libpq's variables, if they name a server or a database
 
     @classmethod
@@ -32,6 +33,7 @@ class Settings:
         return cls(
             dsn=env("CALLIPPER_DSN") or None,
             pg_dsn=_pg_dsn(),
+            map_token=env("CALLIPPER_MAP_TOKEN") or None,
             home=Path(env("CALLIPPER_HOME") or platformdirs.user_data_dir("callipper-db")).expanduser().absolute(),
             pg_bin=Path(pg_bin) if pg_bin else None,
             server_user=env("CALLIPPER_SERVER_USER") or "postgres",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from callipper_db.errors import ConnectionFailed, ConnectionLost, DatabaseFailed, DiskFull, PoolerFound
+
+if TYPE_CHECKING:
+    from psycopg_pool import ConnectionPool
 
 # What stands here finds no name that others may make: pg_catalog belongs to the server, callipper to its owner. PostGIS and
 # pgvector may live in a schema where others may create functions, so their names are written with their schema. pg_temp is
@@ -84,6 +87,38 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     if not autocommit and not local:
         connection.commit()
     return connection
+
+
+def open_pool(dsn: str, size: int, waiting: int, wait_s: float) -> ConnectionPool[Connection]:
+    """A pool of up to `size` connections whose transactions are read-only; more than `waiting` requests for one are refused.
+
+    It connects when it is asked, also to a server that comes up later. Statements are not prepared, so a pooler may stand in
+    between. Raises ConnectionFailed for a DSN that cannot be read.
+    """
+    from psycopg_pool import ConnectionPool
+
+    _check_readable(dsn)
+
+    def read_only(connection: Connection) -> None:
+        connection.read_only = True
+
+    return ConnectionPool(
+        dsn,
+        connection_class=Connection,
+        kwargs={
+            "application_name": "callipper-db map",
+            "keepalives_idle": 30,
+            "client_encoding": "UTF8",
+            "prepare_threshold": None,
+        },
+        configure=read_only,
+        check=ConnectionPool.check_connection,
+        min_size=1,
+        max_size=size,
+        max_waiting=waiting,
+        timeout=wait_s,
+        open=True,
+    )
 
 
 def _server_process(connection: psycopg.Connection[Any]) -> int:

@@ -12,7 +12,8 @@ from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES, SAFE_PARALLEL_BUILD
 EXTRAS = {
     "train": ("torch", "sentence_transformers", "safetensors"),
     "geo": ("osmium", "pyarrow", "pyogrio"),
-    "map": ("matplotlib",),
+    "map": ("matplotlib", "fastapi", "uvicorn", "psycopg_pool", "prometheus_client"),
+    "mcp": ("mcp", "psycopg_pool"),
 }
 
 

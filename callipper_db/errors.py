@@ -289,3 +289,21 @@ class BadArea(QuestionError):
 
 class BadPlace(QuestionError):
     """{value!r} cannot be asked about as a place, which is 'LON,LAT' in degrees or a WKT geometry: {reason}"""
+
+
+class AnswerUnusable(QuestionError):
+    """{reason}"""
+
+
+class AnswerTooSlow(QuestionError):
+    """The database had no answer within {seconds} seconds, and was told to stop. Ask about a smaller area, or start the map
+    with a longer --timeout."""
+
+
+class MapBusy(QuestionError):
+    """The map answers as many questions as it can: all its connections are busy, and up to {waiting} requests wait. Ask again
+    in a moment."""
+
+
+class PortTaken(InputError):
+    """The map cannot listen on {host}, port {port}: {reason}. Give another with --port, or 0 for any that is free."""

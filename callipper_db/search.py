@@ -86,7 +86,7 @@ def similar_cells(
     Raises NoActiveModel, BadPlace, BadArea.
     """
     with _asking(dsn) as connection:
-        area = None if within is None else _area(connection, within)
+        area = None if within is None else read_area(connection, within)
         return _about(connection, SIMILAR, place, k=k, area=area, min_distance_m=min_distance_m)
 
 
@@ -135,7 +135,7 @@ def _asking(dsn: str) -> Iterator[db.Connection]:
 
 def _for_text(dsn: str, query: str, text: str, k: int, within: str | None) -> list[dict[str, Any]]:
     with _asking(dsn) as connection:
-        area = None if within is None else _area(connection, within)
+        area = None if within is None else read_area(connection, within)
         try:
             return _rows(connection, query, text=text, k=k, area=area)
         except (psycopg.errors.NoDataFound, psycopg.errors.InvalidParameterValue) as error:
@@ -173,8 +173,8 @@ def _spot(connection: db.Connection, place: str) -> str:
         raise BadPlace(value=place, reason=str(error).splitlines()[0]) from error
 
 
-def _area(connection: db.Connection, within: str) -> str:
-    """EWKT in SRID 4326 of a bounding box or a WKT geometry."""
+def read_area(connection: db.Connection, within: str) -> str:
+    """EWKT in SRID 4326 of a bounding box or a WKT geometry. Raises BadArea."""
     if (box := _numbers(within, 4)) is not None:
         west, south, east, north = box
         if not (-180 <= west <= 180 and -180 <= east <= 180 and west != east and -90 <= south < north <= 90):

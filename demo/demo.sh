@@ -37,7 +37,8 @@ printf '\nHow long it took:\n'
 printf '  %s\n' "${stages[@]}"
 cat <<'END'
 
-The map: demo/out/somewhere-to-eat.png. To go on (after: source .venv/bin/activate):
+The map as a picture: demo/out/somewhere-to-eat.png. To go on (after: source .venv/bin/activate):
+  callipper-db map --title Monaco                 look at the city: a page in your browser, with the reasons
   callipper-db query 'luxury shopping'            ask something else
   callipper-db server psql                        SQL: search('...'), cells, text_embed('...'), see docs/sql.md
   psql "$(callipper-db dsn)"                      the same from any client

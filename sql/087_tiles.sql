@@ -8,7 +8,18 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._block_size(integer) IS 'cells a side that make one block at a zoom';
 
--- The cells of all blocks that touch a tile, with the number of the block. The box is cut wider by a block and a cell.
+-- What a tile's box is cut wider by: a block and a cell.
+CREATE OR REPLACE FUNCTION callipper._block_margin(size_m float8, side integer, box @extschema:postgis@.geometry) RETURNS float8
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (side + 1) * 2 * size_m / 111000
+        / greatest(0.05, cos(radians(@extschema:postgis@.ST_YMax(box::@extschema:postgis@.box3d))));
+END
+$$;
+COMMENT ON FUNCTION callipper._block_margin(float8, integer, @extschema:postgis@.geometry) IS
+    'degrees by which a tile''s box is cut wider, so that it holds its blocks in full';
+
+-- The cells of all blocks that touch a tile, with the number of the block.
 CREATE OR REPLACE FUNCTION callipper._tile_cells(z integer, x integer, y integer)
 RETURNS TABLE (block bigint, cell_id bigint, geom @extschema:postgis@.geometry)
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 1000 SET search_path = pg_catalog, pg_temp AS $$
@@ -20,7 +31,7 @@ DECLARE
     margin float8;
 BEGIN
     SELECT g.* INTO grid FROM callipper.model m JOIN callipper.grid g ON g.grid_id = m.grid_id WHERE m.status = 'active';
-    margin := (side + 1) * 2 * grid.size_m / 111000 / greatest(0.05, cos(radians(@extschema:postgis@.ST_YMax(box::@extschema:postgis@.box3d))));
+    margin := callipper._block_margin(grid.size_m, side, box);
     RETURN QUERY
         SELECT min(m.cell_id) OVER (PARTITION BY div(c.i::numeric, side), div(c.j::numeric, side)), m.cell_id, m.geom
         FROM callipper_map.cell m JOIN callipper.cell c ON c.cell_id = m.cell_id
@@ -31,30 +42,13 @@ COMMENT ON FUNCTION callipper._tile_cells(integer, integer, integer) IS 'cells o
 
 CREATE OR REPLACE FUNCTION callipper_map.similarity_tile(z integer, x integer, y integer, query text DEFAULT 'park') RETURNS bytea
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    question constant @extschema:vector@.vector := callipper.text_embed(query);
-    city constant real[] := callipper._city_of(question);
 BEGIN
-    RETURN (
-        SELECT @extschema:postgis@.ST_AsMVT(t, 'cells'::text, 4096, 'geom'::text, 'id'::text) FROM (
-            SELECT b.block AS id, b.similarity, b.percentile, @extschema:postgis@.ST_AsMVTGeom(
-                @extschema:postgis@.ST_Transform(b.geom, 3857), @extschema:postgis@.ST_TileEnvelope(z, x, y)::@extschema:postgis@.box2d,
-                4096, 64, true) AS geom
-            FROM (
-                SELECT c.block, round(100 * avg(s.similarity))::integer AS similarity,
-                    round(avg(callipper._percentile(-s.similarity, city)))::integer AS percentile,
-                    CASE count(*) WHEN 1 THEN min(c.geom::text)::@extschema:postgis@.geometry
-                        ELSE @extschema:postgis@.ST_Envelope(@extschema:postgis@.ST_Collect(c.geom)) END AS geom
-                FROM callipper._tile_cells(z, x, y) c JOIN callipper.cells e ON e.cell_id = c.cell_id,
-                    LATERAL (SELECT @extschema:vector@.inner_product(e.emb, question) AS similarity OFFSET 0) AS s
-                GROUP BY c.block
-            ) b WHERE b.similarity IS NOT NULL ORDER BY b.block
-        ) t WHERE t.geom IS NOT NULL
-    );
+    RETURN callipper._match_tile(z, x, y, callipper._active_version(), callipper.text_embed(query));
 END
 $$;
 COMMENT ON FUNCTION callipper_map.similarity_tile(integer, integer, integer, text) IS
-    'A vector tile, layer "cells": how well a text fits, as similarity (100 times the cosine) and percentile, both whole numbers';
+    'A vector tile, layer "cells": how well a text fits, as similarity (100 times the cosine), percentile, and support in percent,'
+    ' all whole numbers';
 
 CREATE OR REPLACE FUNCTION callipper_map.similarity_tile_json(z integer, x integer, y integer, query_params json) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL RESTRICTED AS $$

@@ -22,7 +22,7 @@ DATABASE_FLOORS = (
     {"config", "db"},
     {"binary_copy", "disk", "layers", "models", "outliers", "partitions", "points", "pois", "schema", "text_encoders"},
     {"doctor", "export", "grid", "hnsw", "place_encoder", "plot", "read", "search", "server", "upsert"},
-    {"load", "own_file", "own_table"},
+    {"load", "own_file", "own_table", "web"},
     {"city", "cli"},
     {"place_embedder", "__main__"},
 )
@@ -203,6 +203,9 @@ def test_the_command_line_starts_without_the_heavy_packages() -> None:
         "transformers",
         "sentence_transformers",
         "matplotlib",
+        "fastapi",
+        "uvicorn",
+        "psycopg_pool",
         "pyarrow",
         "osmium",
         "scipy",

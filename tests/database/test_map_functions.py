@@ -124,7 +124,7 @@ def test_similarity_tiles(reading: db.Connection, z: int) -> None:
     assert (tile,) == reading.execute(twin, [z, x, y]).fetchone()
     found = features(tile, "cells")
     assert found and all(isinstance(feature["properties"]["percentile"], int) for feature in found)
-    assert set(found[0]["properties"]) == {"similarity", "percentile"}
+    assert set(found[0]["properties"]) == {"similarity", "percentile", "support"}
     (cells,) = reading.execute(
         "SELECT count(*) FROM callipper_map.cell WHERE geom && ST_Transform(ST_TileEnvelope(%s, %s, %s), 4326)",
         [z, x, y],

@@ -1,0 +1,26 @@
+"""Run the map's server."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+
+from callipper_db.errors import PortTaken
+from callipper_db.web.app import create_app
+from callipper_db.web.settings import MapSettings
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that waits for browsers. Raises PortTaken."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise PortTaken(host=host, port=port, reason=error.strerror or str(error)) from error
+
+
+def serve(settings: MapSettings, listener: socket.socket) -> None:
+    """Answer until a signal ends it."""
+    config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
