@@ -23,6 +23,7 @@ TRAILER = b"\xff\xff"
 POINT_EWKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("srid", "<u4"), ("xy", "<f8", (2,))])
 ROWS_PER_MESSAGE = 8192
 MESSAGE_BYTES = 4 * 2**20
+FLOATS = {"vector": ">f4", "halfvec": ">f2"}
 SCALARS = {"bool": "?", "int2": ">i2", "int4": ">i4", "int8": ">i8", "float4": ">f4", "float8": ">f8"}
 
 
@@ -34,8 +35,8 @@ def write_rows(
 ) -> int:
     """COPY arrays into a table; returns the number of rows.
 
-    `columns` maps a column's name to its type and values: bool, int2, int4, int8, float4, float8 (N,); vector (N, D), finite;
-    point (N, 2) longitude and latitude, SRID 4326; text (N,) of UTF-8 bytes, which change the order of the rows.
+    `columns` maps a column's name to its type and values: bool, int2, int4, int8, float4, float8 (N,); vector, halfvec (N, D),
+    finite; point (N, 2) longitude and latitude, SRID 4326; text (N,) of UTF-8 bytes, which change the order of the rows.
     """
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         table, sql.SQL(", ").join(map(sql.Identifier, columns))
@@ -83,9 +84,9 @@ def _fixed_rows(columns: list[tuple[str, Array | Sequence[bytes]]], rows: Array)
 
 
 def _field(kind: str, values: Array | Sequence[bytes], rows: Array) -> tuple[Any, ...]:
-    if kind == "vector":
+    if kind in FLOATS:
         dim = np.shape(values)[1]
-        return ([("dim", ">i2"), ("unused", ">i2"), ("floats", ">f4", (dim,))],)
+        return ([("dim", ">i2"), ("unused", ">i2"), ("floats", FLOATS[kind], (dim,))],)
     if kind == "point":
         return (POINT_EWKB,)
     if kind == "text":
@@ -94,7 +95,7 @@ def _field(kind: str, values: Array | Sequence[bytes], rows: Array) -> tuple[Any
 
 
 def _fill(field: Array, kind: str, values: Array | Sequence[bytes], rows: Array) -> None:
-    if kind == "vector":
+    if kind in FLOATS:
         chosen = np.asarray(values)[rows]
         field["dim"], field["unused"], field["floats"] = chosen.shape[1], 0, chosen
     elif kind == "point":

@@ -1,4 +1,4 @@
-"""The partitions of one model version: tables of embeddings and of kinds."""
+"""The partitions of one model version: tables of embeddings, of kinds and of names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from callipper_db.tables import SCHEMA
 def partition(table: str, version: int) -> sql.Identifier:
     """The partition of one model version."""
     return sql.Identifier(SCHEMA, f"{table}_v{version}")
+
+
+def has_partition(connection: Connection, table: str, version: int) -> bool:
+    """Whether a version has rows of its own in a table. Versions of earlier programs lack the tables that came later."""
+    found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{SCHEMA}.{table}_v{version}"]).fetchone()
+    return found == (True,)
 
 
 def create_partition(connection: Connection, table: str, version: int) -> sql.Identifier:

@@ -71,8 +71,9 @@ def nearest_cells(dsn: str, text: str, k: int = 10, within: str | None = None) -
 def nearest_points(dsn: str, text: str, k: int = 10, within: str | None = None) -> list[dict[str, Any]]:
     """The k training POIs that fit a text best: point_id, name, category, text, similarity, percentile, lon, lat, because.
 
-    `because`: 'name' where the POI's name holds the words of the text, 'kind' where the text asks for its kind, None where
-    the embedding of its place fits. `within` and the errors are those of nearest_cells.
+    `because`: 'name' where the POI's name holds the words of the text, 'kind' where the text asks for its kind, 'alike' where
+    the POI's own words are near to the text, None where the embedding of its place fits. `within` and the errors are those of
+    nearest_cells.
     """
     return _for_text(dsn, POINTS, text, k, within)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from geoalchemy2 import Geometry
-from pgvector.sqlalchemy import VECTOR
+from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -462,6 +462,17 @@ point_kind = Table(
     Index("point_kind_kind_id_idx", "kind_id"),
     Index("point_kind_i_j_idx", "i", "j"),
     comment="the kinds of each training POI, and where it stands",
+    postgresql_partition_by="LIST (version)",
+)
+
+point_name = Table(
+    "point_name",
+    metadata,
+    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
+    Column("point_id", BigInteger, nullable=False),
+    Column("vec", HALFVEC, nullable=False, comment="unit length"),
+    PrimaryKeyConstraint("point_id", "version"),
+    comment="the sentence encoder's vector of name and category of each training POI with a name of its own",
     postgresql_partition_by="LIST (version)",
 )
 

@@ -68,6 +68,41 @@ $$;
 COMMENT ON FUNCTION callipper._cut_text(text) IS
     'the first characters of a text, as many as are read; an error when they are blank';
 
+-- A question without the words that every question may have: 'Where can I buy fresh bread near me?' is 'buy fresh bread'. To the
+-- sentence encoder 'somewhere to pray' is more like 'somewhere to sleep' than like 'pray'. No backslash; see _text_key.
+CREATE OR REPLACE FUNCTION callipper._plain_question(content text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who constant text := '(i|we|you|one|people|my [a-z]+)';
+    good constant text := '(good|nice|great|best|better|nearest|closest|next)';
+    place constant text := '(places?|spots?|areas?|somewhere|anywhere)';
+    openings constant text[] := ARRAY[
+        '(please|hello|hi|hey|excuse me)[,!.]?',
+        'where (else )?(can|could|do|does|should|would|might|may|shall) ' || who || '( (go|find|get) to)?', 'where to',
+        'where(''s| is| are)( the| a| an)?',
+        'how (can|could|do|does|should|would) ' || who,
+        who || '( would|''d| really| just)* (want|need|like|love|wish|have) to',
+        who || '( would|''d| really| just)* (want|need|like|love)',
+        '(i am|i''m|im|we are|we''re|people)? ?looking for', '(show|tell|find) (me|us)', 'find', 'take (me|us) to',
+        '(is|are) there( any| a| an| some)?', 'do you (know|have)( any| a| an| some)?',
+        '((a|an|the|some|any) )?(' || good || ' )*' || place || ' (to|for|that has|that have|that sells?|with|where '
+            || who || ' (can|could|may|might))',
+        '((a|the|some|any) )?' || good
+    ];
+    endings constant text[] := ARRAY[
+        'near me', 'nearby', 'near here', 'around here', 'round here', 'close by', 'in town', 'in (this|the) city', 'please'
+    ];
+    spaced constant text := btrim(regexp_replace(content, '[[:space:]]+', ' ', 'g'));
+    plain constant text := regexp_replace(
+        regexp_replace(spaced, '^((' || array_to_string(openings, '|') || ') )+', '', 'i'),
+        '(,? (' || array_to_string(endings, '|') || '))+[ ?!.]*$', '', 'i');
+BEGIN
+    RETURN CASE WHEN plain = spaced OR plain !~ '[[:alnum:]]' THEN content ELSE rtrim(plain, ' ?!.') END;
+END
+$$;
+COMMENT ON FUNCTION callipper._plain_question(text) IS
+    'a question without the words that any question may have, such as ''where can I'' and ''near me''';
+
 -- The sentence encoder's vector of a text: from text_vector, where the trainer stores vectors; else from an open cursor, if
 -- this transaction has computed it before; else from the transformer.
 --
@@ -141,6 +176,9 @@ BEGIN
         IF answer IS NOT NULL THEN
             RETURN answer;
         END IF;
+    END IF;
+    IF callipper._plain_question(content) <> content THEN
+        RETURN callipper._find_text(callipper._plain_question(content), version);
     END IF;
     answer := callipper._find_vector(content, version);
     RETURN callipper._join_text(callipper._text_peaks(answer, version), @extschema:vector@.l2_normalize(ARRAY(

@@ -30,48 +30,55 @@ COMMENT ON FUNCTION callipper._squares_around() IS
     'squares of 100 m within 250 m of the middle of one: their offsets, and the share of each that is within';
 
 -- Counts what search() and describe() compare with: the POIs of each kind, and the POIs around each square that holds some. The
--- trainer calls it when it publishes or refreshes a version.
+-- trainer calls it when it publishes or refreshes a version. A fixed plan: partitions are named, and nothing is joined whose size
+-- the planner could not know.
 CREATE OR REPLACE FUNCTION callipper._count_evidence(version integer) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE callipper.kind k SET pois = c.pois, own_pois = c.own_pois, sure_pois = c.sure_pois FROM (
-        SELECT k.kind_id, count(p.point_id) FILTER (WHERE p.basis < 4) AS pois,
-            count(p.point_id) FILTER (WHERE p.basis = 0) AS own_pois,
-            (CASE WHEN bool_or(p.basis = 0) THEN count(p.point_id) FILTER (WHERE p.basis = 0)
-                ELSE count(p.point_id) FILTER (WHERE p.basis = 1) + count(p.point_id) FILTER (WHERE p.basis = 2 AND NOT k.landmark) / 2.0
-                    + count(DISTINCT e.name) FILTER (WHERE p.basis = 4) / 2.0
-                END)::real AS sure_pois
-        FROM callipper.kind k LEFT JOIN callipper.point_kind p ON p.version = k.version AND p.kind_id = k.kind_id
-            LEFT JOIN callipper.point_embedding e
-                ON e.version = p.version AND e.point_id = p.point_id AND p.basis = 4
-        WHERE k.version = _count_evidence.version GROUP BY k.kind_id
-    ) AS c WHERE k.version = _count_evidence.version AND k.kind_id = c.kind_id
-        AND (k.pois, k.own_pois, k.sure_pois) IS DISTINCT FROM (c.pois, c.own_pois, c.sure_pois);
-    DELETE FROM callipper.poi_density d WHERE d.version = _count_evidence.version;
-    INSERT INTO callipper.poi_density (version, i, j, pois)
-        WITH square AS MATERIALIZED (
-            SELECT p.i, p.j, count(*)::float8 AS pois FROM callipper.point_kind p
-            WHERE p.version = _count_evidence.version AND p.basis = 0 GROUP BY p.i, p.j
-        ), spread AS (
-            SELECT s.i + a.i AS i, s.j + a.j AS j, sum(s.pois * a.share) AS pois
-            FROM square s CROSS JOIN callipper._squares_around() a GROUP BY 1, 2
+    EXECUTE format($query$
+        WITH counted AS MATERIALIZED (
+            SELECT p.kind_id, count(*) FILTER (WHERE p.basis < 4) AS pois, count(*) FILTER (WHERE p.basis = 0) AS own,
+                count(*) FILTER (WHERE p.basis = 1) AS said, count(*) FILTER (WHERE p.basis = 2) AS alike
+            FROM callipper.%1$I p GROUP BY p.kind_id
+        ), stops AS MATERIALIZED (
+            SELECT p.kind_id, count(DISTINCT e.name) AS names
+            FROM callipper.%1$I p JOIN callipper.%2$I e ON e.point_id = p.point_id WHERE p.basis = 4 GROUP BY p.kind_id
         )
-        SELECT _count_evidence.version, w.i, w.j, w.pois FROM spread w JOIN square s ON s.i = w.i AND s.j = w.j;
+        UPDATE callipper.kind k SET pois = c.pois, own_pois = c.own_pois, sure_pois = c.sure_pois FROM (
+            SELECT k.kind_id, coalesce(c.pois, 0) AS pois, coalesce(c.own, 0) AS own_pois,
+                (CASE WHEN c.own > 0 THEN c.own
+                    ELSE coalesce(c.said, 0) + CASE WHEN k.landmark THEN 0 ELSE coalesce(c.alike, 0) END / 2.0
+                        + coalesce(s.names, 0) / 2.0
+                    END)::real AS sure_pois
+            FROM callipper.kind k LEFT JOIN counted c ON c.kind_id = k.kind_id LEFT JOIN stops s ON s.kind_id = k.kind_id
+            WHERE k.version = $1
+        ) AS c WHERE k.version = $1 AND k.kind_id = c.kind_id
+            AND (k.pois, k.own_pois, k.sure_pois) IS DISTINCT FROM (c.pois, c.own_pois, c.sure_pois)
+    $query$, 'point_kind_v' || version, 'point_embedding_v' || version) USING version;
+    DELETE FROM callipper.poi_density d WHERE d.version = _count_evidence.version;
+    -- A square holds POIs if it is among those that give it some.
+    EXECUTE format($query$
+        INSERT INTO callipper.poi_density (version, i, j, pois)
+        SELECT $1, s.i + a.i, s.j + a.j, sum(s.pois * a.share) FROM (
+            SELECT p.i, p.j, count(*)::float8 AS pois FROM callipper.%1$I p WHERE p.basis = 0 GROUP BY p.i, p.j
+        ) s CROSS JOIN callipper._squares_around() a
+        GROUP BY 2, 3 HAVING bool_or(a.i = 0 AND a.j = 0)
+    $query$, 'point_kind_v' || version) USING version;
 END
 $$;
 COMMENT ON FUNCTION callipper._count_evidence(integer) IS 'count the POIs of each kind and around each square of a version';
 
--- The kinds that a question asks for, each with a weight of at most 1. A kind is as near to a question as the nearest of its
--- names and phrases. Kinds much farther than the nearest one do not count. If no kind is near, there is none. Kinds without
--- POIs are left out first, because one of them would hide the next best. The numbers were chosen on the development half of the
--- benchmark of answers (docs/quality.md).
+-- The kinds that a question asks for. A kind is as near to a question as the nearest of its names and phrases. Kinds much farther
+-- than the nearest one do not count. If no kind is near, there is none. Kinds without POIs are left out first, because one of them
+-- would hide the next best. The numbers here and below were chosen on the development half of the benchmark of answers
+-- (docs/quality.md).
 CREATE OR REPLACE FUNCTION callipper._kinds_asked(version integer, question @extschema:vector@.vector)
-RETURNS TABLE (kind_id integer, weight float8)
+RETURNS TABLE (kind_id integer, likeness float8)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-        SELECT k.kind_id, exp(20 * (k.likeness - k.nearest)) FROM (
+        SELECT k.kind_id, k.likeness FROM (
             SELECT p.kind_id, max(@extschema:vector@.inner_product(p.vec, question)) AS likeness,
                 max(max(@extschema:vector@.inner_product(p.vec, question))) OVER () AS nearest
             FROM callipper.kind_phrase p JOIN callipper.kind t ON t.version = p.version AND t.kind_id = p.kind_id
@@ -80,33 +87,73 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._kinds_asked(integer, @extschema:vector@.vector) IS
-    'kinds of places that a question asks for, by the sentence encoder''s vector of it, with weights';
+    'kinds of places that a question asks for, with their cosines to the sentence encoder''s vector of it';
 
--- The POIs that a question asks for: those of its kinds, and those whose name has all of its words. A kind counts for less if
--- only the name of the POI suggests it. A question without a word, such as '?', matches no name; client_min_messages hides the
--- NOTICE about it.
+-- The POIs whose own words are nearest to a question: 'Little Angel Puppet Theatre' for a puppet show. Kinds alone would not find
+-- what is special about a POI. There are none in a version of an earlier program.
+CREATE OR REPLACE FUNCTION callipper._alike_points(version integer, question @extschema:vector@.vector)
+RETURNS TABLE (point_id bigint, likeness float8)
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 300 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    most constant integer := 300;
+    least_likeness constant float8 := 0.3;
+BEGIN
+    IF to_regclass(format('callipper.%I', 'point_name_v' || version)) IS NOT NULL THEN
+        RETURN QUERY EXECUTE format(
+            'SELECT n.point_id, -n.distance FROM ('
+            '    SELECT p.point_id, p.vec OPERATOR(@extschema:vector@.<#>) $1 AS distance FROM callipper.%I p'
+            '    ORDER BY distance, p.point_id LIMIT $2'
+            ') n WHERE n.distance <= -$3',
+            'point_name_v' || version
+        ) USING question::@extschema:vector@.halfvec, most, least_likeness;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION callipper._alike_points(integer, @extschema:vector@.vector) IS
+    'the 300 POIs whose name and category are nearest to a question, with their cosines';
+
+-- The POIs that a question asks for: those of its kinds, those whose own words are near to it, and those whose name has all of its
+-- words. The nearest of all, kind or POI, weighs 1, the others less. A POI's own words are more particular than a kind's, so a
+-- kind must be nearer by 0.1 to weigh as much. A kind counts for less if only the name of the POI suggests it. A question without
+-- a word, such as '?', matches no name; client_min_messages hides the NOTICE about it.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
-RETURNS TABLE (point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, named boolean)
+RETURNS TABLE (point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, because text)
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 2000
 SET search_path = pg_catalog, pg_temp SET jit = off SET client_min_messages = warning AS $$
 DECLARE
     by_name_alone constant float8 := exp(-1);
+    handicap constant float8 := 0.1;  -- of a kind
+    sharpness constant float8 := 20;
 BEGIN
-    RETURN QUERY EXECUTE format(
-        'SELECT r.point_id, r.easting, r.northing, r.i, r.j, max(r.weight), bool_or(r.named) FROM ('
-        '    SELECT p.point_id, p.easting, p.northing, p.i, p.j,'
-        '        a.weight * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END AS weight, false AS named'
-        '    FROM callipper._kinds_asked($1, $2) a JOIN callipper.%1$I p ON p.kind_id = a.kind_id AND p.basis < 4'
-        '    UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 1.0::float8, true'
-        '    FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND p.basis = 0'
-        '    WHERE to_tsvector(''simple''::regconfig, e.name) @@ $4'
-        ') r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j',
-        'point_kind_v' || version, 'point_embedding_v' || version
-    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000));
+    RETURN QUERY EXECUTE format($query$
+        WITH asked AS MATERIALIZED (
+            SELECT a.kind_id, a.likeness - $5 AS likeness FROM callipper._kinds_asked($1, $2) a
+        ), alike AS MATERIALIZED (
+            SELECT a.point_id, a.likeness FROM callipper._alike_points($1, $2) a
+        ), nearest AS (
+            SELECT greatest((SELECT max(a.likeness) FROM asked a), (SELECT max(a.likeness) FROM alike a)) AS likeness
+        )
+        SELECT r.point_id, r.easting, r.northing, r.i, r.j,
+            CASE WHEN bool_or(r.named) THEN 1 ELSE least(1, max(r.by_kind) + max(r.by_words)) END,
+            CASE WHEN bool_or(r.named) THEN 'name' WHEN max(r.by_kind) >= max(r.by_words) THEN 'kind'
+                WHEN max(r.by_words) >= 0.05 THEN 'alike' END
+        FROM (
+            SELECT p.point_id, p.easting, p.northing, p.i, p.j,
+                exp($6 * (a.likeness - n.likeness)) * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END AS by_kind,
+                0.0::float8 AS by_words, false AS named
+            FROM nearest n CROSS JOIN asked a JOIN callipper.%1$I p ON p.kind_id = a.kind_id AND p.basis < 4
+            UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, exp($6 * (a.likeness - n.likeness)), false
+            FROM nearest n CROSS JOIN alike a JOIN callipper.%1$I p ON p.point_id = a.point_id AND p.basis = 0
+            UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, 0, true
+            FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND p.basis = 0
+            WHERE to_tsvector('simple'::regconfig, e.name) @@ $4
+        ) r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j
+    $query$, 'point_kind_v' || version, 'point_embedding_v' || version
+    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), handicap, sharpness;
 END
 $$;
 COMMENT ON FUNCTION callipper._relevant_points(integer, @extschema:vector@.vector, text) IS
-    'POIs of a version that a question asks for, with weights of at most 1';
+    'POIs of a version that a question asks for, with weights of at most 1, and what weighs most: name, kind or alike words';
 
 -- Whether a version has evidence. Versions of earlier programs have none and answer by their embeddings alone.
 CREATE OR REPLACE FUNCTION callipper._has_evidence(version integer) RETURNS boolean

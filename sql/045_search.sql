@@ -18,7 +18,9 @@ BEGIN
         WHERE v.text_encoder_id = encoder AND v.text_hash IN (hashtextextended(content, 0), hashtextextended(key, 0))
             AND v.text IN (content, key)
         ORDER BY v.text = content DESC LIMIT 1;
-    IF NOT FOUND AND EXISTS (SELECT FROM callipper.text_norm n WHERE n.text_encoder_id = encoder) THEN
+    IF NOT FOUND AND callipper._plain_question(content) <> content THEN
+        RETURN callipper._question(callipper._plain_question(content), version);
+    ELSIF NOT FOUND AND EXISTS (SELECT FROM callipper.text_norm n WHERE n.text_encoder_id = encoder) THEN
         answer := callipper._find_vector(content, version);
     END IF;
     RETURN @extschema:vector@.l2_normalize(answer);
@@ -85,8 +87,8 @@ COMMENT ON FUNCTION callipper.search(text, bigint, @extschema:postgis@.geometry,
     ' percentile says how many percent of the city''s cells are less similar, by a random sample of up to 1,000 of them. With'
     ' within, a geometry of any kind and SRID, only cells that intersect it count. NULL is the whole city.';
 
--- The training POIs for a text: those whose name holds its words, then those of the kinds that it asks for. Among equals the
--- surroundings decide, by the embedding.
+-- The training POIs for a text: those whose name holds its words, then those of the kinds that it asks for and those whose own
+-- words are near to it. Among equals the surroundings decide, by the embedding.
 CREATE OR REPLACE FUNCTION callipper.search_points(
     query text, k bigint DEFAULT 10, within @extschema:postgis@.geometry DEFAULT NULL,
     model integer DEFAULT callipper._active_version()
@@ -117,11 +119,12 @@ BEGIN
             'SELECT r.point_id, coalesce(p.name, nullif(e.name, '''')) AS name,'
             '    CASE WHEN callipper._points_are_pois($1) THEN p.category ELSE e.text END AS category, e.text, e.geom,'
             '    -(e.emb OPERATOR(@extschema:vector@.<#>) $4) AS similarity,'
-            '    CASE WHEN r.named THEN ''name'' ELSE ''kind'' END AS because'
+            '    r.because'
             ' FROM callipper._relevant_points($1, $2, $3) r JOIN callipper.%I e ON e.point_id = r.point_id'
             ' LEFT JOIN callipper.poi p ON p.poi_id = e.point_id AND callipper._points_are_pois($1)'
             ' WHERE $5 IS NULL OR @extschema:postgis@.ST_Intersects(e.geom, $5)'
-            ' ORDER BY r.named DESC, CASE WHEN r.named THEN length(e.name) END, r.weight DESC, similarity DESC, r.point_id'
+            ' ORDER BY r.because IS DISTINCT FROM ''name'', CASE WHEN r.because = ''name'' THEN length(e.name) END, r.weight DESC,'
+            '    similarity DESC, r.point_id'
             ' LIMIT $6', 'point_embedding_v' || version
         ) USING version, vector, query, question, area, k LOOP
             found := found || answer.point_id;
@@ -144,8 +147,8 @@ END
 $$;
 COMMENT ON FUNCTION callipper.search_points(text, bigint, @extschema:postgis@.geometry, integer) IS
     'The k training POIs that fit a text best, best first: SELECT * FROM search_points(''quiet park'', 10). First come POIs'
-    ' whose name holds all of its words (because is name), then POIs of the kinds that it asks for (because is kind), then those'
-    ' whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
+    ' whose name holds all of its words (because is name), then POIs of the kinds that it asks for (because is kind) and POIs'
+    ' whose name and category are near to it (because is alike), then those whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
     ' of search(); category is what the model read where it was not trained on callipper.poi.';
 
 -- Examples as a single vector, so that an index can serve it. To subtract the dislikes as a whole would find places that are

@@ -59,6 +59,7 @@ RIGHTS: dict[str, set[str]] = {
     "SELECT FROM callipper.kind": CHANGES,
     "SELECT FROM callipper.kind_phrase": CHANGES,
     "SELECT FROM callipper.point_kind": CHANGES,
+    "SELECT FROM callipper.point_name": CHANGES,
     "SELECT key FROM callipper.signing_key": CHANGES,
     "SELECT FROM callipper.poi_change": CHANGES,
     "SELECT callipper._count_evidence(1)": CHANGES,

@@ -63,6 +63,15 @@ def test_numbers_go_in_and_out_unchanged(connection: db.Connection, kind: str, d
     assert [repr(value) for value in back.tolist()] == expected
 
 
+def test_half_vectors_are_rounded_as_numpy_rounds_them(connection: db.Connection) -> None:
+    make_target(connection, "number int4, value halfvec")
+    values = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+    binary_copy.write_rows(connection, TARGET, {"number": ("int4", np.arange(50)), "value": ("halfvec", values)})
+    found = rows_of(connection, "SELECT value::vector::real[] FROM target ORDER BY number")
+    back = np.array([row[0] for row in found], np.float32)
+    assert back.tolist() == values.astype(np.float16).astype(np.float32).tolist()
+
+
 @IN_ONE_TRANSACTION
 @given(
     values=st.lists(

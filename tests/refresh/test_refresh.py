@@ -202,6 +202,7 @@ EVIDENCE = {
     "points": "SELECT p.point_id, k.name, p.basis, p.easting, p.northing FROM point_kind p"
     " JOIN kind k USING (version, kind_id) WHERE version = %s ORDER BY 1, 2",
     "names": "SELECT point_id, name FROM point_embedding WHERE version = %s ORDER BY 1",
+    "name vectors": "SELECT point_id, vec::text FROM point_name WHERE version = %s ORDER BY 1",
 }
 
 
@@ -443,6 +444,7 @@ RENEWED = (
     "kind",
     "kind_phrase",
     "point_kind_v1",
+    "point_name_v1",
     "poi_density",
 )
 

@@ -246,7 +246,7 @@ def check_points(asking: db.Connection, town: Town, text: str, k: int, area: str
     assert all(counts[number] for number in chosen)
     assert [row[1] for row in rows] == [evidence.labels[number][1] for number in chosen]
     np.testing.assert_allclose([row[2] for row in rows], similarity[chosen], atol=1e-6)
-    because = ["name" if number in named else "kind" if number in weights else None for number in chosen]
+    because = [evidence.because(number, town.questions[text], text) if number in weights else None for number in chosen]
     assert [row[3] for row in rows] == because
 
 
@@ -390,10 +390,19 @@ def test_a_reader_asks_and_cannot_read_the_kinds(asking: db.Connection, town: To
     forbidden = [
         *(
             f"SELECT FROM callipper.{table}"
-            for table in ("kind", "kind_phrase", "point_kind", f"point_kind_v{version}", "poi_density", "text_vector")
+            for table in (
+                "kind",
+                "kind_phrase",
+                "point_kind",
+                f"point_kind_v{version}",
+                "point_name",
+                "poi_density",
+                "text_vector",
+            )
         ),
         f"SELECT callipper._count_evidence({version})",
         f"SELECT callipper._kinds_asked({version}, '[1,0,0,0]')",
+        f"SELECT callipper._alike_points({version}, '[1,0,0,0]')",
         f"SELECT callipper._relevant_points({version}, '[1,0,0,0]', 'pub')",
         f"SELECT callipper._cells_by_evidence({version}, '[1,0,0,0]', 'pub', 3, NULL)",
         f"SELECT callipper._kinds_here({version}, {place})",
@@ -490,12 +499,12 @@ def test_counting_again_changes_nothing(asking: db.Connection, town: Town) -> No
 
 
 def test_a_dropped_version_takes_its_evidence_along(asking: db.Connection, town: Town) -> None:
-    tables = ("kind", "kind_phrase", "point_kind", "poi_density")
+    tables = ("kind", "kind_phrase", "point_kind", "point_name", "poi_density")
     counts = [asking.execute(f"SELECT count(*) > 0 FROM callipper.{table}".encode()).fetchone() for table in tables]
-    assert counts == [(True,)] * 4
+    assert counts == [(True,)] * 5
     asking.execute("SELECT callipper.drop_model(%s, true)", [town.model.version])
     counts = [asking.execute(f"SELECT count(*) FROM callipper.{table}".encode()).fetchone() for table in tables]
-    assert counts == [(0,)] * 4
+    assert counts == [(0,)] * 5
 
 
 def test_without_evidence_the_embedding_answers(asking: db.Connection, town: Town) -> None:

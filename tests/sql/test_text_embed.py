@@ -425,6 +425,34 @@ def test_readers_need_no_right_on_weights(tower: Tower, asking: db.Connection) -
             asking.execute(sql.SQL("SELECT FROM {}").format(sql.Identifier("callipper", table)))
 
 
+@pytest.mark.parametrize(
+    ("question", "plain"),
+    [
+        ("Where can I buy fresh bread near me?", "buy fresh bread"),
+        ("somewhere to pray", "pray"),
+        ("I'd really like to  see a film", "see a film"),
+        ("where is the nearest pharmacy ?", "pharmacy"),
+        ("hi, where can we find a good place to eat around here", "eat"),
+        ("is there a park nearby?", "park"),
+        ("PLACES WITH LIVE MUSIC", "LIVE MUSIC"),
+        ("best pizza in town!", "pizza"),
+        ("a cafe near me, please", "a cafe"),
+        ("somewhere quiet to read", "somewhere quiet to read"),
+        ("place of worship", "place of worship"),
+        ("I broke my arm", "I broke my arm"),
+        ("nearest", "nearest"),
+        ("where to", "where to"),
+        ("Is it a park?  ", "Is it a park?  "),
+        ("???", "???"),
+    ],
+)
+def test_words_of_any_question_are_left_out(asking: db.Connection, question: str, plain: str) -> None:
+    assert asking.execute("SELECT callipper._plain_question(%s)", [question]).fetchone() == (plain,)
+    same = "SELECT callipper.text_embed(%s) = callipper.text_embed(%s)"
+    if plain != "???":  # nothing that can be read
+        assert asking.execute(same, [question, plain]).fetchone() == (True,)
+
+
 def test_null(asking: db.Connection) -> None:
     assert one(asking, "SELECT text_embed(NULL)") is None
     assert one(asking, "SELECT text_embed(NULL, 1)") is None

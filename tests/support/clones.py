@@ -22,6 +22,7 @@ COPIED = {
     "kind_phrase": "kind_id, phrase, vec",
     "kind_peak": "kind_id, threshold, gain, {direction}",
     "point_kind": "point_id, kind_id, basis, easting, northing",
+    "point_name": "point_id, vec",
     "poi_density": "i, j, pois",
 }
 

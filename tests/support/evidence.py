@@ -50,6 +50,7 @@ class Evidence:
     own: Array  # (N,) number of the kind of the category
     basis: list[dict[int, int]]  # (N,) kinds that the name says, is like, hints at or is near, with point_kind.basis
     landmark: list[bool]
+    words: dict[int, Array]  # number of a POI -> (T,) vector of its own words
 
     @classmethod
     def read(cls, connection: Connection, version: int, dim: int) -> Evidence:
@@ -73,6 +74,9 @@ class Evidence:
             "SELECT point_id, kind_id, basis FROM callipper.point_kind WHERE version = %s AND basis > 0", [version]
         ):
             basis[row[point_id]][kind_id] = why
+        words = connection.execute(
+            "SELECT point_id, vec::vector::real[] FROM callipper.point_name WHERE version = %s", [version]
+        ).fetchall()
         return cls(
             [name for name, *_ in kinds],
             [said for _, said, _ in kinds],
@@ -83,6 +87,7 @@ class Evidence:
             np.array([point[5] for point in points]),
             basis,
             [landmark for *_, landmark in kinds],
+            {row[point_id]: np.array(vec, np.float64) for point_id, vec in words},
         )
 
     def of(self, number: int) -> set[int]:
@@ -97,7 +102,7 @@ class Evidence:
     # Search
 
     def asked(self, question: Array) -> dict[int, float]:
-        """The kinds that a question (T,) asks for, with their weights."""
+        """The kinds that a question (T,) asks for, with their cosines."""
         there = {kind for number in range(len(self.point_id)) for kind in self.of(number)}
         likeness = [
             float((phrases @ question).max()) if kind in there else -1.0 for kind, phrases in enumerate(self.phrases)
@@ -105,11 +110,13 @@ class Evidence:
         best = max(likeness)
         if best < 0.4:
             return {}
-        return {
-            number: float(np.exp(20 * (cosine - best)))
-            for number, cosine in enumerate(likeness)
-            if cosine >= best - 0.12
-        }
+        return {number: cosine for number, cosine in enumerate(likeness) if cosine >= best - 0.12}
+
+    def alike(self, question: Array) -> dict[int, float]:
+        """The POIs whose own words are nearest to a question (T,), with their cosines."""
+        half = question.astype(np.float16).astype(np.float64)
+        found = [(float(vector @ half), number) for number, vector in self.words.items()]
+        return {number: cosine for cosine, number in sorted(found, reverse=True)[:300] if cosine >= 0.3}
 
     def named(self, words: str) -> set[int]:
         """The POIs whose name holds all of some words."""
@@ -117,15 +124,35 @@ class Evidence:
         spoken = [set("".join(c if c.isalnum() else " " for c in name.lower()).split()) for name, _ in self.labels]
         return {number for number, words_there in enumerate(spoken) if wanted <= words_there}
 
+    def shares(self, question: Array) -> dict[int, tuple[float, float]]:
+        """Of the POIs that a question asks for: the weight by kind, and the weight by their own words."""
+        asked, alike = self.asked(question), self.alike(question)
+        nearest = max([cosine - 0.1 for cosine in asked.values()] + list(alike.values()), default=0.0)
+        result = {}
+        for number in range(len(self.point_id)):
+            of = [
+                (1.0 if kind == self.own[number] else np.exp(-1.0)) * np.exp(20 * (asked[kind] - 0.1 - nearest))
+                for kind in self.of(number)
+                if kind in asked
+            ]
+            if of or number in alike:
+                by_words = np.exp(20 * (alike[number] - nearest)) if number in alike else 0.0
+                result[number] = (float(max(of, default=0.0)), float(by_words))
+        return result
+
     def weights(self, question: Array, words: str) -> dict[int, float]:
         """The POIs that a question asks for, with their weights."""
-        asked, result = self.asked(question), dict.fromkeys(self.named(words), 1.0)
-        for number in range(len(self.point_id)):
-            of = [asked[kind] * np.exp(-1.0) for kind in self.of(number) - {self.own[number]} if kind in asked]
-            of += [asked[self.own[number]]] if self.own[number] in asked else []
-            if of:
-                result[number] = max([*of, result.get(number, 0.0)])
-        return result
+        shares = self.shares(question)
+        return {number: min(1.0, sum(share)) for number, share in shares.items()} | dict.fromkeys(
+            self.named(words), 1.0
+        )
+
+    def because(self, number: int, question: Array, words: str) -> str | None:
+        """Why a POI that a question asks for is found."""
+        by_kind, by_words = self.shares(question).get(number, (0.0, 0.0))
+        if number in self.named(words):
+            return "name"
+        return "kind" if by_kind >= by_words else "alike" if by_words >= 0.05 else None
 
     def reasons(self, question: Array, words: str, size_m: float) -> dict[tuple[int, int], Reason]:
         """What there is to say for each square cell (i, j) of a size, by its best square of 100 m."""
@@ -257,6 +284,14 @@ def write_town(connection: Connection, size_m: float = 100.0, seed: int = 0) -> 
             "easting": ("float8", metres[rows, 0]),
             "northing": ("float8", metres[rows, 1]),
         },
+    )
+    named = np.flatnonzero([bool(name) for name in names])
+    vectors = unit_vectors(len(named), seed + 7000, 4)
+    _write_rows(
+        connection,
+        "point_name",
+        model.version,
+        {"point_id": ("int8", np.array(ids[0])[named]), "vec": ("halfvec", vectors)},
     )
     connection.execute("SELECT callipper._count_evidence(%s)", [model.version])
     _write_location_encoder(connection, model.version)

@@ -216,7 +216,7 @@ def _write_summary(
         "poi_count": ("int4", np.full(len(cell_id), -1) if counts is None else counts),
     }
     write_rows(connection, table, columns)
-    if connection.execute("SELECT to_regclass(%s)", [f"callipper.cell_summary_v{version}"]).fetchone() == (None,):
+    if not partitions.has_partition(connection, "cell_summary", version):
         partitions.create_partition(connection, "cell_summary", version)
         partitions.attach_partition(connection, "cell_summary", version)
     connection.execute(

@@ -254,6 +254,26 @@ def write_point_kinds(connection: Connection, version: int, kinds: Kinds, sample
     )
 
 
+def write_point_names(connection: Connection, version: int, samples: Samples, text_vectors: Array) -> None:
+    """Write the sentence vectors of some samples' names into the version's partition. text_vectors: (V, T) of their texts.
+
+    A bus stop is called after what is near, which its name does not make it, so such names are left out.
+    """
+    used = np.unique(samples.text_id)
+    categories = [place_words.kind_of(samples.texts[number]) for number in used]
+    named_after = used[[kind is not None and kind.named_after for kind in categories]]
+    rows = np.flatnonzero((samples.name_id >= 0) & ~np.isin(samples.text_id, named_after))
+    write_rows(
+        connection,
+        partitions.partition("point_name", version),
+        {
+            "version": ("int4", np.full(len(rows), version)),
+            "point_id": ("int8", samples.point_id[rows]),
+            "vec": ("halfvec", _unit(text_vectors[samples.name_id[rows]])),
+        },
+    )
+
+
 def read_kinds(connection: Connection, version: int) -> Kinds | None:
     """The kinds of a published version, by number; None for a version of an earlier program that has none."""
     rows = connection.execute(

@@ -21,7 +21,7 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import CHUNK, Samples
 from callipper_trainer.embed import embed_places, embed_texts
-from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds
+from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds, write_point_names
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import ModelRow, write_model
 from callipper_trainer.peaks import write_peaks
@@ -31,6 +31,7 @@ from callipper_trainer.stopwatch import Stopwatch
 # after 400 questions (benchmarks/index_pays.py). At 500,000 a scan takes about 0.2 s (extrapolated), which a person notices.
 HNSW_PAYS_FROM = 500_000
 EMBEDDING_BYTES = 1200  # of disk per row with an embedding, its text and its primary key
+NAME_BYTES = 900  # of disk per POI with the sentence vector of its name
 HNSW_BYTES = 1500  # of disk per row of an HNSW index
 SAMPLE = 1000  # cells; a percentile estimated from them is mostly off by less than 3 percentage points
 
@@ -119,7 +120,8 @@ def begin_writing(connection: Connection) -> None:
 
 def check_space(connection: Connection, samples: Samples | StoredSamples, cells: int = 0, indexed: int = 0) -> None:
     """Raise DiskTooSmall when a version with this many cells, `indexed` of them by HNSW, does not fit on the server's disk."""
-    rows_bytes = EMBEDDING_BYTES * (cells + len(samples) + len(samples.texts)) + HNSW_BYTES * indexed
+    rows_bytes = EMBEDDING_BYTES * (cells + len(samples) + len(samples.texts))
+    rows_bytes += NAME_BYTES * len(samples) + HNSW_BYTES * indexed
     check_room(connection, rows_bytes, "The new model version", fresh=True)
 
 
@@ -263,12 +265,15 @@ def _write_evidence(
     samples: Samples | StoredSamples,
     publication: Publication,
 ) -> None:
-    """Write the kinds of the POIs, which search() and describe() answer from."""
+    """Write the kinds and names of the POIs, which search() and describe() answer from."""
     write_kinds(connection, version, publication.kind_rows)
-    partitions.create_partition(connection, "point_kind", version)
+    for table in ("point_kind", "point_name"):
+        partitions.create_partition(connection, table, version)
     for part in samples.chunks():
         write_point_kinds(connection, version, publication.kinds, part)
-    partitions.attach_partition(connection, "point_kind", version)
+        write_point_names(connection, version, part, publication.text_vectors)
+    for table in ("point_kind", "point_name"):
+        partitions.attach_partition(connection, table, version)
     if trained.peaks is not None:
         write_peaks(connection, version, trained.peaks)
     connection.execute("SELECT callipper._count_evidence(%s)", [version])

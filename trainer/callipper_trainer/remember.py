@@ -20,13 +20,25 @@ def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int
     if encoder.revision != revision:
         raise TextEncoderMissing(name=name, reason="its weights are not those that the active model was trained with")
     distinct = list(dict.fromkeys(texts))
-    embeddings = embed_texts(model.trained, encode_cached(dsn, encoder, distinct)).tolist()
+    with db.session(dsn) as connection:
+        plain = {text: _plain_question(connection, text) for text in distinct}
+    encoded = list(dict.fromkeys(plain.values()))
+    embedding = dict(
+        zip(encoded, embed_texts(model.trained, encode_cached(dsn, encoder, encoded)).tolist(), strict=True)
+    )
     with db.session(dsn) as connection, connection.cursor() as cursor:
         cursor.executemany(
             connection.named(
                 "INSERT INTO callipper.text_embedding (version, text, emb)"
                 " SELECT %s, callipper._text_key(%s), %s::real[]::@vector ON CONFLICT DO NOTHING"
             ),
-            [(model.version, text, emb) for text, emb in zip(distinct, embeddings, strict=True)],
+            [(model.version, text, embedding[plain[text]]) for text in distinct],
         )
         return cursor.rowcount
+
+
+def _plain_question(connection: db.Connection, text: str) -> str:
+    """What text_embed() would encode for a text."""
+    row = connection.execute("SELECT callipper._plain_question(%s)", [text]).fetchone()
+    assert row is not None
+    return str(row[0])

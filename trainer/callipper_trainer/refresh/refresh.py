@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from psycopg.types.json import Jsonb
 
-from callipper_db import db
+from callipper_db import db, partitions
 from callipper_db.arrays import Array
 from callipper_db.errors import (
     ModelUnreadable,
@@ -262,10 +262,16 @@ class _Planner:
         """The kinds of the added and changed POIs. A kind that is new to the version gets the next number."""
         samples = self.samples.take(np.concatenate([found.added, found.changed]))
         first, texts = len(kinds.names), samples.texts
-        named = [texts[number] for number in np.unique(samples.name_id) if number >= 0]
+        numbers = np.unique(samples.name_id[samples.name_id >= 0])
+        named = [texts[number] for number in numbers]
+        vectors = self._vectors(named)
         kinds.read_texts([texts[number] for number in np.unique(samples.text_id)])
-        kinds.read_named_texts(named, self._vectors(named), self._vectors)
-        return Evidence(kinds, KindRows.of(kinds, first, self._vectors), samples)
+        kinds.read_named_texts(named, vectors, self._vectors)
+        names = None
+        if partitions.has_partition(self.connection, "point_name", self.loaded.version):
+            names = np.zeros((len(texts), vectors.shape[1]), np.float32)
+            names[numbers] = vectors
+        return Evidence(kinds, KindRows.of(kinds, first, self._vectors), samples, names)
 
     def _new_texts(self, found: PointDiff) -> tuple[list[str], list[str]]:
         """The words that the vocabulary lacks; and these words with the texts that the version may not know."""

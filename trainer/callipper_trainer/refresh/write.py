@@ -19,7 +19,7 @@ from callipper_trainer.cell_summary import summarise_cells
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.embed import embed_places
 from callipper_trainer.features import lattice_columns
-from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds
+from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds, write_point_names
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.publish import begin_writing, draw_sample, insert_texts
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff
@@ -29,11 +29,14 @@ ANALYSE_FROM = 0.1  # share of a table's rows that a refresh writes, from which 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The kinds of the POIs that were added or changed."""
+    """The kinds and names of the POIs that were added or changed."""
 
     kinds: Kinds
     new_kinds: KindRows
     samples: Samples
+    text_vectors: (
+        Array | None
+    )  # (V, T) of the samples' texts, zeros for those not used; None for a version without names
 
 
 @dataclass(frozen=True)
@@ -174,17 +177,21 @@ def _write_points(connection: Connection, plan: RefreshPlan) -> None:
 
 
 def _write_evidence(connection: Connection, plan: RefreshPlan) -> None:
-    """Write the kinds of the POIs that differ."""
+    """Write kinds and names of the POIs that differ."""
     if plan.evidence is None:
         return
     write_kinds(connection, plan.version, plan.evidence.new_kinds)
     gone = np.concatenate([plan.found.removed, plan.evidence.samples.point_id])
     if len(gone):
-        connection.execute(
-            sql.SQL("DELETE FROM {} WHERE point_id = ANY(%s)").format(partitions.partition("point_kind", plan.version)),
-            [gone.tolist()],
-        )
+        names = plan.evidence.text_vectors
+        for table in ["point_kind"] if names is None else ["point_kind", "point_name"]:
+            connection.execute(
+                sql.SQL("DELETE FROM {} WHERE point_id = ANY(%s)").format(partitions.partition(table, plan.version)),
+                [gone.tolist()],
+            )
         write_point_kinds(connection, plan.version, plan.evidence.kinds, plan.evidence.samples)
+        if names is not None:
+            write_point_names(connection, plan.version, plan.evidence.samples, names)
         connection.execute("SELECT callipper._count_evidence(%s)", [plan.version])
 
 
