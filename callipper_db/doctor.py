@@ -15,6 +15,10 @@ EXTRAS = {
     "map": ("matplotlib", "fastapi", "uvicorn", "psycopg_pool", "prometheus_client"),
     "mcp": ("mcp", "psycopg_pool"),
 }
+NEW_OWNER = (
+    "CREATE ROLE callipper_owner; ALTER SCHEMA callipper OWNER TO callipper_owner;"
+    " ALTER SCHEMA callipper_map OWNER TO callipper_owner;"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ def examine(dsn: str) -> list[Finding]:
                 findings.append(_model(connection))
                 warnings = schema.open_schemas(connection)
                 findings += [Finding("who may create functions", False, says, needed=False) for says in warnings]
+                findings += _owner(connection)
     except CallipperError as error:
         findings = [Finding("connection", False, str(error))]
     return findings + [_extra(name, modules) for name, modules in EXTRAS.items()]
@@ -90,6 +95,26 @@ def _model(connection: db.Connection) -> Finding:
             "active model", False, "none yet; run: callipper-db load FILE, then callipper-db train", needed=False
         )
     return Finding("active model", True, f"version {version}")
+
+
+def _owner(connection: db.Connection) -> list[Finding]:
+    """A warning where functions run with the rights of a superuser, which they have from their owner."""
+    row = connection.execute(
+        "SELECT n.nspowner::regrole::text, r.rolsuper FROM pg_catalog.pg_namespace n"
+        " JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'callipper' AND EXISTS ("
+        " SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_roles o ON o.oid = p.proowner"
+        " WHERE p.pronamespace = n.oid AND p.prosecdef AND o.rolsuper)"
+    ).fetchone()
+    if row is None:
+        return []
+    owner, is_superuser = row
+    says = f"some of its functions run with the rights of a superuser, and {owner} owns it. Run: callipper-db init"
+    if is_superuser:
+        says = (
+            f"it belongs to {owner}, a superuser, so that its functions run with all rights. Let an ordinary role own it:"
+            f" {NEW_OWNER} Then run: callipper-db init"
+        )
+    return [Finding("who owns the schema", False, says, needed=False)]
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Finding:

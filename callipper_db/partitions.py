@@ -20,13 +20,21 @@ def has_partition(connection: Connection, table: str, version: int) -> bool:
 
 
 def create_partition(connection: Connection, table: str, version: int) -> sql.Identifier:
-    """A new table with the parent's columns. It has no indexes yet: they are made after the load."""
+    """A new table with the parent's columns and owner. It has no indexes yet: they are made after the load."""
     name = partition(table, version)
+    parent = sql.Identifier(SCHEMA, table)
     connection.execute(
         sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING STORAGE)").format(
-            name, sql.Identifier(SCHEMA, table)
+            name, parent
         )
     )
+    # A member of the owner's role, or a superuser, may be at work. The functions read the table with its owner's rights.
+    owner = connection.execute(
+        "SELECT pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class WHERE oid = %s::regclass",
+        [f"{SCHEMA}.{table}"],
+    ).fetchone()
+    assert owner is not None
+    connection.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(owner[0])))
     return name
 
 

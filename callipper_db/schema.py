@@ -33,13 +33,17 @@ from callipper_db.errors import (
     PostgresTooOld,
     SchemaNewer,
 )
+from callipper_db.progress import Reporter, Silent
 from callipper_db.tables import MAP_SCHEMA, SCHEMA
 from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES
+from callipper_db.waiting import Waiting, describe
 
+OWNER_FILE = "095_owner.sql"  # gives all in the schemas to their owner
 PACKAGES = {"postgis": "postgresql-{}-postgis-3", "vector": "postgresql-{}-pgvector"}
 PATIENCE_S = 60.0  # for the transactions of others, which are waited for in brief tries
 PAUSE_S = 0.2  # between two of these
-BUSY = "a transaction that is open reads or writes what init replaces. End it, and run the same command again"
+SILENT_S = 1.0  # after which it says for whom it waits
+BUSY = "an open transaction reads or writes what init replaces. End it, and run the same command again. It is {who}"
 MAP_REVISION = "0008"  # which makes the tables of callipper_map
 ALREADY = re.compile(r"already exists|does not exist, skipping")  # notices of a script that may run again
 
@@ -53,10 +57,11 @@ class InitReport:
     notes: list[str] = field(default_factory=list)
 
 
-def init(dsn: str, *, search_path: bool = True) -> InitReport:
+def init(dsn: str, *, search_path: bool = True, reporter: Reporter | None = None) -> InitReport:
     """Bring the schema `callipper` up to date; doing it twice changes nothing.
 
-    With `search_path`, appends `callipper` to the database's search_path so that `text_embed` needs no prefix.
+    With `search_path`, appends `callipper` to the database's search_path so that `text_embed` needs no prefix. The reporter
+    learns whom it waits for, if it does so for longer than SILENT_S.
     Raises PostgresTooOld, ExtensionMissing, ExtensionTooOld, NoRightToCreate, SchemaNewer.
     """
     with db.session(dsn) as connection:
@@ -67,15 +72,20 @@ def init(dsn: str, *, search_path: bool = True) -> InitReport:
         _create_extensions(connection)
         for name in (SCHEMA, MAP_SCHEMA):
             _create_schema(connection, name)
-        _lock(connection)
+        waiting = Waiting(connection, reporter or Silent())
+        _lock(connection, waiting)
         check_not_newer(connection)
         before = revision(connection)
-        deadline = time.monotonic() + PATIENCE_S
+        began = time.monotonic()
         while not _apply(connection, alchemy):
-            if time.monotonic() > deadline:
-                raise DatabaseFailed(reason=BUSY)
+            waited = time.monotonic() - began
+            if waited > PATIENCE_S:
+                raise DatabaseFailed(reason=BUSY.format(who=describe(waiting.holders(readers=True))))
+            if waited > SILENT_S:
+                waiting.say(readers=True)
             time.sleep(PAUSE_S)
         connection.execute(_stamp())
+        connection.execute((_folder("sql") / OWNER_FILE).read_bytes())  # the stamp too
         report = InitReport(before, head(), open_schemas(connection))
         if search_path:
             report.notes += _append_search_path(connection)
@@ -102,6 +112,7 @@ def pending_sql(dsn: str, *, search_path: bool = True) -> str:
         "RESET client_min_messages;",
         *sql_statements(extensions),
         _stamp().as_string() + ";",
+        (_folder("sql") / OWNER_FILE).read_text(encoding="utf-8"),
         f"{append.as_string()};" if append else "",
     ]
     return "\n".join(part.strip() for part in parts if part.strip()) + "\n"
@@ -346,16 +357,22 @@ def _create_schema(connection: db.Connection, name: str) -> None:
         raise _no_right(connection, f"change the schema {name}", f"a connection as {owner}, who owns it")
 
 
-def _lock(connection: db.Connection) -> None:
+def _lock(connection: db.Connection, waiting: Waiting) -> None:
     """One init at a time, by a lock that only the owner can take; in a fresh database CREATE is the lock. And no run publishes.
 
     No reader waits for these two, so they are waited for.
     """
     for table in ("alembic_version", "model"):
         if connection.execute("SELECT to_regclass(%s)", [f"callipper.{table}"]).fetchone() != (None,):
-            connection.execute(
-                sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(sql.Identifier("callipper", table))
-            )
+            lock = sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(sql.Identifier("callipper", table))
+            try:
+                with connection.transaction():
+                    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(f"{SILENT_S}s"))
+                    connection.execute(lock)
+                    connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+            except psycopg.errors.LockNotAvailable:
+                waiting.say(readers=False)
+                connection.execute(lock)
 
 
 def _no_right(connection: db.Connection, action: str, remedy: str) -> NoRightToCreate:

@@ -23,6 +23,9 @@ BEGIN
         || CASE WHEN cardinality(wanted) = 1 AND coalesce(cardinality(dislikes), 0) = 0
             THEN format('callipper_map.cells_by_text(%L)', wanted[1])
             ELSE format('callipper_map.cells_by_examples(%L::text[], %L::text[])', wanted, coalesce(dislikes, '{}')) END;
+    -- Whoever of the owner's members has saved it, the others may remove it.
+    EXECUTE format('ALTER VIEW callipper_map.%I OWNER TO %s', layer, (
+        SELECT n.nspowner::regrole FROM pg_namespace n WHERE n.nspname = 'callipper_map'));
     EXECUTE format('COMMENT ON VIEW callipper_map.%I IS %L', layer, concat('How well cells fit: ', array_to_string(wanted, ', '),
         '; not: ' || nullif(array_to_string(dislikes, ', '), '')));
     -- Whoever reads the cells reads the layer.

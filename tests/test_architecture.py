@@ -20,9 +20,9 @@ PACKAGES = {"callipper_db": ROOT, "callipper_trainer": ROOT / "trainer"}
 DATABASE_FLOORS = (
     {"arrays", "errors", "figures", "place_words", "progress", "tables", "versions"},
     {"config", "db"},
-    {"binary_copy", "disk", "layers", "models", "outliers", "partitions", "points", "pois", "schema", "text_encoders"},
-    {"doctor", "export", "grid", "hnsw", "place_encoder", "plot", "read", "search", "server", "upsert"},
-    {"load", "own_file", "own_table", "web"},
+    {"binary_copy", "disk", "layers", "models", "outliers", "partitions", "points", "pois", "text_encoders", "waiting"},
+    {"export", "grid", "hnsw", "place_encoder", "plot", "read", "schema", "search", "server", "upsert"},
+    {"doctor", "load", "own_file", "own_table", "web"},
     {"city", "cli"},
     {"place_embedder", "__main__"},
 )

@@ -27,11 +27,13 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from callipper_db import models, schema
+from callipper_db.own_table import CHUNK, embed_table
+from callipper_db.progress import Silent
 from callipper_db.server import EmbeddedServer
 from callipper_trainer.config import TrainConfig
 from deployments import kill_server
 from handmade import write_model
-from locks import locked
+from locks import locked, locked_row
 from processes import Command, running, wait_for
 from sessions import user_session
 from town import fill_town, train_town
@@ -40,8 +42,18 @@ GATE = 0x0CA1_0099  # advisory lock at which commits wait
 TARGETS = ("client", "backend", "server")
 PHASES = ("on the way", "commit")
 # How many rounds of 300; the slower a command, the fewer.
-SHARES = {"load": 60, "activate": 60, "drop": 46, "refresh": 46, "train": 30, "init": 30, "encoder install": 28}
-# Where a command is held on its way: a relation that it locks, reads or writes.
+SHARES = {
+    "load": 56,
+    "activate": 56,
+    "drop": 42,
+    "refresh": 42,
+    "embed": 26,
+    "train": 26,
+    "init": 26,
+    "encoder install": 26,
+}
+PLACES = CHUNK + 300  # rows of a table of the user's own: two chunks
+# Where a command is held on its way: a relation that it locks, reads or writes. embed is held at a row of its table.
 WAY = {
     "load": ("poi",),
     "activate": ("model", "change"),
@@ -70,9 +82,10 @@ CREATE EVENT TRIGGER torture_init ON ddl_command_end WHEN TAG IN ('GRANT')
 """
 # Tables whose rows a command writes: their trigger waits when it commits.
 GATED = {
-    "poi": "INSERT OR UPDATE OR DELETE",
-    "model": "INSERT OR UPDATE OR DELETE",
-    "text_encoder": "INSERT",  # train and refresh also update it, in a transaction of its own before theirs
+    "callipper.poi": "INSERT OR UPDATE OR DELETE",
+    "callipper.model": "INSERT OR UPDATE OR DELETE",
+    "own.place": "UPDATE",
+    "callipper.text_encoder": "INSERT",  # train and refresh also update it, in a transaction of its own before theirs
 }
 
 
@@ -107,11 +120,19 @@ class Town:
         models.activate_model(self.dsn, 1)
         self.file = home / "pois.csv"
         self.file.write_text("id,category,lon,lat\n" + "".join(f"{n},cafe,5.12{n:03},52.09\n" for n in range(500)))
+        self.execute("CREATE SCHEMA own")
+        self.execute(
+            "CREATE TABLE own.place (id int PRIMARY KEY, geom geometry(Point, 4326), emb vector(256), undisturbed vector(256))"
+        )
+        self.execute(
+            f"INSERT INTO own.place SELECT n, ST_SetSRID(ST_Point(5.1 + n % 200 * 0.0002, 52.08 + n / 200 * 0.0002), 4326)"
+            f" FROM generate_series(1, {PLACES}) AS n"
+        )
         with psycopg.connect(self.server.administrator_dsn()) as connection:
             connection.execute(GATES.encode())
             for table, events in GATED.items():
                 connection.execute(
-                    f"CREATE CONSTRAINT TRIGGER torture AFTER {events} ON callipper.{table}"
+                    f"CREATE CONSTRAINT TRIGGER torture AFTER {events} ON {table}"
                     " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION torture.wait()".encode()
                 )
 
@@ -153,6 +174,7 @@ class Town:
                 one("SELECT sum(hashtextextended(c::text, 0)) FROM context_cell c WHERE version = 1"),
                 one("SELECT count(*), sum(hashtextextended(p.text, 0)) FROM point_embedding p WHERE version = 1"),
                 one("SELECT _sql_digest()"),
+                one("SELECT count(emb) FROM own.place"),
                 encoders,
             )
 
@@ -177,6 +199,9 @@ class Town:
         if command == "train":
             options = ["--epochs", "1", "--grid-size", "150", "--text-encoder", str(self.encoder.folder)]
             return ["train", *options], self.drop_others
+        if command == "embed":
+            self.execute("UPDATE own.place SET emb = NULL, undisturbed = NULL")
+            return ["embed", "own.place"], self.finish_embedding
         if command == "init":
             self.execute(
                 "CREATE OR REPLACE FUNCTION callipper._sql_digest() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'old' $$"
@@ -189,6 +214,17 @@ class Town:
         for model in models.list_models(self.dsn):
             if model["version"] > 2:
                 models.drop_model(self.dsn, model["version"])
+
+    def finish_embedding(self) -> None:
+        """What was killed goes on where it was: whole chunks are there, and in the end all is as in a run without a kill."""
+        with psycopg.connect(self.dsn) as connection:
+            ((filled,),) = connection.execute("SELECT count(emb) FROM own.place").fetchall()
+            assert filled in (0, CHUNK, PLACES), f"a part of a chunk was written: {filled} rows"
+            left = embed_table(self.dsn, "own.place", "emb", Silent()).rows
+            assert left == PLACES - filled, f"{left} rows were embedded again or left out, {filled} were there"
+            embed_table(self.dsn, "own.place", "undisturbed", Silent())
+            ((off,),) = connection.execute("SELECT max(emb <-> undisturbed) FROM own.place").fetchall()
+            assert off < 1e-4, f"places are {off} off"
 
     def remove_other_encoder(self) -> None:
         self.execute(
@@ -248,8 +284,12 @@ def one_round(
                             pass
                     kill(town, run, target)
             else:
-                relation = chance.choice(WAY[command])
-                with locked(town.dsn, relation) as wait_until_held:
+                if command == "embed":
+                    relation, hold = "own.place", locked_row(town.dsn, "own.place", chance.randint(1, PLACES))
+                else:
+                    relation = chance.choice(WAY[command])
+                    hold = locked(town.dsn, relation)
+                with hold as wait_until_held:
                     try:
                         wait_until_held()
                     except AssertionError as error:
@@ -341,7 +381,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--commands", nargs="+", choices=SHARES, default=list(SHARES), metavar="COMMAND")
-    parser.add_argument("--minutes", type=float, default=20, help="stop after this many minutes")
+    parser.add_argument("--minutes", type=float, default=60, help="stop after this many minutes")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="callipper-torture-"))

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from callipper_db import schema
-from callipper_db.cli.console import print_json
+from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import resolve_dsn, with_dsn
 
 
@@ -29,7 +29,8 @@ def init(dsn: str, print_sql: bool, no_search_path: bool) -> None:
     if print_sql:
         click.echo(schema.pending_sql(dsn, search_path=not no_search_path), nl=False)
         return
-    report = schema.init(dsn, search_path=not no_search_path)
+    with make_reporter(as_json=False) as reporter:
+        report = schema.init(dsn, search_path=not no_search_path, reporter=reporter)
     changed = f"from revision {report.before} to" if report.before not in (None, report.after) else "at revision"
     click.echo(f"The schema callipper is {changed} {report.after}.")
     for note in report.notes:

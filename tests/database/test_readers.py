@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -48,6 +49,16 @@ QUESTIONS = {
     "in a subquery": "SELECT (SELECT similarity FROM search('school', 1)),"
     " (SELECT -(emb <#> text_embed('school')) FROM cells WHERE cell_id = (SELECT cell_id FROM search('school', 1)))",
 }
+
+
+class Heard(Silent):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 @pytest.fixture
@@ -239,10 +250,13 @@ def test_init_waits_for_an_idle_reader_and_nobody_for_init(
         psycopg.connect(town, autocommit=True) as watcher,
         ThreadPoolExecutor(1) as pool,
     ):
+        monkeypatch.setattr(schema, "SILENT_S", 0.05)
+        heard = Heard()
         idle.execute("SELECT count(*) FROM callipper.cells")
-        init = pool.submit(schema.init, town)
+        init = pool.submit(schema.init, town, reporter=heard)
         try:
             wait_for(lambda: init.done() or watcher.execute(tries).fetchone() is not None)
+            wait_for(lambda: init.done() or heard.notes)
             for _ in range(3):
                 ask_all(other)
                 other.commit()
@@ -250,11 +264,37 @@ def test_init_waits_for_an_idle_reader_and_nobody_for_init(
         finally:
             idle.rollback()
         init.result()
+        asked = r"in a transaction for \d+ s, idle after: SELECT count.* FROM callipper.cells"
+        who = rf"process {idle.info.backend_pid} of \w+, {asked}"
+        assert re.fullmatch(f"Waiting for {who}", heard.notes[0])
         ask_all(other)
+        other.commit()
         monkeypatch.setattr(schema, "PATIENCE_S", 0.0)
         idle.execute("SELECT count(*) FROM callipper.cells")
-        with pytest.raises(DatabaseFailed, match="a transaction that is open reads or writes what init replaces"):
+        with pytest.raises(
+            DatabaseFailed, match=f"an open transaction reads or writes what init replaces.* It is {who}"
+        ):
             schema.init(town)
+
+
+def test_init_says_which_run_it_waits_for(town: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And names no reader, who is not in its way here."""
+    monkeypatch.setattr(schema, "SILENT_S", 0.05)
+    heard = Heard()
+    with psycopg.connect(town) as run, reader(town) as idle, ThreadPoolExecutor(1) as pool:
+        idle.execute("SELECT count(*) FROM callipper.model")
+        run.execute("LOCK TABLE callipper.model IN ROW EXCLUSIVE MODE")
+        init = pool.submit(schema.init, town, reporter=heard)
+        try:
+            wait_for(lambda: init.done() or heard.notes)
+            assert not init.done()
+        finally:
+            run.rollback()
+            idle.rollback()
+        init.result()
+        (note,) = heard.notes
+        assert note.startswith(f"Waiting for process {run.info.backend_pid} of ")
+        assert ";" not in note
 
 
 @dataclass

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import psycopg
 import pytest
+from click.testing import Result
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from test_schema import PASSWORD, execute, role
 
 from callipper_db import models, schema
+from callipper_db.doctor import NEW_OWNER
 from callipper_db.errors import NoRightToCreate
 from handmade import write_model
 from sessions import user_session
 from untrained import places, publish_untrained
 
-OWNER, TRAINER, READER, STRANGER = "owner", "trainer", "reader", "stranger"
+OWNER, TRAINER, READER, STRANGER, SUPERUSER = "owner", "trainer", "reader", "stranger", "superuser"
 EVERYONE = {OWNER, TRAINER, READER, STRANGER}
 ASKS = {OWNER, TRAINER, READER}
 CHANGES = {OWNER, TRAINER}
@@ -121,6 +123,7 @@ def people(cluster_dsn: str, template_database: str) -> Iterator[dict[str, str]]
             f'GRANT "{names[OWNER]}" TO "{names[TRAINER]}"',
         )
         found = {who: make_conninfo(dsn, user=name, password=PASSWORD) for who, name in names.items()}
+        found[SUPERUSER] = dsn
         report = schema.init(found[OWNER])
         assert any(names[STRANGER] in note for note in report.notes)
         publish_untrained(found[OWNER], places(), "contextual", "small")
@@ -189,6 +192,68 @@ def test_who_may_run_the_commands(people: dict[str, str], who: str) -> None:
     else:
         with pytest.raises(NoRightToCreate, match="change the schema callipper"):
             schema.init(people[who])
+
+
+@pytest.fixture
+def new_owner(cluster_dsn: str) -> Iterator[str]:
+    with role(cluster_dsn, "callipper_new_owner") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def trained_by_a_member(people: dict[str, str]) -> Iterator[int]:
+    """A version that is not of the owner's own making, and a layer."""
+    version = publish_untrained(people[TRAINER], places(), "contextual", "small").version
+    with user_session(people[TRAINER]) as connection:
+        connection.execute("SELECT callipper.save_layer('of_the_trainer', 'kind 1')")
+    yield version
+    models.activate_model(people[OWNER], 1)
+
+
+@pytest.mark.parametrize("who", sorted(ASKS))
+def test_what_a_member_of_the_owners_has_trained_answers_all(
+    people: dict[str, str], trained_by_a_member: int, who: str
+) -> None:
+    questions = [action for action, roles in RIGHTS.items() if roles == ASKS]
+    with psycopg.connect(people[who]) as connection:
+        assert connection.execute("SELECT callipper._active_version()").fetchone() == (trained_by_a_member,)
+        for question in [*questions, "SELECT * FROM callipper_map.layer_of_the_trainer"]:
+            connection.execute(question.encode())
+
+
+def test_all_belongs_to_the_owner_of_the_schema(people: dict[str, str], trained_by_a_member: int) -> None:
+    """Whoever has run init or trained: a member, or a superuser."""
+    publish_untrained(people[SUPERUSER], places(), "contextual", "small")
+    schema.init(people[SUPERUSER])
+    schema.init(people[OWNER])
+    with user_session(people[OWNER]) as connection:
+        others = connection.execute(
+            "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname LIKE 'callipper%'"
+            " AND relowner <> nspowner UNION ALL SELECT proname FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
+            " WHERE nspname LIKE 'callipper%' AND proowner <> nspowner"
+        ).fetchall()
+        assert others == []
+        connection.execute("SELECT callipper.remove_layer('of_the_trainer')")
+
+
+def test_a_superusers_schema_goes_to_an_ordinary_role(
+    new_owner: str, database: str, run: Callable[..., Result]
+) -> None:
+    """By the statement that doctor names. Then everything works, for the superuser as for readers."""
+    said = run("doctor", "--dsn", database).stdout
+    assert "--  who owns the schema: it belongs to " in said and NEW_OWNER in said
+    _, *statements = NEW_OWNER.replace("callipper_owner", f'"{new_owner}"').split("; ")  # the first creates the role
+    execute(database, *statements)
+    said = run("doctor", "--dsn", database).stdout
+    assert "--  who owns the schema: some of its functions run with the rights of a superuser" in said
+    run("init", "--dsn", database)
+    assert "who owns the schema" not in run("doctor", "--dsn", database).stdout
+    publish_untrained(database, places(), "contextual", "small")
+    with user_session(database) as connection:
+        connection.execute("SET ROLE callipper_reader")
+        for question in [action for action, roles in RIGHTS.items() if roles == ASKS]:
+            connection.execute(question.encode())
+    run("init", "--dsn", database)
 
 
 def test_a_function_runs_in_nobodys_name_but_its_owners(people: dict[str, str]) -> None:
