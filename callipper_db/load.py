@@ -226,7 +226,10 @@ def _load_file(
         reasons = "; ".join(f"{number:,} {reason}" for reason, number in summary.left_out.items())
         raise NothingLeft(path=path, rows=summary.rows, reasons=reasons)
     if summary.rejected and summary.rejected + summary.filtered == summary.rows:
-        raise TooManyRejects(path=path, rows=summary.rejected, reason=rejects.first, rejects=rejects.path)
+        reason = rejects.first
+        if reason == OUT_OF_RANGE and options.srid is None:
+            reason += " (if they are metres, name their CRS: --srid 2154)"
+        raise TooManyRejects(path=path, rows=summary.rejected, reason=reason, rejects=rejects.path)
     if sent.without_category:
         _look_at_categories(connection, summary, staged)
     elif (rules.columns.category or "").lower() == "type" and not options.category_column:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,17 +36,26 @@ USUAL = {
     "geometry": ("geom", "geometry", "wkt", "the_geom", "wkb_geometry", "wkb"),
     "source": ("source",),
 }
-INSIDE = ("primary", "name", "label", "value", "text", "main", "en")  # of a nested column the part that is its text
+INSIDE = (
+    "primary",
+    "name",
+    "label",
+    "title",
+    "value",
+    "text",
+    "main",
+    "en",
+)  # of a nested column the part that is its text
 
 # Further names, of well-known providers and in other languages; compared by their letters alone, and only where none of the
 # usual ones is there.
 ALSO = {
-    "id": "placekey placeid businessid locationid facilityid venueid shopid storeid featureid recordid"
+    "id": "placekey placeid fsqid businessid locationid facilityid venueid shopid storeid featureid recordid"
     " atcocode fhrsid siret item",
     "name": "locationname commonname businessname tradingname facilityname facname sitename featurename venuename shopname"
     " storename displayname itemlabel placelabel nom nombre naam nome nimi navn namn bezeichnung denomination denominazione",
     "category": "subcategory primarytype placetype businesstype facilitytype facilitydesc factype stoptype featureclass"
-    " featuretype typelabel instancelabel instanceoflabel categorie categoria kategorie types typ tipo",
+    " featuretype typelabel instancelabel instanceoflabel categorie categoria kategorie types typ tipo art folder",
     "group": "topcategory maincategory parentcategory",
     "geometry": "coordinates coordinate coords coord coordinatelocation geopoint geopoint2d geoshape geolocation latlon latlng"
     " wktgeom geomwkt wktgeometry polygonwkt georeference location point position",
@@ -54,6 +64,22 @@ LETTERS = re.compile(r"[^a-z0-9]+")
 # A word of a column's name: "Latitude (deg)" and "prim_lat_dec" have the word latitude, lat.
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 AXES = {"lon": {"lon", "lng", "long", "longitude"}, "lat": {"lat", "latitude"}}
+# The same in other languages and as axes, looked for where there is no such pair.
+OTHER_AXES = {
+    "lon": {
+        "longitud",
+        "longitudine",
+        "langengrad",
+        "laengengrad",
+        "lange",
+        "laenge",
+        "lengtegraad",
+        "x",
+        "xcoord",
+        "coordx",
+    },
+    "lat": {"latitud", "latitudine", "breitengrad", "breite", "breedtegraad", "y", "ycoord", "coordy"},
+}
 SEXAGESIMAL = "dms"
 MIDDLE = (
     "location",
@@ -150,30 +176,37 @@ def find_usual(reader: Reader, part: str) -> str | None:
                 return flat
         elif column not in reader.parts or (part == "geometry" and f"{column}.coordinates" in reader.parts[column]):
             return column
-        elif found := next((f"{column}.{key}" for key in INSIDE if f"{column}.{key}" in reader.parts[column]), None):
+        elif found := _inside(reader, column):
             return found
     return None
 
 
 def find_also(reader: Reader, part: str) -> str | None:
     """A column with one of the further names for this part; of a nested one the part that is its text."""
-    by_letters = {LETTERS.sub("", name.lower()): name for name in reversed(reader.names)}
+    by_letters = {LETTERS.sub("", without_accents(name).lower()): name for name in reversed(reader.names)}
     for name in ALSO.get(part, "").split():
         column = by_letters.get(name)
         if column is not None and column not in reader.parts:
             return column
-        inside = [f"{column}.{key}" for key in ("coordinates", *INSIDE)]
-        found = next((path for path in inside if column and path in reader.parts[column]), None)
-        if found is not None:
-            return column if part == "geometry" else found
+        if column and part == "geometry" and f"{column}.coordinates" in reader.parts[column]:
+            return column
+        if column and part != "geometry" and (found := _inside(reader, column)):
+            return found
     return None
+
+
+def _inside(reader: Reader, column: str) -> str | None:
+    """What is the text of a nested column; of a list of such ones, that of the first."""
+    parts = reader.parts[column]
+    return next((path for key in INSIDE for path in (f"{column}.{key}", f"{column}[0].{key}") if path in parts), None)
 
 
 def find_axes(reader: Reader) -> dict[str, str | None] | None:
     """The one column with the word longitude, and the one with latitude, in its name; or such a pair inside of a nested one."""
-    flat = {axis: [name for name in reader.names if _is_axis(name, axis)] for axis in AXES}
-    if all(len(names) == 1 for names in flat.values()):
-        return {axis: names[0] for axis, names in flat.items()}
+    for axes in (AXES, OTHER_AXES):
+        flat = {axis: [name for name in reader.names if _is_axis(name, axis, axes)] for axis in axes}
+        if all(len(names) == 1 for names in flat.values()):
+            return {axis: names[0] for axis, names in flat.items()}
     pairs: dict[str, dict[str, str]] = {}
     for path in (path for paths in reader.parts.values() for path in paths):
         parent, _, leaf = path.rpartition(".")
@@ -183,10 +216,15 @@ def find_axes(reader: Reader) -> dict[str, str | None] | None:
     return {**pairs[chosen[0]]} if len(chosen) == 1 else None
 
 
-def _is_axis(name: str, axis: str) -> bool:
-    words = {word.lower() for word in WORD.findall(name)}
-    other = AXES["lat" if axis == "lon" else "lon"]
-    return not words.isdisjoint(AXES[axis]) and words.isdisjoint(other) and SEXAGESIMAL not in words
+def _is_axis(name: str, axis: str, axes: Mapping[str, set[str]]) -> bool:
+    words = {word.lower() for word in WORD.findall(without_accents(name))}
+    other = axes["lat" if axis == "lon" else "lon"]
+    return not words.isdisjoint(axes[axis]) and words.isdisjoint(other) and SEXAGESIMAL not in words
+
+
+def without_accents(name: str) -> str:
+    """'Catégorie' as 'Categorie'."""
+    return "".join(letter for letter in unicodedata.normalize("NFD", name) if not unicodedata.combining(letter))
 
 
 def named_column(path: Path, reader: Reader, column: str, option: str) -> str:

@@ -29,6 +29,7 @@ from callipper_db.read.text import MAX_LINE, Lines, Text, open_text
 DELIMITERS = ",;\t|"
 DECIMAL_COMMA = re.compile(r"\s*[-+]?(\d{1,3}(\.\d{3})+|\d+),\d+\s*")
 COORDINATE = re.compile(r"[-+]?\d+[.,]\d+")  # a cell that no header has
+SEPARATOR_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)  # what Excel writes and reads before the header
 LOOKED_AT = 200  # lines, to learn whether the decimals stand behind a comma
 SWALLOWED = 50_000_000  # characters that may be read again in vain, looking for the end of a quoted field
 
@@ -87,7 +88,10 @@ def is_delimited(head: str) -> bool:
 
 
 def _first_line(path: Path, lines: Lines) -> str:
-    first = next((line for line in lines if line.strip()), "")
+    filled = (line for line in lines if line.strip())
+    first = next(filled, "")
+    if SEPARATOR_LINE.fullmatch(first):
+        first = next(filled, "")
     if not first:
         raise BadInput(path=path, reason="the file is empty")
     if "\0" in first or BAD_BYTE in first:

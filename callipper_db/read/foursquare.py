@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from callipper_db.read.layout import Derived, Layout, parsed
+from callipper_db.read.layout import Derived, Layout, column_at, parsed
 from callipper_db.read.record import Columns, Reader
 
 ID, LABELS = "fsq_place_id", "fsq_category_labels"
+NEXT_LABEL = re.compile(r",\s*(?=[^,>]+ > )")  # in "[Retail > Shop, Event > Market]", as DuckDB writes a list into CSV
 PART = re.compile(r"\s*>\s*")  # 'Dining and Drinking > Restaurant > Pizzeria'
 CLOSED = "closed (date_closed)"
 NOT_A_PLACE = "closed, gone or no place (unresolved_flags)"
@@ -42,10 +43,12 @@ def layout(reader: Reader) -> Layout:
 
 def _derive(columns: Mapping[str, Sequence[Any]], rows: int) -> Derived:
     def column(name: str) -> Sequence[Any]:
-        return columns.get(name) or [None] * rows
+        return column_at(columns, name, rows)
 
-    levels = {label: PART.split(label.strip()) for label in set(map(_first, columns[LABELS])) if label}
-    labels = [levels.get(label or "") for label in map(_first, columns[LABELS])]
+    listed = list(map(_listed, column(LABELS)))
+    first = [next(iter(labels), None) for labels in listed]
+    levels = {label: PART.split(label.strip()) for label in set(first) if label}
+    labels = [levels.get(label or "") for label in first]
     left_out: list[str | None] = []
     for closed, flags, parts, lon, lat in zip(
         column("date_closed"),
@@ -66,17 +69,15 @@ def _derive(columns: Mapping[str, Sequence[Any]], rows: int) -> Derived:
         {
             "@category": [parts[-1] if parts else None for parts in labels],
             "@group": [parts[0] if parts else None for parts in labels],
-            "other_labels": [list(_listed(labels)[1:]) or None for labels in columns[LABELS]],
+            "other_labels": [labels[1:] or None for labels in listed],
         },
         left_out,
     )
 
 
-def _listed(value: Any) -> Sequence[str]:
-    """A list, also where a CSV holds it as text."""
+def _listed(value: Any) -> list[str]:
+    """The texts of a list, also where a CSV holds it as text."""
     found = parsed(value) if isinstance(value, str) else value
-    return found if isinstance(found, list) else [value.strip("[]")] if isinstance(value, str) and value.strip() else ()
-
-
-def _first(labels: Any) -> str | None:
-    return next(iter(_listed(labels)), None)
+    if isinstance(value, str) and not isinstance(found, list):
+        found = NEXT_LABEL.split(value.strip().strip("[]"))
+    return [text for text in found if isinstance(text, str) and text.strip()] if isinstance(found, list) else []

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from callipper_db.read import osm
-from callipper_db.read.layout import Derived, Layout
+from callipper_db.read.layout import Derived, Layout, texts_at
 from callipper_db.read.osm_tags import FURNITURE
 from callipper_db.read.record import Columns, Reader
 
@@ -29,8 +29,9 @@ def layout(reader: Reader, street_furniture: bool) -> Layout:
     columns = Columns(id=ID, name=NAME if NAME in reader.names else None, category="@category", group="@group")
 
     def derive(columns: Mapping[str, Sequence[Any]], rows: int) -> Derived:
-        kinds = {value: category_of(value) for value in set(columns[CLASS])}
-        found = [kinds[value] for value in columns[CLASS]]
+        values = texts_at(columns, CLASS, rows)
+        kinds = {value: category_of(value) for value in set(values)}
+        found = [kinds[value] for value in values]
         furniture = None if street_furniture else osm.STREET_FURNITURE
         return Derived(
             {"@category": [kind and kind[0] for kind in found], "@group": [kind and kind[1] for kind in found]},

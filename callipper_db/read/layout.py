@@ -77,6 +77,22 @@ def value_at(value: Any, steps: Sequence[str | int]) -> Any:
     return value
 
 
+def column_at(columns: Mapping[str, Sequence[Any]], path: str, rows: int) -> Sequence[Any]:
+    """The column at a path, also inside of dictionaries; None in each row where there is no such thing."""
+    if path in columns:
+        return columns[path]
+    first, *steps = path.split(".")
+    return [value_at(value, steps) for value in columns[first]] if first in columns else [None] * rows
+
+
+def texts_at(columns: Mapping[str, Sequence[Any]], path: str, rows: int) -> Sequence[Any]:
+    """The same for a column of texts: None where something else stands there, as JSON may have it."""
+    column = column_at(columns, path, rows)
+    if hasattr(column, "arrow"):
+        return column  # its type is known
+    return [value if isinstance(value, str) else None for value in column]
+
+
 def parsed(text: str) -> Any:
     """A dictionary or list that is written as JSON, hstore or as Python shows it; None for other texts."""
     text = text.strip()

@@ -34,6 +34,10 @@ NOT_TAGS = {
 }
 ELEMENTS = {"n": "node", "w": "way", "r": "relation", "node": "node", "way": "way", "relation": "relation"}
 ELEMENT = re.compile(r"(?:^|/)(node|way|relation)[/ :]?(\d+)$")
+PAIR = re.compile(r"([\w:]+)=(.+)")  # amenity=cafe: what srai makes of tags in groups
+NO_GROUP = re.compile(
+    "name|title|class|type|categ|kind|label", re.IGNORECASE
+)  # a column that says itself what places are
 SHORT = re.compile(r"([nwr])(\d+)$", re.IGNORECASE)
 OTHER_CATEGORIES = {"category", "kind", "label", "category_name", "poi_type", "fclass"}
 
@@ -147,6 +151,9 @@ class TagColumns:
             if any(prefix + key in lower for prefix in PREFIXES)
         }
         self.nested = [lower[name] for name in TAG_COLUMNS if name in lower]
+        others = [name for name in reader.names if name.lower() not in ID_COLUMNS]
+        grouped = reader.has_shape and "feature_id" in lower and not (self.columns or self.nested)
+        self.grouped = others if grouped and not any(map(NO_GROUP.search, others)) else []
         self.reader = reader
         self.kinds: dict[tuple[Any, ...], osm.Category | None] = {}
 
@@ -159,6 +166,8 @@ class TagColumns:
         )
         if "category" in names and not certain:
             return False
+        if self.grouped:
+            return True
         return certain or in_nested or telling > 1 or (telling == 1 and names.isdisjoint(OTHER_CATEGORIES))
 
     def categorise(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[osm.Category | None]:
@@ -167,6 +176,10 @@ class TagColumns:
         values = (
             list(zip(*(columns.get(name) or nothing for name in self.columns.values()), strict=True)) or [()] * rows
         )
+        if self.grouped:
+            texts = (map(_text, columns.get(name) or nothing) for name in self.grouped)
+            pairs = [[PAIR.fullmatch(text or "") for text in row] for row in zip(*texts, strict=True)]
+            return [osm.categorise({pair[1]: pair[2] for pair in row if pair}) for row in pairs]
         if not self.nested:
             return [self._kind(keys, combination) for combination in values]
         spread: list[dict[str, Any]] = [dict(zip(keys, combination, strict=True)) for combination in values]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from callipper_db.read.layout import Derived, Layout
+from callipper_db.read.layout import Derived, Layout, column_at, texts_at
 from callipper_db.read.record import Columns, Reader
 
 CLOSED = "permanently_closed"
@@ -46,29 +46,30 @@ def humane(category: str | None) -> str | None:
 
 
 def _derive(columns: Mapping[str, Sequence[Any]], rows: int, inside: set[str], min_confidence: float | None) -> Derived:
-    def column(path: str) -> Sequence[Any]:
-        return columns[path] if path in inside else [None] * rows
+    """inside: the paths that the file has, of which JSON may lack some in any row."""
 
-    category = column(CATEGORY[0])
+    def column(path: str) -> Sequence[Any]:
+        return column_at(columns, path, rows) if path in inside else [None] * rows
+
+    category = texts_at(columns, CATEGORY[0], rows)
     for path in CATEGORY[1:]:
         if path in inside and None in category:
-            category = [first or second for first, second in zip(category, columns[path], strict=True)]
+            category = [first or second for first, second in zip(category, texts_at(columns, path, rows), strict=True)]
     for path in ALTERNATES:
         if path in inside and None in category:
-            others = [next(filter(None, listed or ()), None) for listed in columns[path]]
-            category = [first or other for first, other in zip(category, others, strict=True)]
+            category = [first or _first(listed) for first, listed in zip(category, column(path), strict=True)]
     words = {code: humane(code) for code in set(category)}
     derived: dict[str, Sequence[Any]] = {
-        "names.primary": columns["names.primary"],
+        "names.primary": texts_at(columns, "names.primary", rows),
         "@category": [words[code] for code in category],
         "names": _common_names(column("names.common")),
-        "alternate_categories": next((columns[path] for path in ALTERNATES if path in inside), [None] * rows),
+        "alternate_categories": next((column(path) for path in ALTERNATES if path in inside), [None] * rows),
         "brand": column("brand.names.primary"),
         "brand_wikidata": column("brand.wikidata"),
     }
     for path in GROUP:
         if path in inside:
-            derived["@group"] = [humane(levels[0]) if levels else None for levels in columns[path]]
+            derived["@group"] = [humane(_first(levels)) for levels in column(path)]
             break
     left_out = [
         PERMANENTLY_CLOSED if status == CLOSED else None if kind else UNCATEGORISED
@@ -76,14 +77,32 @@ def _derive(columns: Mapping[str, Sequence[Any]], rows: int, inside: set[str], m
     ]
     if min_confidence is not None:
         left_out = [
-            reason or (LOW_CONFIDENCE if sure is None or sure < min_confidence else None)
+            reason or (None if _sureness(sure) >= min_confidence else LOW_CONFIDENCE)
             for reason, sure in zip(left_out, column("confidence"), strict=True)
         ]
     return Derived(derived, left_out)
+
+
+def _first(listed: Any) -> str | None:
+    """The first text of a list."""
+    found = next(filter(None, listed), None) if isinstance(listed, list) else None
+    return found if isinstance(found, str) else None
+
+
+def _sureness(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return -1.0
 
 
 def _common_names(names: Sequence[Any]) -> Sequence[Any]:
     """Names by language, from the pairs that a map is read as."""
     if not any(names):
         return names
-    return [dict(pairs) if pairs else None for pairs in names]
+    return [_dictionary(pairs) if isinstance(pairs, list) else pairs or None for pairs in names]
+
+
+def _dictionary(pairs: list[Any]) -> dict[Any, Any]:
+    whole = (pair for pair in pairs if isinstance(pair, (tuple, list)) and len(pair) == 2)
+    return {str(language): name for language, name in whole}

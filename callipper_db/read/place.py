@@ -50,6 +50,7 @@ NUL = "a NUL character"
 NOT_WHERE = "not what --where asks for"
 
 PAIR = re.compile(r"[(\[]?\s*([-+]?\d+(?:\.\d+)?)\s*[,;]\s*([-+]?\d+(?:\.\d+)?)\s*[)\]]?")  # 48.85, 2.35
+UNTELLING = {"point_of_interest", "establishment"}  # what Google says of all places
 ENTITY = re.compile(r"&#?\w+;")  # of HTML: its semicolon parts nothing
 SIMPLE_ARRAY = re.compile(r"\{[^{}\":\\]*\}")
 JSON_TOKEN = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"')
@@ -113,7 +114,7 @@ class Rules:
         columns: dict[str, Sequence[Any]] = {
             path: block.columns[path]
             if path in block.columns
-            else [value_at(value, steps) for value in block.columns[name]]
+            else [value_at(value, steps) for value in block.columns.get(name) or [None] * rows]
             for path, (name, steps) in self.fields.items()
         }
         left_out: list[str | None] = [None] * rows
@@ -211,7 +212,8 @@ def words_of(value: Any) -> str | None:
         value = value.split(";")
     if not isinstance(value, (list, tuple)):
         return text_of(value)
-    words = sorted({text for text in map(text_of, value) if text})
+    told = {text for text in map(text_of, value) if text}
+    words = sorted(told - UNTELLING or told)
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or None
 
 

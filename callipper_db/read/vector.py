@@ -144,7 +144,7 @@ def _blocks(arrow: Any, layers: list[Layer], kind: str) -> Iterator[Block]:
 
 
 def layout(reader: Reader) -> Layout:
-    """What a waypoint or a placemark is: GPX says it by type or symbol, KML by the folder, if no column does."""
+    """What a waypoint or a placemark is: GPX says it by type or symbol; of KML, the folder is the last resort."""
     if reader.provider == "gpx":
         columns = Columns(name="name", category="@category", description=None)
 
@@ -154,7 +154,7 @@ def layout(reader: Reader) -> Layout:
 
         return Layout("GPX", columns, derive, frozenset({"type", "sym"}))
     own = {name.lower(): name for name in reader.names}
-    category = next((own[name] for name in ("category", "type", "kind", "class") if name in own), "folder")
+    category = next((own[name] for name in ("category", "type", "kind", "class") if name in own), None)
     # A placemark's description is HTML for a balloon, no text to learn from.
     columns = Columns(id="id", name=own.get("name"), category=category, description="")
     return Layout("KML", columns, lambda columns, rows: Derived({}), KML_STYLE)
