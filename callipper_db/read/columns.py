@@ -246,6 +246,8 @@ def named_column(path: Path, reader: Reader, column: str, option: str) -> str:
 
 
 def _check_columns(path: Path, reader: Reader, columns: Columns) -> None:
+    if reader.unreadable:
+        raise BadInput(path=path, reason=f"none of its rows can be read, the first because: {reader.unreadable}")
     if not (reader.has_shape or columns.geometry or (columns.lon and columns.lat)):
         raise BadInput(
             path=path,

@@ -159,11 +159,14 @@ def _survey(reader: Reader, records: Records, text: Text, advance: Callable[[int
     """Learn which columns there are, and what is in the nested ones: a key may first appear near the end."""
     names: dict[str, None] = {}
     parts: dict[str, dict[str, None]] = {}
-    done = 0
+    done, sound, refused = 0, 0, None
     for rows in in_blocks(records):
         for record in rows:
+            if isinstance(record, Refused):
+                refused = refused or record.reason
             if not isinstance(record, Record):
                 continue
+            sound += 1
             reader.has_shape |= record.shape is not None
             if len(names) < NAMES_LIMIT:
                 names.update(dict.fromkeys(record.values))
@@ -172,6 +175,7 @@ def _survey(reader: Reader, records: Records, text: Text, advance: Callable[[int
                     paths.update(dict.fromkeys(_paths(name, value)))
         advance(text.tell() - done)
         done = text.tell()
+    reader.unreadable = None if sound else refused
     reader.names[:] = [str(name) for name in names]
     reader.parts = {name: list(paths) for name, paths in parts.items() if paths}
 

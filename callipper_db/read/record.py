@@ -137,6 +137,7 @@ class Reader:
     decimal: str | None = None  # what stands before the decimals in a text; None: a point
     in_arrow: bool = False  # the blocks' columns are Arrow's
     unread: set[str] = field(default_factory=set)  # columns that nobody asks for, filled before the first block is read
+    unreadable: str | None = None  # why, if no row can be read; known after `look`
     survey: Callable[[Reader, Callable[[int], None]], None] | None = None  # reads the file once to learn its columns
 
     def may_hold(self, path: str) -> bool:

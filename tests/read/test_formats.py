@@ -775,6 +775,13 @@ def test_one_hostile_feature_is_one_refused_row(poi: str, folder: Path, bad: str
     assert reason in next(iter(file.reasons))
 
 
+def test_a_file_of_nothing_but_hostile_features_says_why(poi: str, folder: Path) -> None:
+    digits = '{"type": "Feature", "properties": {"shop": ' + "9" * 10_000 + "}}"
+    path = write(folder / "a.geojson", '{"type": "FeatureCollection", "features": [' + digits + "]}")
+    with pytest.raises(BadInput, match="none of its rows can be read, the first because: not valid JSON"):
+        load_one(poi, path)
+
+
 def test_a_parquet_column_that_would_fill_the_memory_is_not_read(poi: str, folder: Path) -> None:
     columns = {"id": [1, 2], "category": ["Pub", "Bank"], "lon": [2.0, 2.0], "lat": [48.0, 48.0]}
     pq.write_table(pa.table(columns | {"note": ["x" * 70_000_000, "y"]}), folder / "a.parquet", compression="zstd")
