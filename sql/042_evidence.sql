@@ -47,8 +47,9 @@ COMMENT ON FUNCTION callipper._alike_points(integer, @extschema:vector@.vector) 
 
 -- The POIs that a question asks for: those of its kinds, those whose own words are near to it, and those whose name has all of its
 -- words. The nearest of all, kind or POI, weighs 1, the others less. A POI's own words are more particular than a kind's, so a
--- kind must be nearer by 0.1 to weigh as much. A kind counts for less if only the name of the POI suggests it. A question without
--- a word, such as '?', matches no name; client_min_messages hides the NOTICE about it.
+-- kind must be nearer by 0.1 to weigh as much. A kind counts for less if only the name of the POI suggests it. A name counts for
+-- less if it is that of something near: a bus stop. A question without a word, such as '?', matches no name; client_min_messages
+-- hides the NOTICE about it.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, because text)
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 2000
@@ -57,6 +58,8 @@ DECLARE
     by_name_alone constant float8 := exp(-1);
     handicap constant float8 := 0.1;  -- of a kind
     sharpness constant float8 := 20;
+    is_own_name constant text := CASE WHEN to_regclass(format('callipper.%I', 'point_name_v' || version)) IS NULL THEN 'true'
+        ELSE format('EXISTS (SELECT FROM callipper.%I n WHERE n.point_id = e.point_id)', 'point_name_v' || version) END;
 BEGIN
     RETURN QUERY EXECUTE format($query$
         WITH asked AS MATERIALIZED (
@@ -67,21 +70,21 @@ BEGIN
             SELECT greatest((SELECT max(a.likeness) FROM asked a), (SELECT max(a.likeness) FROM alike a)) AS likeness
         )
         SELECT r.point_id, r.easting, r.northing, r.i, r.j,
-            CASE WHEN bool_or(r.named) THEN 1 ELSE least(1, max(r.by_kind) + max(r.by_words)) END,
-            CASE WHEN bool_or(r.named) THEN 'name' WHEN max(r.by_kind) >= max(r.by_words) THEN 'kind'
+            greatest(max(r.by_name), least(1, max(r.by_kind) + max(r.by_words))),
+            CASE WHEN max(r.by_name) > 0 THEN 'name' WHEN max(r.by_kind) >= max(r.by_words) THEN 'kind'
                 WHEN max(r.by_words) >= 0.05 THEN 'alike' END
         FROM (
             SELECT p.point_id, p.easting, p.northing, p.i, p.j,
                 exp($6 * (a.likeness - n.likeness)) * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END AS by_kind,
-                0.0::float8 AS by_words, false AS named
+                0.0::float8 AS by_words, 0.0::float8 AS by_name
             FROM nearest n CROSS JOIN asked a JOIN callipper.%1$I p ON p.kind_id = a.kind_id AND p.basis < 4
-            UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, exp($6 * (a.likeness - n.likeness)), false
+            UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, exp($6 * (a.likeness - n.likeness)), 0
             FROM nearest n CROSS JOIN alike a JOIN callipper.%1$I p ON p.point_id = a.point_id AND p.basis = 0
-            UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, 0, true
+            UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, 0, CASE WHEN %3$s THEN 1.0 ELSE 0.5 END
             FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND p.basis = 0
             WHERE to_tsvector('simple'::regconfig, e.name) @@ $4
         ) r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j
-    $query$, 'point_kind_v' || version, 'point_embedding_v' || version
+    $query$, 'point_kind_v' || version, 'point_embedding_v' || version, is_own_name
     ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), handicap, sharpness;
 END
 $$;

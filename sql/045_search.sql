@@ -123,8 +123,8 @@ BEGIN
             ' FROM callipper._relevant_points($1, $2, $3) r JOIN callipper.%I e ON e.point_id = r.point_id'
             ' LEFT JOIN callipper.poi p ON p.poi_id = e.point_id AND callipper._points_are_pois($1)'
             ' WHERE $5 IS NULL OR @extschema:postgis@.ST_Intersects(e.geom, $5)'
-            ' ORDER BY r.because IS DISTINCT FROM ''name'', CASE WHEN r.because = ''name'' THEN length(e.name) END, r.weight DESC,'
-            '    similarity DESC, r.point_id'
+            ' ORDER BY r.because IS DISTINCT FROM ''name'', CASE WHEN r.because = ''name'' THEN r.weight END DESC,'
+            '    CASE WHEN r.because = ''name'' THEN length(e.name) END, r.weight DESC, similarity DESC, r.point_id'
             ' LIMIT $6', 'point_embedding_v' || version
         ) USING version, vector, query, question, area, k LOOP
             found := found || answer.point_id;

@@ -230,9 +230,9 @@ def check_points(asking: db.Connection, town: Town, text: str, k: int, area: str
 
     def key(number: int) -> tuple[Any, ...]:
         if number in named:
-            return (0, len(evidence.labels[number][0]), -weights[number], -similarity[number])
+            return (0, -weights[number], len(evidence.labels[number][0]), -similarity[number])
         if number in weights:
-            return (1, 0, -weights[number], -similarity[number])
+            return (1, -weights[number], 0, -similarity[number])
         return (2, 0, 0, -similarity[number])
 
     wanted = sorted(np.flatnonzero(counts).tolist(), key=key)[:k]

@@ -24,6 +24,7 @@ UNSAID = "waste basket"
 LANDMARK = "school"
 BY_NAME = "mill"  # no POI has it as its category
 NAMES = ("", "", "The Old Mill", "Mill", "Station Road", "Fresh Fish & Chips", "Park", "O'Neill's; café")
+NOT_ITS_OWN = "Mill"  # as that of a bus stop
 POIS = 700
 SIDE_M = 3_000.0
 
@@ -142,10 +143,10 @@ class Evidence:
 
     def weights(self, question: Array, words: str) -> dict[int, float]:
         """The POIs that a question asks for, with their weights."""
-        shares = self.shares(question)
-        return {number: min(1.0, sum(share)) for number, share in shares.items()} | dict.fromkeys(
-            self.named(words), 1.0
-        )
+        result = {number: min(1.0, sum(share)) for number, share in self.shares(question).items()}
+        for number in self.named(words):
+            result[number] = max(result.get(number, 0.0), 1.0 if number in self.words else 0.5)
+        return result
 
     def because(self, number: int, question: Array, words: str) -> str | None:
         """Why a POI that a question asks for is found."""
@@ -285,7 +286,7 @@ def write_town(connection: Connection, size_m: float = 100.0, seed: int = 0) -> 
             "northing": ("float8", metres[rows, 1]),
         },
     )
-    named = np.flatnonzero([bool(name) for name in names])
+    named = np.flatnonzero([name not in ("", NOT_ITS_OWN) for name in names])
     vectors = unit_vectors(len(named), seed + 7000, 4)
     _write_rows(
         connection,
