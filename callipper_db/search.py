@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,13 @@ from psycopg.rows import dict_row
 from callipper_db import db
 from callipper_db.errors import BadArea, BadPlace, TextUnknown
 from callipper_db.models import active_version
+
+Note = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Warn nobody."""
+
 
 FIT = """round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile"""
 CENTRE = """round(ST_X({geom})::numeric, 6)::float8 AS lon, round(ST_Y({geom})::numeric, 6)::float8 AS lat"""
@@ -55,7 +62,9 @@ FROM callipper.model m, ST_GeomFromEWKT(%(place)s::text) g WHERE m.status = 'act
 """
 
 
-def nearest_cells(dsn: str, text: str, k: int = 10, within: str | None = None) -> list[dict[str, Any]]:
+def nearest_cells(
+    dsn: str, text: str, k: int = 10, within: str | None = None, warn: Note = silent
+) -> list[dict[str, Any]]:
     """The k cells that fit a text best, best first.
 
     Keys: cell_id, similarity (cosine), percentile, lon, lat, relevant, lift, because, places.
@@ -63,19 +72,22 @@ def nearest_cells(dsn: str, text: str, k: int = 10, within: str | None = None) -
     POIs that the text asks for stand within 250 m; `lift`: their share there over their share in the city; `because`: up to
     three of them. All three are None for a cell that comes by its embedding alone. `places`: the three nearest POIs.
     `within`: a bounding box 'west,south,east,north' in degrees, or WKT (SRID 4326 unless it says another); cells that touch
-    it count. Raises NoActiveModel, TextUnknown, BadArea.
+    it count. `warn` gets warnings about the text, such as that the encoder knows none of its words. Raises NoActiveModel,
+    TextUnknown, BadArea.
     """
-    return _for_text(dsn, SEARCH, text, k, within)
+    return _for_text(dsn, SEARCH, text, k, within, warn)
 
 
-def nearest_points(dsn: str, text: str, k: int = 10, within: str | None = None) -> list[dict[str, Any]]:
+def nearest_points(
+    dsn: str, text: str, k: int = 10, within: str | None = None, warn: Note = silent
+) -> list[dict[str, Any]]:
     """The k training POIs that fit a text best: point_id, name, category, text, similarity, percentile, lon, lat, because.
 
-    `because`: 'name' where the POI's name holds the words of the text, 'kind' where the text asks for its kind, 'alike' where
+    `because`: 'name' where the POI's name holds the words of the text, 'kind' where the text asks for its kind, 'words' where
     the POI's own words are near to the text, None where the embedding of its place fits. `within` and the errors are those of
     nearest_cells.
     """
-    return _for_text(dsn, POINTS, text, k, within)
+    return _for_text(dsn, POINTS, text, k, within, warn)
 
 
 def similar_cells(
@@ -134,8 +146,9 @@ def _asking(dsn: str) -> Iterator[db.Connection]:
         yield connection
 
 
-def _for_text(dsn: str, query: str, text: str, k: int, within: str | None) -> list[dict[str, Any]]:
+def _for_text(dsn: str, query: str, text: str, k: int, within: str | None, warn: Note) -> list[dict[str, Any]]:
     with _asking(dsn) as connection:
+        connection.add_notice_handler(lambda notice: _pass_on(notice, warn))
         area = None if within is None else read_area(connection, within)
         try:
             return _rows(connection, query, text=text, k=k, area=area)
@@ -143,6 +156,11 @@ def _for_text(dsn: str, query: str, text: str, k: int, within: str | None) -> li
             raise TextUnknown(reason=_with_hint(error)) from error
         except UnicodeEncodeError as error:
             raise TextUnknown(reason="The text is not valid UTF-8.") from error
+
+
+def _pass_on(notice: psycopg.errors.Diagnostic, warn: Note) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        warn(f"Warning: {notice.message_primary}. {notice.message_hint or ''}")
 
 
 def _rows(connection: db.Connection, query: str, **values: object) -> list[dict[str, Any]]:

@@ -18,6 +18,22 @@ END
 $$;
 COMMENT ON FUNCTION callipper._sign(text, integer, text) IS 'signature of the embedding of a text, as an open cursor keeps it';
 
+-- Whether a text has words of which the encoder knows none, as '☕'. The vector of such a text means nothing.
+CREATE OR REPLACE FUNCTION callipper._knows_no_word(content text, encoder integer) RETURNS boolean
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    unknown constant integer := (
+        SELECT t.token_id FROM callipper.text_encoder e
+            JOIN callipper.text_token t ON t.text_encoder_id = e.text_encoder_id AND t.piece = e.arch -> 'tokenizer' ->> 'unknown'
+        WHERE e.text_encoder_id = encoder
+    );
+    tokens constant integer[] := callipper._wordpiece(content, encoder);
+BEGIN
+    RETURN cardinality(tokens) > 2 AND unknown = ALL (tokens[2:cardinality(tokens) - 1]);
+END
+$$;
+COMMENT ON FUNCTION callipper._knows_no_word(text, integer) IS 'whether a text encoder knows none of a text''s words';
+
 -- Encodes a text with the encoder of a model version. SECURITY DEFINER, here and below: readers need no right on weights.
 CREATE OR REPLACE FUNCTION callipper._encode_text(content text, version integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -42,6 +58,11 @@ BEGIN
     IF cardinality(tokens) <= 2 THEN  -- the marks of begin and end
         RAISE EXCEPTION 'the text holds nothing that can be read' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Give a word or a phrase, such as ''park''.';
+    END IF;
+    IF callipper._knows_no_word(content, encoder.text_encoder_id) THEN
+        RAISE WARNING 'the text encoder % knows no word of the text "%", so its embedding means nothing', encoder.name,
+                left(content, 60) || CASE WHEN length(content) > 60 THEN '...' ELSE '' END
+            USING HINT = 'Ask in English words.';
     END IF;
     RETURN callipper._encode_tokens(tokens, encoder.text_encoder_id);
 END

@@ -72,7 +72,7 @@ BEGIN
         SELECT r.point_id, r.easting, r.northing, r.i, r.j,
             greatest(max(r.by_name), least(1, max(r.by_kind) + max(r.by_words))),
             CASE WHEN max(r.by_name) > 0 THEN 'name' WHEN max(r.by_kind) >= max(r.by_words) THEN 'kind'
-                WHEN max(r.by_words) >= 0.05 THEN 'alike' END
+                WHEN max(r.by_words) >= 0.05 THEN 'words' END
         FROM (
             SELECT p.point_id, p.easting, p.northing, p.i, p.j,
                 exp($6 * (a.likeness - n.likeness)) * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END AS by_kind,
@@ -89,7 +89,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._relevant_points(integer, @extschema:vector@.vector, text) IS
-    'POIs of a version that a question asks for, with weights of at most 1, and what weighs most: name, kind or alike words';
+    'POIs of a version that a question asks for, with weights of at most 1, and what weighs most: name, kind or words';
 
 -- Whether a version has evidence. Versions of earlier programs have none and answer by their embeddings alone.
 CREATE OR REPLACE FUNCTION callipper._has_evidence(version integer) RETURNS boolean

@@ -21,6 +21,10 @@ BEGIN
     IF NOT FOUND AND callipper._plain_question(content) <> content THEN
         RETURN callipper._question(callipper._plain_question(content), version);
     ELSIF NOT FOUND AND EXISTS (SELECT FROM callipper.text_norm n WHERE n.text_encoder_id = encoder) THEN
+        IF callipper._knows_no_word(content, encoder) THEN  -- a vector that is near to nothing; names may still hold the words
+            RETURN array_fill(0, ARRAY[(SELECT t.dim FROM callipper.text_encoder t WHERE t.text_encoder_id = encoder)])
+                ::@extschema:vector@.vector;
+        END IF;
         answer := callipper._find_vector(content, version);
     END IF;
     RETURN @extschema:vector@.l2_normalize(answer);
@@ -148,7 +152,7 @@ $$;
 COMMENT ON FUNCTION callipper.search_points(text, bigint, @extschema:postgis@.geometry, integer) IS
     'The k training POIs that fit a text best, best first: SELECT * FROM search_points(''quiet park'', 10). First come POIs'
     ' whose name holds all of its words (because is name), then POIs of the kinds that it asks for (because is kind) and POIs'
-    ' whose name and category are near to it (because is alike), then those whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
+    ' whose name and category are near to it (because is words), then those whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
     ' of search(); category is what the model read where it was not trained on callipper.poi.';
 
 -- Examples as a single vector, so that an index can serve it. To subtract the dislikes as a whole would find places that are

@@ -165,6 +165,11 @@ def make_reporter(as_json: bool) -> TerminalReporter | PlainReporter | JsonRepor
     return TerminalReporter() if sys.stderr.isatty() else PlainReporter()
 
 
+def print_note(message: str) -> None:
+    """A sentence for a person, apart from the result."""
+    click.echo(message, err=True)
+
+
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(value, default=str, ensure_ascii=False))

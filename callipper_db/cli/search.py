@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from callipper_db import schema, search
-from callipper_db.cli.console import print_json, print_table
+from callipper_db.cli.console import print_json, print_note, print_table
 from callipper_db.cli.options import with_dsn
 from callipper_db.errors import MissingExtra
 
@@ -37,7 +37,7 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
       callipper-db query 'fresh fish' -k 5 --within -0.2,51.4,0,51.6 --json
     """
     schema.ensure_current(dsn)
-    print_cells(search.nearest_cells(dsn, text, k, within), as_json, within)
+    print_cells(search.nearest_cells(dsn, text, k, within, print_note), as_json, within)
 
 
 @click.command()
@@ -55,7 +55,7 @@ def points(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> No
       callipper-db points 'evans cycles' --within -0.2,51.4,0,51.6 --json
     """
     schema.ensure_current(dsn)
-    found = search.nearest_points(dsn, text, k, within)
+    found = search.nearest_points(dsn, text, k, within, print_note)
     if as_json:
         print_json(found)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -451,6 +452,23 @@ def test_words_of_any_question_are_left_out(asking: db.Connection, question: str
     same = "SELECT callipper.text_embed(%s) = callipper.text_embed(%s)"
     if plain != "???":  # nothing that can be read
         assert asking.execute(same, [question, plain]).fetchone() == (True,)
+
+
+@pytest.mark.parametrize("text", ["\u2615", "a" * 300, "\u2615 \u2603"])
+def test_a_text_of_unknown_words_is_warned_of(asking: db.Connection, text: str) -> None:
+    warnings: list[str | None] = []
+    asking.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
+    assert one(asking, "SELECT callipper.text_embed(%s)", "a coffee") and warnings == []
+    assert one(asking, "SELECT callipper.text_embed(%s)", text)
+    assert len(warnings) == 1 and "knows no word of the text" in str(warnings[0])
+
+
+def test_the_command_line_warns_of_unknown_words_and_gives_no_reasons(run: Any, tower: Tower) -> None:
+    for command in ("query", "points"):
+        result = run(command, "\u2615", "--dsn", tower.dsn, "-k", "3", "--json")
+        assert "knows no word of the text" in result.stderr and "Ask in English words." in result.stderr
+        found = json.loads(result.stdout)
+        assert found and all(row["because"] is None for row in found)
 
 
 def test_null(asking: db.Connection) -> None:

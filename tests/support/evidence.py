@@ -153,7 +153,7 @@ class Evidence:
         by_kind, by_words = self.shares(question).get(number, (0.0, 0.0))
         if number in self.named(words):
             return "name"
-        return "kind" if by_kind >= by_words else "alike" if by_words >= 0.05 else None
+        return "kind" if by_kind >= by_words else "words" if by_words >= 0.05 else None
 
     def reasons(self, question: Array, words: str, size_m: float) -> dict[tuple[int, int], Reason]:
         """What there is to say for each square cell (i, j) of a size, by its best square of 100 m."""
