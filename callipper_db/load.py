@@ -47,6 +47,8 @@ DELETE FROM poi_load
 WHERE (x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90) IS NOT TRUE
 RETURNING "row", x IS NULL, left(jsonb_strip_nulls(to_jsonb(poi_load))::text, %s)"""
 
+HOPELESS = 200_000  # refused rows at the beginning of a file, after which no good one is expected
+
 # Columns that may hold the category that no row got: some values, each of many rows.
 LIKE_CATEGORIES = """
 SELECT key
@@ -355,6 +357,11 @@ def _copy(
             sending.result()
             sending = sender.submit(copy.write, data)
             summary.rows += len(block)
+            if not conversion.sent.rows and rejects.reasons.total() >= HOPELESS:
+                reason = f"{rejects.first}. The rest of the file was not read"
+                raise TooManyRejects(
+                    path=summary.path, rows=rejects.reasons.total(), reason=reason, rejects=rejects.path
+                )
             reporter.advance(reader.bytes_done() - done)
             done = reader.bytes_done()
         sending.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ DELIMITERS = ",;\t|"
 DECIMAL_COMMA = re.compile(r"\s*[-+]?(\d{1,3}(\.\d{3})+|\d+),\d+\s*")
 COORDINATE = re.compile(r"[-+]?\d+[.,]\d+")  # a cell that no header has
 SEPARATOR_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)  # what Excel writes and reads before the header
+COLUMNS_LIMIT = 10_000
 LOOKED_AT = 200  # lines, to learn whether the decimals stand behind a comma
 SWALLOWED = 50_000_000  # characters that may be read again in vain, looking for the end of a quoted field
 
@@ -48,8 +50,11 @@ class Dialect:
         return csv.reader(lines, delimiter=self.delimiter, strict=True, quoting=csv.QUOTE_NONE)
 
     def literally(self, line: str) -> list[str]:
-        """The cells of one line whose quotes are characters like others."""
-        return next(csv.reader([line], delimiter=self.delimiter, quoting=csv.QUOTE_NONE), [])
+        """The cells of one line whose quotes are characters like others; none if one of them is too long."""
+        try:
+            return next(csv.reader([line], delimiter=self.delimiter, quoting=csv.QUOTE_NONE), [])
+        except csv.Error:
+            return []
 
 
 @contextmanager
@@ -110,7 +115,9 @@ def _header(path: Path, dialect: Dialect, first: str, lines: Lines) -> list[str]
         lines.give_back([first])
         return [f"column_{number}" for number in range(1, len(names) + 1)]
     names = [name.strip() or f"column_{number}" for number, name in enumerate(names, 1)]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > COLUMNS_LIMIT:
+        raise BadInput(path=path, reason=f"the header has {len(names):,} columns, and {COLUMNS_LIMIT:,} can be read")
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise BadInput(path=path, reason=f"the header has {', '.join(twice)} more than once; rename the columns")
     return names

@@ -19,6 +19,12 @@ GEOARROW = "geoarrow."
 CHUNK_LIMIT = 64_000_000  # bytes of a column in a row group, unpacked; only above it a column can be oversize
 LONG_VALUE = 1_000_000  # bytes of a value on average
 PACKED = 100  # times that a column is larger than on the disk
+MANY_VALUES = 1_000_000  # of a column in a row group, of lists with LONG_LIST items on average
+LONG_LIST = 20_000
+# A batch has BLOCK rows, or fewer so that it holds no more than:
+BATCH_BYTES = 32_000_000
+BATCH_VALUES = 2_000_000  # of one column
+UNKNOWN_ROWS = 64  # where a dictionary has values of unknown length, each of which may stand in every row
 
 
 @contextmanager
@@ -58,6 +64,7 @@ class _Rows:
         self._encoding = encoding
         self._size = size
         self._done = 0
+        self._batch = _rows_at_once(file.metadata)
         self.unread: set[str] = set()
 
     def bytes_done(self) -> int:
@@ -67,7 +74,7 @@ class _Rows:
         from callipper_db.read.arrow import ArrowColumns, shapes_of
 
         names = [name for name in self._names if name not in self.unread]
-        for batch in self._file.iter_batches(BLOCK, columns=names):
+        for batch in self._file.iter_batches(self._batch, columns=names):
             shapes = shapes_of(batch.column(self._shape), self._encoding) if self._shape else None
             self._done += batch.num_rows
             yield Block(self._done - batch.num_rows + 1, ArrowColumns(batch, self._shape), shapes)
@@ -81,9 +88,33 @@ def _oversize(metadata: Any) -> list[str]:
         for chunk in map(group.column, range(group.num_columns)):
             size = chunk.total_uncompressed_size
             long = size > LONG_VALUE * max(chunk.num_values, 1) or size > PACKED * max(chunk.total_compressed_size, 1)
-            if size > CHUNK_LIMIT and long:
+            many = chunk.num_values > MANY_VALUES and chunk.num_values > LONG_LIST * group.num_rows
+            if (size > CHUNK_LIMIT and long) or many:
                 found.append(chunk.path_in_schema.split(".")[0])
     return list(dict.fromkeys(found))
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """How many rows fit a batch, by what the metadata says of the columns."""
+    rows = BLOCK
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for chunk in map(group.column, range(group.num_columns)):
+            rows = min(rows, BATCH_BYTES * group.num_rows // max(chunk.total_uncompressed_size, 1))
+            rows = min(rows, BATCH_VALUES * group.num_rows // max(chunk.num_values, 1))
+            if _may_repeat_long_values(chunk):
+                rows = min(rows, UNKNOWN_ROWS)
+    return max(rows, 1)
+
+
+def _may_repeat_long_values(chunk: Any) -> bool:
+    """Texts or bytes in a dictionary, without the statistics that writers leave away where a value is long."""
+    if chunk.physical_type != "BYTE_ARRAY" or not any("DICTIONARY" in encoding for encoding in chunk.encodings):
+        return False
+    known = chunk.statistics if chunk.is_stats_set else None
+    if known is None:
+        return True
+    return not known.has_min_max and (not known.has_null_count or known.null_count < chunk.num_values)
 
 
 def _geometry(file: Any) -> tuple[str | None, dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from callipper_db.errors import BadInput
 from callipper_db.read.geojson import EPSG
@@ -34,6 +37,9 @@ KML_STYLE = frozenset(
     }
 )
 TABLE_BATCH = 1000  # rows; a row of a database may be long
+BATCH_BYTES = 32_000_000  # of a batch, on average
+LONG_VALUE = 10_000_000  # bytes of a value of a GeoPackage; a column that has longer ones is not read
+GEOMETRIES = re.compile("(multi)?(point|linestring|polygon)|geometry(collection)?", re.IGNORECASE)
 
 SHAPEFILE = b"\x00\x00\x27\x0a"
 FLATGEOBUF = b"fgb\x03"
@@ -72,11 +78,15 @@ def open_vector(path: Path, kind: str, layer: str | None, encoding: str | None) 
     source = str(path)
     if kind == ZIPPED:
         source, layer = f"/vsizip/{path.absolute()}/{_choose_shapefile(path, layer)}", None
-    arguments = {"encoding": encoding} if kind in {"shapefile", ZIPPED} and encoding else {}
+    arguments: dict[str, Any] = {"encoding": encoding} if kind in {"shapefile", ZIPPED} and encoding else {}
     try:
         with ExitStack() as stack, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GDAL's remarks about details of the format
             names = _choose_layers(path, kind, pyogrio.list_layers(source), layer)
+            about = {name: pyogrio.read_info(source, layer=name) for name in names}
+            oversize = _oversize(path, names[0]) if kind == "gpkg" else []
+            if oversize:
+                arguments["columns"] = [name for name in about[names[0]]["fields"] if name not in oversize]
             opened = [
                 Layer(
                     str(name),
@@ -84,7 +94,7 @@ def open_vector(path: Path, kind: str, layer: str | None, encoding: str | None) 
                         pyogrio.raw.open_arrow(
                             source,
                             layer=name,
-                            batch_size=TABLE_BATCH if kind == "gpkg" else BLOCK,
+                            batch_size=_rows_at_once(path, kind, about[name]["features"]),
                             use_pyarrow=True,
                             return_fids=kind == "gpkg",
                             **arguments,
@@ -93,7 +103,9 @@ def open_vector(path: Path, kind: str, layer: str | None, encoding: str | None) 
                 )
                 for name in names
             ]
-            yield _reader(path, arrow, kind, opened, layer)
+            reader = _reader(path, arrow, kind, opened, layer)
+            reader.notes += [f"column {name} was not read: its values are too long" for name in oversize]
+            yield reader
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, arrow.ArrowException, OSError) as error:
         raise BadInput(path=path, reason=f"GDAL cannot read it: {' '.join(str(error).split())[:200]}") from error
 
@@ -208,6 +220,35 @@ def _choose_layers(path: Path, kind: str, layers: Any, chosen: str | None) -> li
     if len(found) != 1:
         are = f"it has the layers {', '.join(found)}. Name one with --layer" if found else "it has no layers"
         raise BadInput(path=path, reason=are)
+    return found
+
+
+def _rows_at_once(path: Path, kind: str, rows: int) -> int:
+    """How many rows fit a batch, by their size on average; rows: how many there are, below 1 if nobody knows."""
+    most = TABLE_BATCH if kind == "gpkg" else BLOCK
+    return max(1, min(most, BATCH_BYTES * rows // path.stat().st_size)) if rows > 0 else most
+
+
+def _oversize(path: Path, layer: str) -> list[str]:
+    """Columns of a GeoPackage's table with values that would fill the memory. Raises BadInput if geometries are among them."""
+    if path.stat().st_size < BATCH_BYTES:
+        return []
+    found = []
+    # SQLite is asked before GDAL is, since it can be told to stop at a length.
+    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONG_VALUE)
+        table = '"' + layer.replace('"', '""') + '"'
+        for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():
+            quoted = '"' + name.replace('"', '""') + '"'
+            try:
+                connection.execute(f"SELECT count(length({quoted})) FROM {table}").fetchone()
+            except sqlite3.DatabaseError:
+                if GEOMETRIES.fullmatch(kind):
+                    raise BadInput(
+                        path=path, reason=f"the values of its column {name} are too long to be read"
+                    ) from None
+                found.append(name)
     return found
 
 

@@ -237,6 +237,31 @@ def test_an_idle_reader_is_in_nobodys_way(town: str, versions: list[int], questi
             assert left == []
 
 
+def test_no_reader_waits_for_a_drop_that_waits(town: str, versions: list[int]) -> None:
+    """The drop cannot get its locks: an idle reader holds the tables of all versions, and the partitions of version 1."""
+    with (
+        reader(town) as idle,
+        reader(town) as other,
+        psycopg.connect(town, autocommit=True) as owner,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        ask_all(idle)
+        owner.execute("SET lock_timeout = '2s'")
+        owner.execute("SELECT activate(%s)", [versions[1]])
+        for version in (versions[2], 1):
+            drop = pool.submit(owner.execute, "SELECT drop_model(%s)", [version])
+            asked = 0
+            while not drop.done() or not asked:
+                assert other.execute("SELECT count(*) FROM search('park', 5, model => 1)").fetchone() == (5,)
+                other.commit()
+                asked += 1
+            if version == 1:
+                with pytest.raises(psycopg.errors.LockNotAvailable, match="model version 1 is still being read"):
+                    drop.result()
+            else:
+                drop.result()
+
+
 def test_init_waits_for_an_idle_reader_and_nobody_for_init(
     town: str, versions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

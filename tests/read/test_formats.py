@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from callipper_db.errors import BadInput, NothingLeft
+from callipper_db.errors import BadInput, NothingLeft, TooManyRejects
 from callipper_db.load import FileSummary, LoadOptions, load
-from callipper_db.read import Block, Record, open_reader
+from callipper_db.read import Block, Record, delimited, open_reader, vector
 from callipper_db.read.geofabrik import category_of
 from callipper_db.read.layout import find_field, value_at
 from callipper_db.read.osm_tags import element_id
@@ -789,12 +789,95 @@ def test_a_parquet_column_that_would_fill_the_memory_is_not_read(poi: str, folde
     assert (file.inserted, file.notes) == (2, ["column note was not read: its values are too long"])
 
 
-def test_quotes_that_never_pair_take_linear_time(folder: Path) -> None:
+def test_quotes_that_never_pair_take_linear_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line opens a quote that nothing closes: without a budget each would be searched for its end."""
+    monkeypatch.setattr(delimited, "SWALLOWED", 1_000_000)
+    parsed = 0
+    rows = delimited.Dialect.rows
+
+    def counted(self: delimited.Dialect, lines: Iterator[str]) -> Iterator[list[str]]:
+        def count() -> Iterator[str]:
+            nonlocal parsed
+            for line in lines:
+                parsed += len(line)
+                yield line
+
+        return rows(self, count())
+
+    monkeypatch.setattr(delimited.Dialect, "rows", counted)
     lines = "".join(f'{i},"Name,Pub,2,48\n' for i in range(30_000))
     with open_reader(write(folder / "a.csv", "id,name,category,lon,lat\n" + lines)) as reader:
         read = sum(len(block) for block in reader.blocks)
     assert read == 30_000
+    assert parsed < 3 * len(lines) + 2_000_000
+
+
+@pytest.mark.parametrize("field", ["x" * 200_000, '"' + "x" * 200_000, "\0" * 200_000, "x" * 1_100_000])
+def test_one_field_that_is_too_long_is_one_refused_row(poi: str, folder: Path, field: str) -> None:
+    text = f"id,name,category,lon,lat\n1,{field},Pub,2,48\n2,A,Pub,2,48\n"
+    file = load_one(poi, write(folder / "a.csv", text))
+    assert (file.rejected, file.inserted) == (1, 1)
+
+
+def test_a_header_of_too_many_columns(poi: str, folder: Path) -> None:
+    names = ",".join(f"c{number}" for number in range(20_000))
+    with pytest.raises(BadInput, match="the header has 20,000 columns, and 10,000 can be read"):
+        load_one(poi, write(folder / "a.csv", f"{names}\n{names}\n"))
+
+
+def test_a_file_without_hope_is_not_read_to_its_end(poi: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callipper_db.load.HOPELESS", 10_000)
+    path = write(folder / "a.csv", "id,category,lon,lat\n" + "a,b\n" * 200_000)
+    with pytest.raises(TooManyRejects, match=r"wrong number of columns\. The rest of the file was not read"):
+        load_one(poi, path)
+    assert (folder / "a.csv.rejects.csv").read_text().count("\n") < 100_000
+
+
+def longest_block(path: Path) -> int:
+    with open_reader(path) as reader:
+        return max(len(block) for block in reader.blocks)
+
+
+def test_values_that_a_dictionary_repeats_are_read_few_at_a_time(folder: Path) -> None:
+    """On the disk they are next to nothing, and their length is not in the metadata."""
+    columns = {"id": [*map(str, range(6000))], "lon": [2.0] * 6000, "lat": [48.0] * 6000}
+    pq.write_table(
+        pa.table(columns | {"category": ["Pub"] * 6000, "none": pa.nulls(6000, pa.string())}), folder / "a.parquet"
+    )
+    assert longest_block(folder / "a.parquet") == 5000
+    pq.write_table(pa.table(columns | {"category": ["x" * 100_000] * 6000}), folder / "b.parquet")
+    assert (folder / "b.parquet").stat().st_size < 200_000
+    assert longest_block(folder / "b.parquet") == 64
+
+
+def test_lists_of_many_values(poi: str, folder: Path) -> None:
+    columns = {"id": [1, 2], "category": ["Pub", "Bank"], "lon": [2.0, 2.0], "lat": [48.0, 48.0]}
+    zeros = pa.array([[0] * 3_000_000, []], pa.list_(pa.int8()))
+    pq.write_table(pa.table(columns | {"zeros": zeros}), folder / "a.parquet")
+    assert load_one(poi, folder / "a.parquet").notes == ["column zeros was not read: its values are too long"]
+
+
+def test_a_column_of_a_geopackage_that_would_fill_the_memory_is_not_read(
+    poi: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector, "BATCH_BYTES", 200_000)
+    monkeypatch.setattr(vector, "LONG_VALUE", 1_000_000)
+    points = [struct.pack("<BIdd", 1, 1, x, 48) for x in (2, 3)]
+    table = pa.table(
+        {"name": ["A", "B"], "category": ["Pub", "Pub"], 'a "note"': ["x" * 2_000_000, "y"], "geometry": points}
+    )
+    pyogrio.raw.write_arrow(
+        table,
+        folder / "a.gpkg",
+        driver="GPKG",
+        layer="a",
+        geometry_name="geometry",
+        geometry_type="Point",
+        crs="EPSG:4326",
+    )
+    assert longest_block(folder / "a.gpkg") == 1
+    assert load_one(poi, folder / "a.gpkg").notes == ['column a "note" was not read: its values are too long']
+    assert [row[1:] for row in rows(poi)] == [("A", "Pub", 2, 48), ("B", "Pub", 3, 48)]
 
 
 # Any input, against an independent reader
