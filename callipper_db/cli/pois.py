@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from callipper_db import pois as loaded
@@ -56,5 +58,8 @@ def remove(dsn: str, source: str, where: tuple[str, ...], dry_run: bool) -> None
     """
     schema.ensure_current(dsn)
     number = loaded.remove_pois(dsn, source, conditions_of(where), dry_run=dry_run)
+    if not number:
+        click.echo(f"No POI of {source} has {' and '.join(where)}. Nothing is removed.", err=True)
+        sys.exit(1)
     what = "would be removed" if dry_run else "are removed. The model follows with: callipper-db refresh"
     click.echo(f"{number:,} POIs of {source} {what}")

@@ -77,6 +77,8 @@ def test_pois_commands(stocked: str, run: Run) -> None:
     assert "a       3     2                2" in run("pois", "list-sources", "--dsn", stocked).stdout
     said = run("pois", "remove", "--dsn", stocked, "--source", "a", "--where", "category=Pub", "--dry-run").stdout
     assert said == "1 POIs of a would be removed\n"
+    result = run("pois", "remove", "--dsn", stocked, "--source", "a", "--where", "kind=Pub", exit_code=1)
+    assert result.stderr.endswith("No POI of a has kind=Pub. Nothing is removed.\n")
     said = run("pois", "remove", "--dsn", stocked, "--source", "a").stdout
     assert said == "3 POIs of a are removed. The model follows with: callipper-db refresh\n"
     result = run("pois", "remove", "--dsn", stocked, "--source", "a", exit_code=1)

@@ -775,6 +775,20 @@ def test_one_hostile_feature_is_one_refused_row(poi: str, folder: Path, bad: str
     assert reason in next(iter(file.reasons))
 
 
+def test_features_of_any_depth(poi: str, folder: Path) -> None:
+    """Somewhere between, a feature can be read and not written again."""
+    levels = range(40, 1100, 4)
+    collections = ['{"type": "GeometryCollection", "geometries": [' * (n // 2) + "]}" * (n // 2) for n in levels]
+    shapes = [f'{{"type": "Feature", "properties": {{"shop": "x"}}, "geometry": {shape}}}' for shape in collections]
+    values = [f'{{"type": "Feature", "geometry": null, "properties": {{"shop": "x", "y": {deep(n)}}}}}' for n in levels]
+    good = json.dumps(feature(2, 48, shop="bakery"))
+    path = write(
+        folder / "a.geojson", '{"type": "FeatureCollection", "features": [' + ",".join([good, *shapes, *values]) + "]}"
+    )
+    file = load_one(poi, path)
+    assert (file.inserted, file.rejected) == (1, 2 * len(levels))
+
+
 def test_a_file_of_nothing_but_hostile_features_says_why(poi: str, folder: Path) -> None:
     digits = '{"type": "Feature", "properties": {"shop": ' + "9" * 10_000 + "}}"
     path = write(folder / "a.geojson", '{"type": "FeatureCollection", "features": [' + digits + "]}")
