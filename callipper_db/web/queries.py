@@ -62,6 +62,10 @@ SELECT round(callipper._rate_support(ST_GeomFromEWKT(%(place)s::text), %(model)s
     ST_Intersects(m.extent, ST_GeomFromEWKT(%(place)s::text)) AS inside
 FROM callipper.model m WHERE m.version = %(model)s
 """
+LIKENESS = """
+SELECT round((-(callipper.loc_embed(ST_GeomFromEWKT(%(place)s::text)) OPERATOR(@extschema:vector@.<#>)
+    callipper.loc_embed(ST_GeomFromEWKT(%(other)s::text))))::numeric, 3)::float8 AS similarity
+"""
 CHANGED = """
 SELECT a.cell_id, round(a.percentile::numeric, 1)::float8 AS percentile,
     round(a.other_percentile::numeric, 1)::float8 AS other_percentile, a.texts, a.other_texts,
@@ -154,16 +158,26 @@ def cells(database: MapDatabase, question: Download, model: int, vectors: Vector
         return database.rows(connection, CELLS, vector=vector, k=question.k, area=area, model=model)
 
 
-def describe_place(database: MapDatabase, question: PlaceQuestion, model: int) -> dict[str, Any]:
+def describe_place(
+    database: MapDatabase, question: PlaceQuestion, model: int, *, similar: bool = True
+) -> dict[str, Any]:
     """What a place is like, how well POIs support that, and the cells most like it elsewhere, 250 m from each other."""
     values = {"place": _point(question.at), "model": model, "k": question.k}
     with database.reading() as connection:
-        (support,) = database.rows(connection, SUPPORT, **values)
-        kinds = database.rows(connection, DESCRIBE, **values)
-        tried = values | {"k": TRIED * question.k, "min_distance": question.min_distance}
-        found = _keep_apart(database.rows(connection, SIMILAR, **tried), REACH_M)[: question.k]
-        similar = _with_reasons(database, connection, found, model)
-    return {**support, "kinds": kinds, "similar": similar}
+        (answer,) = database.rows(connection, SUPPORT, **values)
+        answer["kinds"] = database.rows(connection, DESCRIBE, **values)
+        if similar:
+            tried = values | {"k": TRIED * question.k, "min_distance": question.min_distance}
+            found = _keep_apart(database.rows(connection, SIMILAR, **tried), REACH_M)[: question.k]
+            answer["similar"] = _with_reasons(database, connection, found, model)
+    return answer
+
+
+def likeness(database: MapDatabase, place: str, other: str) -> float:
+    """The cosine of the embeddings of two places by the active version."""
+    with database.reading() as connection:
+        (row,) = database.rows(connection, LIKENESS, place=_point(place), other=_point(other))
+    return float(row["similarity"])
 
 
 def changed_cells(

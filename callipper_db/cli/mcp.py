@@ -1,0 +1,27 @@
+"""`callipper-db mcp`."""
+
+from __future__ import annotations
+
+import click
+
+from callipper_db.cli.options import with_dsn
+from callipper_db.errors import MissingExtra
+
+
+@click.command("mcp")
+@with_dsn
+def mcp_command(dsn: str) -> None:
+    """Answer an assistant over stdin and stdout, by the Model Context Protocol.
+
+    Its tools are search, describe, similar and compare. They only read.
+
+    \b
+    Example of an assistant's settings:
+      {"mcpServers": {"city": {"command": "callipper-db", "args": ["mcp", "--dsn", "postgresql://..."]}}}
+    """
+    try:
+        from callipper_db.web.mcp_server import create_server
+    except ModuleNotFoundError as error:
+        raise MissingExtra(feature="The server for assistants", module=error.name, extra="mcp") from error
+
+    create_server(dsn).run()
