@@ -1,5 +1,5 @@
 # Everything here works on a bare Debian or Ubuntu machine: setup installs what is missing and is instant when nothing is.
-.PHONY: help setup demo test torture bench compat lint clean
+.PHONY: help setup demo test torture bench compat docs lint clean
 python := .venv/bin/python
 
 help: ## list the targets
@@ -20,8 +20,12 @@ torture: setup ## kill commands 300 times and see that nothing is lost (ARGS="--
 bench: setup ## run the benchmarks (ARGS="name" picks some)
 	@$(python) -m benchmarks $(ARGS)
 
-compat: setup ## open the clients of docs/tools.md on a trained town; installs their packages
-	@$(python) -m pip install --quiet -c constraints.txt -e '.[compat]' && $(python) -m pytest tests/compat/clients.py $(ARGS)
+compat: setup ## open the clients of docs/tools.md and the map in a browser; installs what they need
+	@bash scripts/install-chromium.sh && $(python) -m pip install --quiet -c constraints.txt -e '.[compat]' && \
+		$(python) -m pytest $(or $(ARGS),tests/compat/clients.py tests/compat/page.py tests/compat/api_schema.py)
+
+docs: setup ## build the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --quiet --strict && echo "The site is build/site/index.html"
 
 lint: setup ## check style and types
 	@$(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m mypy

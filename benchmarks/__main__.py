@@ -29,6 +29,7 @@ NAMES = (
     "own_places",
     "london",
     "index_pays",
+    "map",
     "search",
     "quality",
     "other_city",

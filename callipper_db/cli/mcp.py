@@ -13,11 +13,12 @@ from callipper_db.errors import MissingExtra
 def mcp_command(dsn: str) -> None:
     """Answer an assistant over stdin and stdout, by the Model Context Protocol.
 
-    Its tools are search, describe, similar and compare. They only read.
+    Its tools are search, describe, similar and compare. They only read. The settings of the assistant name this command;
+    docs/map.md has an example.
 
     \b
-    Example of an assistant's settings:
-      {"mcpServers": {"city": {"command": "callipper-db", "args": ["mcp", "--dsn", "postgresql://..."]}}}
+    Example:
+      callipper-db mcp --dsn postgresql://me@localhost/city
     """
     try:
         from callipper_db.web.mcp_server import create_server

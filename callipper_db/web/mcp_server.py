@@ -45,7 +45,9 @@ def create_server(dsn: str) -> MCPServer:
                 raise ToolError(str(error)) from error
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ToolError(f"{'text' if first['loc'][0] == 'q' else first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}.") from error
+                raise ToolError(
+                    f"{'text' if first['loc'][0] == 'q' else first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}."
+                ) from error
 
         server.tool(annotations=READ_ONLY, structured_output=False)(saying_why)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from callipper_db import db
@@ -96,6 +97,9 @@ WITH cell AS MATERIALIZED (SELECT cluster, cluster_label, lon, lat FROM callippe
     )
 SELECT DISTINCT ON (m.cluster) m.cluster, m.cluster_label AS label, m.cells, c.lon, c.lat
 FROM middle m JOIN cell c USING (cluster) ORDER BY m.cluster, point(c.lon, c.lat) <-> point(m.lon, m.lat), c.lon, c.lat
+"""
+KINDS = """
+SELECT kind, count(*) AS pois FROM callipper_map.place WHERE kind IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %(k)s
 """
 # Everyday questions, of which those are offered that POIs of this city answer.
 EVERYDAY = (
@@ -213,15 +217,17 @@ def city(database: MapDatabase) -> dict[str, Any]:
 
 
 def examples(database: MapDatabase) -> list[str]:
-    """Questions that POIs of this city answer."""
+    """Questions that POIs of this city answer; where the model answers no everyday words, its commonest kinds of places."""
     found: list[str] = []
     for text in EVERYDAY:
-        with database.reading() as connection:
+        with suppress(AnswerUnusable), database.reading() as connection:
             rows = database.rows(connection, "SELECT because FROM callipper.search(%(text)s, 1)", text=text)
-        found += [text] if rows and rows[0]["because"] else []
+            found += [text] if rows and rows[0]["because"] else []
         if len(found) == OFFERED:
-            break
-    return found
+            return found
+    with database.reading() as connection:
+        kinds = database.rows(connection, KINDS, k=OFFERED - len(found))
+    return [*found, *(row["kind"] for row in kinds)]
 
 
 class Vectors:

@@ -20,7 +20,7 @@ from callipper_db.web.database import MapDatabase
 from callipper_db.web.settings import MapSettings, is_loopback
 from mvt import features
 from sessions import user_session
-from town import MIDDLE
+from town import MIDDLE, QUARTERS
 
 HERE = f"{MIDDLE[0]},{MIDDLE[1]}"
 LOCAL = "http://localhost"
@@ -342,3 +342,8 @@ def test_connections_are_given_back(dsn: str) -> None:
         assert isinstance(connection, db.Connection)
     finally:
         database.close()
+
+
+def test_without_everyday_words_the_kinds_of_places_are_offered(client: TestClient) -> None:
+    """The town's model has no text tower: it answers few everyday words."""
+    assert set(QUARTERS) <= set(client.get("/api/examples").json())

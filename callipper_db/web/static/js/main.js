@@ -34,7 +34,7 @@ async function load() {
     return problem(error, load);
   }
   showCity();
-  await start(city, ({ lng, lat }) => set({ at: `${lng.toFixed(6)},${lat.toFixed(6)}` }));
+  await start(city, ({ lng, lat }) => set({ at: `${lng.toFixed(6)},${lat.toFixed(6)}` }), undrawn);
   startDrawing();
   startComparing(city);
   startTaking();
@@ -66,6 +66,13 @@ async function follow(changed) {
 function problem(error, again) {
   $("problem").replaceChildren(el("p", {}, error.message), el("button", { onclick: () => { $("problem").hidden = true; again(); } }, "Try again"));
   $("problem").hidden = false;
+}
+
+// A tile that did not come. What else has failed has said more already.
+function undrawn(error) {
+  if (!$("problem").hidden) return;
+  const says = error?.status === 504 ? "It takes the database too long: zoom in, or start the map with a longer --timeout." : "Is the server still there?";
+  problem(new Error(`A part of the map could not be drawn. ${says}`), () => location.reload());
 }
 
 function bindForms() {

@@ -15,8 +15,10 @@ export let map;
 let city;
 const markers = { found: [], similar: [] };
 
-export function start(found, onPlace) {
+let onTrouble = () => {};
+export function start(found, onPlace, onProblem) {
   city = found;
+  onTrouble = onProblem;
   map = create("map");
   map.addControl(new maplibregl.NavigationControl({ showCompass: false }), "bottom-right");
   map.addControl(new maplibregl.ScaleControl({ maxWidth: 90 }), "bottom-right");
@@ -43,6 +45,7 @@ export function create(container, other) {
     container, ...placed, style: style(other), attributionControl: false, dragRotate: false, pitchWithRotate: false,
     maxZoom: 19, fadeDuration: smooth() ? 150 : 0,
   });
+  made.on("error", ({ error }) => error?.name !== "AbortError" && onTrouble(error));
   // A basemap's style knows nothing of our layers.
   made.on("style.load", () => {
     if (made.getSource("match")) return;
