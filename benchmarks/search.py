@@ -41,7 +41,7 @@ OURS = "SELECT cell_id, geom, similarity, percentile FROM callipper.search({text
 def run(city: City) -> dict[str, Any]:
     """Measure on a model of made-up vectors, in one transaction that is rolled back."""
     with user_session(city.dsn) as connection:
-        version, grid, cells, texts = _make_model(connection)
+        version, grid, cells, texts = make_model(connection, SIDE)
         areas = {f"{share:.0%}": _time_areas(connection, version, grid, texts, share) for share in (0.01, 0.1)}
         describe_ms = _time_describe(connection, version, cells)
         exact_s = [_timed(connection, _search(number))[0] for number in range(ROUNDS)]
@@ -70,9 +70,9 @@ def run(city: City) -> dict[str, Any]:
     }
 
 
-def _make_model(connection: db.Connection) -> tuple[int, Grid, Array, Array]:
+def make_model(connection: db.Connection, side: int) -> tuple[int, Grid, Array, Array]:
     """(version, grid, (C, 256) cells, (WORDS, 256) texts) of an active version, with a sample and a vocabulary."""
-    blocks = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=-1).reshape(-1, 2)
+    blocks = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
     grid = ensure_grid(connection, CORNER + (blocks + 0.5) * BLOCK * SIZE_M, SRID, SIZE_M)
     random = np.random.default_rng(0)
     cells = _neighbours_alike(grid.centre - CORNER, random)

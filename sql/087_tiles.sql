@@ -33,7 +33,7 @@ BEGIN
     SELECT g.* INTO grid FROM callipper.model m JOIN callipper.grid g ON g.grid_id = m.grid_id WHERE m.status = 'active';
     margin := callipper._block_margin(grid.size_m, side, box);
     RETURN QUERY
-        SELECT min(m.cell_id) OVER (PARTITION BY div(c.i::numeric, side), div(c.j::numeric, side)), m.cell_id, m.geom
+        SELECT min(m.cell_id) OVER (PARTITION BY floor(c.i::float8 / side), floor(c.j::float8 / side)), m.cell_id, m.geom
         FROM callipper_map.cell m JOIN callipper.cell c ON c.cell_id = m.cell_id
         WHERE m.geom OPERATOR(@extschema:postgis@.&&) @extschema:postgis@.ST_Expand(box, CASE side WHEN 1 THEN 0 ELSE margin END);
 END

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Annotated
 
 from fastapi import Path, Request, Response
@@ -28,6 +29,7 @@ class Tiles:
     def __init__(self, database: MapDatabase) -> None:
         self._database = database
         self._kept: Cache[bytes] = Cache(ROOM_BYTES, lambda tile: len(tile) + 200)
+        self._locks = [Lock() for _ in range(256)]  # so that a tile that many ask for at once is made once
 
     def answer(
         self,
@@ -45,10 +47,11 @@ class Tiles:
         headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Accept-Encoding"}
         if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        packed = self._kept.get(whole)
-        if packed is None:
-            with self._database.reading() as connection:
-                packed = self._kept.put(whole, gzip.compress(make(connection), 5, mtime=0))
+        with self._locks[hash(whole) % len(self._locks)]:
+            packed = self._kept.get(whole)
+            if packed is None:
+                with self._database.reading() as connection:
+                    packed = self._kept.put(whole, gzip.compress(make(connection), 5, mtime=0))
         if "gzip" in request.headers.get("accept-encoding", ""):
             return Response(packed, media_type=MEDIA_TYPE, headers=headers | {"Content-Encoding": "gzip"})
         return Response(gzip.decompress(packed), media_type=MEDIA_TYPE, headers=headers)

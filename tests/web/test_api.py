@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from callipper_db import db, models
-from callipper_db.web.app import create_app
+from callipper_db.web.app import STATIC, create_app
 from callipper_db.web.database import MapDatabase
 from callipper_db.web.settings import MapSettings, is_loopback
 from mvt import features
@@ -231,7 +232,7 @@ def test_no_parameter_makes_the_server_fail(client: TestClient, path: str, param
     answer = client.get(path, params=parameters | {"q": "cafe"} if path != "/api/place" else parameters)
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
-        assert answer.json()["error"].endswith((".", "metres.", ")")) or answer.json()["error"]
+        assert answer.json()["error"]
 
 
 def test_nothing_can_be_written(dsn: str) -> None:
@@ -347,3 +348,12 @@ def test_connections_are_given_back(dsn: str) -> None:
 def test_without_everyday_words_the_kinds_of_places_are_offered(client: TestClient) -> None:
     """The town's model has no text tower: it answers few everyday words."""
     assert set(QUARTERS) <= set(client.get("/api/examples").json())
+
+
+def test_the_map_library_is_the_one_that_was_fetched() -> None:
+    """scripts/vendor-maplibre.sh writes the sums, after it has compared the package with the hash of the release."""
+    folder = STATIC / "vendor" / "maplibre-gl"
+    sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert {path.name for path in folder.iterdir()} == {*sums, "SHA256SUMS"}
+    for name, expected in sums.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected, name

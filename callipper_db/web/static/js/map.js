@@ -42,7 +42,7 @@ export function create(container, other) {
   const [lon, lat, zoom] = state.view.split(",").map(Number);
   const placed = Number.isFinite(zoom) ? { center: [lon, lat], zoom } : { bounds: bounds(), fitBoundsOptions: { padding: padding() } };
   const made = new maplibregl.Map({
-    container, ...placed, style: style(other), attributionControl: false, dragRotate: false, pitchWithRotate: false,
+    container, ...placed, style: style(other), attributionControl: city.basemap && !other ? { compact: false } : false, dragRotate: false, pitchWithRotate: false,
     maxZoom: 19, fadeDuration: smooth() ? 150 : 0,
   });
   made.on("error", ({ error }) => error?.name !== "AbortError" && onTrouble(error));
