@@ -16,6 +16,7 @@ from callipper_db.read.place import (
     DESCRIPTION_LIMIT,
     ID_LIMIT,
     NAME_LIMIT,
+    NOTHING,
     Rules,
     made_id,
     text_of,
@@ -122,9 +123,12 @@ def _texts(block: Block, rules: Rules, part: str) -> Texts:
             return list(map(words_of, column))
         return [words[value] for value in column]
     try:
-        return [value.strip() or None for value in column]
+        texts = [value.strip() or None for value in column]
     except AttributeError:
-        return [text_of(value) for value in column]
+        texts = [text_of(value) for value in column]
+    if part == "name" and not NOTHING.isdisjoint(texts):
+        return [None if text in NOTHING else text for text in texts]
+    return texts
 
 
 def _sound(rules: Rules, name: Texts, category: Texts, group: Texts, description: Texts) -> bool:

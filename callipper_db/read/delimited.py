@@ -42,11 +42,12 @@ class Dialect:
 
     delimiter: str
     quoting: bool = True
+    spaced: bool = False  # a space follows each delimiter, before the quotes
 
     def rows(self, lines: Iterator[str] | Sequence[str]) -> Iterator[list[str]]:
         """The cells of each row. Raises csv.Error where quotes do not pair up."""
         if self.quoting:
-            return csv.reader(lines, delimiter=self.delimiter, strict=True)
+            return csv.reader(lines, delimiter=self.delimiter, strict=True, skipinitialspace=self.spaced)
         return csv.reader(lines, delimiter=self.delimiter, strict=True, quoting=csv.QUOTE_NONE)
 
     def literally(self, line: str) -> list[str]:
@@ -66,7 +67,8 @@ def open_delimited(path: Path, encoding: str | None = None, decimal: str | None 
     with open_text(path, encoding) as text:
         lines = Lines(text)
         first = _first_line(path, lines)
-        dialect = Dialect(sniff_delimiter(path, first))
+        delimiter = sniff_delimiter(path, first)
+        dialect = Dialect(delimiter, spaced=all(cell.startswith(" ") for cell in first.split(delimiter)[1:]))
         if geonames.is_line(first):
             lines.give_back([first])
             reader = Reader(iter(()), geonames.NAMES, text.tell, provider="geonames")

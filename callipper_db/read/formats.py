@@ -25,6 +25,7 @@ BINARY_SUFFIXES = {".parquet", ".geoparquet", ".pbf"} | (vector.SUFFIXES - {".km
 XML_SUFFIXES = {".kml", ".gpx", ".osm"}
 SOURCE_SUFFIXES = {".gz", ".geojson", ".json"} | XML_SUFFIXES | BINARY_SUFFIXES | LINE_SUFFIXES | TEXT_SUFFIXES
 HEAD = 65_536  # bytes
+MAPINFO = re.compile(r"!table\b|version \d+\s", re.IGNORECASE)  # .tab, .mif
 OSM_XML = re.compile(r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<osm(Change)?[\s>]", re.DOTALL)
 WEB_PAGE = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 KNOWN = (
@@ -58,6 +59,8 @@ def open_reader(path: Path, options: ReadOptions | None = None) -> AbstractConte
         if OSM_XML.match(text):
             return open_pbf(path, options.street_furniture)
         raise BadInput(path=path, reason=f"it is XML of an unknown kind. Known are {KNOWN}")
+    if MAPINFO.match(text):
+        raise BadInput(path=path, reason=f"MapInfo tables are not read. Known are {KNOWN}")
     if suffix in LINE_SUFFIXES or text.startswith("\x1e") or _is_object_a_line(text):
         return open_lines(path)
     if text.startswith(("{", "[")) and suffix not in TEXT_SUFFIXES:

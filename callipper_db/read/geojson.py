@@ -96,6 +96,8 @@ def _collection(path: Path, text: Text, about: dict[str, Any]) -> Records:
                 else:
                     value = stream.item().value
                     about |= {"crs": value} if key == "crs" else {}
+                    if key == "spatialReference" and (crs := _esri_crs(value)):
+                        about["crs"] = crs
     except NotJson as error:
         raise BadInput(path=path, reason=f"it is not valid JSON: {error}") from error
     if not row:
@@ -131,10 +133,15 @@ def _refused(row: int, problem: str | None, raw: str) -> Refused | None:
 
 
 def from_feature(row: int, feature: Any, raw: str) -> Record | Refused:
-    """A feature's properties, its id as `id` unless there is such a property; other objects are plain columns."""
+    """A feature's properties, its id as `id` unless there is such a property; the attributes of a feature of ArcGIS's.
+
+    Other objects are plain columns.
+    """
     if not isinstance(feature, dict):
         return Refused(row, BAD_JSON, raw)
     if feature.get("type") != "Feature":
+        if isinstance(feature.get("attributes"), dict) and "geometry" in feature:
+            return Record(row, feature["attributes"], _esri_shape(feature["geometry"]), raw)
         return Record(row, feature, None, raw)
     properties = feature.get("properties")
     values = properties if isinstance(properties, dict) else {}
@@ -153,6 +160,23 @@ def _shape(geometry: Any) -> Any:
     if geometry.get("type") == "Point" and isinstance(coordinates, list) and len(coordinates) >= 2:
         return coordinates[0], coordinates[1]
     return json.dumps(geometry)
+
+
+def _esri_crs(reference: Any) -> str | None:
+    """The CRS of ArcGIS's JSON; its own number of Web Mercator is 102100."""
+    code = (reference.get("latestWkid") or reference.get("wkid")) if isinstance(reference, dict) else None
+    return f"EPSG:{3857 if code == 102100 else code}" if isinstance(code, int) else None
+
+
+def _esri_shape(geometry: Any) -> Any:
+    """A geometry of ArcGIS's JSON."""
+    if not isinstance(geometry, dict):
+        return None
+    kinds = {"rings": "Polygon", "paths": "MultiLineString", "points": "MultiPoint"}
+    for key, kind in kinds.items():
+        if key in geometry:
+            return json.dumps({"type": kind, "coordinates": geometry[key]})
+    return geometry.get("x"), geometry.get("y")
 
 
 def _survey(reader: Reader, records: Records, text: Text, advance: Callable[[int], None]) -> None:

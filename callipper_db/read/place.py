@@ -51,6 +51,8 @@ NOT_WHERE = "not what --where asks for"
 
 PAIR = re.compile(r"[(\[]?\s*([-+]?\d+(?:\.\d+)?)\s*[,;]\s*([-+]?\d+(?:\.\d+)?)\s*[)\]]?")  # 48.85, 2.35
 UNTELLING = {"point_of_interest", "establishment"}  # what Google says of all places
+# How programs write that there is nothing: pandas, R, QGIS, SQL, ArcGIS.
+NOTHING = frozenset({"NaN", "nan", "NA", "N/A", "NULL", "null", "None", "<NA>", "<Null>"})
 ENTITY = re.compile(r"&#?\w+;")  # of HTML: its semicolon parts nothing
 SIMPLE_ARRAY = re.compile(r"\{[^{}\":\\]*\}")
 JSON_TOKEN = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"')
@@ -155,7 +157,7 @@ class Rules:
     def place(self, record: Record) -> Place | Refused:
         """The place of a record that is prepared."""
         get, columns = record.values.get, self.columns
-        name, category = text_of(get(columns.name)), words_of(get(columns.category))
+        name, category = name_of(get(columns.name)), words_of(get(columns.category))
         group, description = text_of(get(columns.group)), text_of(get(columns.description))
         reason, x, y, shape = _position(record, columns, self.degrees, self.decimal)
         reason = reason or _text_reason(name, category, group, description, columns.category is not None)
@@ -204,6 +206,12 @@ def text_of(value: Any) -> str | None:
     return str(value)
 
 
+def name_of(value: Any) -> str | None:
+    """The same of a name: None also for NULL and the like."""
+    text = text_of(value)
+    return None if text in NOTHING else text
+
+
 def words_of(value: Any) -> str | None:
     """A category; several of them, as a list or between semicolons, in one order: 'restaurant;bar' is 'bar and restaurant'."""
     if isinstance(value, str) and value[:1] in {"[", "{"}:
@@ -211,8 +219,8 @@ def words_of(value: Any) -> str | None:
     if isinstance(value, str) and ";" in value and not ENTITY.search(value):
         value = value.split(";")
     if not isinstance(value, (list, tuple)):
-        return text_of(value)
-    told = {text for text in map(text_of, value) if text}
+        return name_of(value)
+    told = {text for text in map(name_of, value) if text}
     words = sorted(told - UNTELLING or told)
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or None
 
