@@ -95,16 +95,24 @@ def is_delimited(head: str) -> bool:
 
 
 def _first_line(path: Path, lines: Lines) -> str:
-    filled = (line for line in lines if line.strip())
-    first = next(filled, "")
+    first = _filled_line(lines)
     if SEPARATOR_LINE.fullmatch(first):
-        first = next(filled, "")
+        first = _filled_line(lines)
     if not first:
         raise BadInput(path=path, reason="the file is empty")
     if "\0" in first or BAD_BYTE in first:
         reason = "the first line is not text in a known encoding; name it with --encoding, or save the file as UTF-8"
         raise BadInput(path=path, reason=reason)
     return first
+
+
+def _filled_line(lines: Lines) -> str:
+    """The next line that is not blank; "" at the end of the file."""
+    for line in lines:
+        lines.begin()
+        if line.strip():
+            return line
+    return ""
 
 
 def _header(path: Path, dialect: Dialect, first: str, lines: Lines) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 import io
 import re
@@ -108,21 +109,25 @@ class Lines:
         self._rest = ""
         self.number = 0  # of the last line given out
         self.taken: list[str] = []  # since the record began
+        self._length = 0  # characters of these
 
     def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> str:
+        if self._length > MAX_LINE:
+            raise csv.Error("a record that is too long")  # its quotes could go on to the end of the file
         if not self._ready and not self._refill():
             raise StopIteration
         line = self._ready.popleft()
         self.number += 1
         self.taken.append(line)
+        self._length += len(line)
         return line
 
     def begin(self) -> None:
-        """A new record starts with the next line."""
-        self.taken = []
+        """A new record starts with the next line. It has MAX_LINE characters at most, and the rest of its last line."""
+        self.taken, self._length = [], 0
 
     def give_back_all_but_one(self) -> None:
         """Only the first line of the record is spoilt; the others get another chance."""

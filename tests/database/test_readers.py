@@ -246,6 +246,8 @@ def test_no_reader_waits_for_a_drop_that_waits(town: str, versions: list[int]) -
         ThreadPoolExecutor(1) as pool,
     ):
         ask_all(idle)
+        whole = "SELECT count(*) > 0 FROM callipper.cell_embedding WHERE version = 1"
+        idle.execute(whole)
         owner.execute("SET lock_timeout = '2s'")
         owner.execute("SELECT activate(%s)", [versions[1]])
         for version in (versions[2], 1):
@@ -253,6 +255,7 @@ def test_no_reader_waits_for_a_drop_that_waits(town: str, versions: list[int]) -
             asked = 0
             while not drop.done() or not asked:
                 assert other.execute("SELECT count(*) FROM search('park', 5, model => 1)").fetchone() == (5,)
+                assert other.execute(whole).fetchone() == (True,)
                 other.commit()
                 asked += 1
             if version == 1:

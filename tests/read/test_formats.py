@@ -8,7 +8,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from callipper_db.read.layout import find_field, value_at
 from callipper_db.read.osm_tags import element_id
 from callipper_db.read.place import Place, Rules, words_of
 from callipper_db.read.record import LeftOut, Refused
+from callipper_db.read.text import MAX_LINE, Lines, open_text
 from sessions import user_session
 
 
@@ -806,26 +807,42 @@ def test_a_parquet_column_that_would_fill_the_memory_is_not_read(poi: str, folde
 
 
 def test_quotes_that_never_pair_take_linear_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line opens a quote that nothing closes: without a budget each would be searched for its end."""
-    monkeypatch.setattr(delimited, "SWALLOWED", 1_000_000)
+    """Each line ends one quoted field and begins the next, so that a row that begins there goes on to the end of the file."""
+    monkeypatch.setattr(delimited, "SWALLOWED", 3_000_000)
     parsed = 0
     rows = delimited.Dialect.rows
 
-    def counted(self: delimited.Dialect, lines: Iterator[str]) -> Iterator[list[str]]:
-        def count() -> Iterator[str]:
+    class Counted:
+        def __init__(self, lines: Iterable[str]) -> None:
+            self.lines = iter(lines)
+
+        def __iter__(self) -> Iterator[str]:
+            return self
+
+        def __next__(self) -> str:
             nonlocal parsed
-            for line in lines:
-                parsed += len(line)
-                yield line
+            line = next(self.lines)
+            parsed += len(line)
+            assert parsed < 8_000_000, "the same lines are read again and again"
+            return line
 
-        return rows(self, count())
-
-    monkeypatch.setattr(delimited.Dialect, "rows", counted)
-    lines = "".join(f'{i},"Name,Pub,2,48\n' for i in range(30_000))
+    monkeypatch.setattr(delimited.Dialect, "rows", lambda self, lines: rows(self, Counted(lines)))
+    lines = "".join(f'{i}x","\n' for i in range(50_000))
     with open_reader(write(folder / "a.csv", "id,name,category,lon,lat\n" + lines)) as reader:
         read = sum(len(block) for block in reader.blocks)
-    assert read == 30_000
-    assert parsed < 3 * len(lines) + 2_000_000
+    assert read == 50_000
+    assert parsed > len(lines) > 400_000
+
+
+def test_a_record_that_never_ends_is_not_held_in_memory(folder: Path) -> None:
+    with open_text(write(folder / "a.csv", 'x","\n' * 500_000)) as text:
+        lines = Lines(text)
+        with pytest.raises(csv.Error, match="too long"):
+            for _ in lines:
+                pass
+        assert sum(map(len, lines.taken)) <= MAX_LINE + 5
+        lines.begin()
+        assert next(lines) == 'x","\n'
 
 
 @pytest.mark.parametrize("field", ["x" * 200_000, '"' + "x" * 200_000, "\0" * 200_000, "x" * 1_100_000])
