@@ -87,6 +87,14 @@ CALLED_BY_QUESTIONS |= {
     "_cells_by",
     "_block_size",
     "_tile_cells",
+    "_block_margin",
+    "_stamp",
+    "_question_vector",
+    "_match_tile",
+    "_match_cells",
+    "_labelled_points",
+    "_changed_cells",
+    "_layer_tile",
 }  # of callipper_map
 WEIGHTS = {
     *("text_weight", "text_token", "text_norm", "text_position", "text_vector"),
