@@ -27,7 +27,7 @@ from callipper_db.read.layout import find_field, value_at
 from callipper_db.read.osm_tags import element_id
 from callipper_db.read.place import Place, Rules, words_of
 from callipper_db.read.record import LeftOut, Refused
-from callipper_db.read.text import MAX_LINE, Lines, open_text
+from callipper_db.read.text import CHUNK, MAX_LINE, Lines, open_text
 from sessions import user_session
 
 
@@ -832,6 +832,14 @@ def test_quotes_that_never_pair_take_linear_time(folder: Path, monkeypatch: pyte
         read = sum(len(block) for block in reader.blocks)
     assert read == 50_000
     assert parsed > len(lines) > 400_000
+
+
+def test_of_a_long_line_only_the_beginning_is_held(folder: Path) -> None:
+    with open_text(write(folder / "a.csv", "x" * 5_000_000 + "\nshort\n")) as text:
+        lines = Lines(text)
+        assert MAX_LINE < len(next(lines)) <= MAX_LINE + CHUNK
+        lines.begin()
+        assert next(lines) == "short\n"
 
 
 def test_a_record_that_never_ends_is_not_held_in_memory(folder: Path) -> None:

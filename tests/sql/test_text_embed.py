@@ -546,6 +546,26 @@ def test_a_long_text_is_cut_before_any_work(asking: db.Connection) -> None:
     assert one(asking, OURS) == 1, "it is the same text"
 
 
+def test_words_are_made_of_the_beginning_alone(own_tower: Tower) -> None:
+    """An encoder reads a few hundred words, and the others are not looked at: a trap in what makes words says so."""
+    signature = "content text, lower_case boolean, strip_accents boolean, split_cjk boolean"
+    with user_session(own_tower.dsn) as session:
+        encoder = one(session, "SELECT max(text_encoder_id) FROM callipper.text_norm")
+        most = one(
+            session,
+            "SELECT (arch -> 'tokenizer' ->> 'max_tokens')::int FROM text_encoder WHERE text_encoder_id = %s",
+            encoder,
+        )
+        session.execute("ALTER FUNCTION callipper._bert_words(text, boolean, boolean, boolean) RENAME TO _all_words")
+        session.execute(
+            f"CREATE FUNCTION callipper._bert_words({signature}) RETURNS text[] LANGUAGE plpgsql AS $$ BEGIN"
+            f" ASSERT length(content) <= {8 * most}, 'all of the text is looked at';"
+            " RETURN callipper._all_words(content, lower_case, strip_accents, split_cjk); END $$".encode()
+        )
+        assert len(one(session, "SELECT callipper._wordpiece(%s, %s)", "old river park " * 1000, encoder)) == most
+        session.rollback()
+
+
 def test_an_owner_sets_how_many_tokens_are_read(own_tower: Tower) -> None:
     text = "old river park zoo fishing " * 20
     with user_session(own_tower.dsn) as session:
