@@ -34,8 +34,9 @@ NAMES = (
     "quality",
     "other_city",
     "answers",
+    "few_shot",
 )
-WITH_OPTIONS = ("quality", "other_city", "answers")
+WITH_OPTIONS = ("quality", "other_city", "answers", "few_shot")
 
 
 def main(arguments: list[str]) -> int:

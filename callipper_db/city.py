@@ -23,6 +23,7 @@ from callipper_db.tables import DIMENSIONS
 if TYPE_CHECKING:
     import geopandas
     import pandas
+    from sklearn.linear_model import LogisticRegression
 
 FEWEST_LABELS = 5
 PROBE_C = 0.1  # inverse of the ridge
@@ -133,7 +134,7 @@ class City:
         """
         try:
             import pandas
-            from sklearn.linear_model import LogisticRegression
+            import sklearn  # noqa: F401
         except ModuleNotFoundError as error:
             raise MissingExtra(feature="City.label_cells", module=error.name, extra="notebook") from error
 
@@ -143,10 +144,7 @@ class City:
             raise LabelsUnusable(places=len(answers), labels=len(distinct), fewest=FEWEST_LABELS)
         places = self.embed(lon, lat)
         frame, emb = self.cells()
-        # Of few places none is held out: the ridge is strong instead. Rare labels weigh as much as common ones.
-        probe = LogisticRegression(C=PROBE_C, class_weight="balanced", max_iter=1000).fit(
-            places * np.sqrt(self.dimensions), answers
-        )
+        probe = fit_few_shot_probe(places, answers)
         chance = probe.predict_proba(emb * np.sqrt(self.dimensions))
         entropy = -(chance * np.log(np.maximum(chance, 1e-12))).sum(axis=1) / np.log(len(distinct))
         result = pandas.DataFrame(chance, columns=probe.classes_, index=frame["cell_id"])
@@ -183,3 +181,12 @@ class City:
         """The active version's, which is loaded once until another is active or it is refreshed."""
         self._kept = open_encoder(connection, torch=self.torch, kept=self._kept)
         return self._kept
+
+
+def fit_few_shot_probe(places: Array, labels: Array) -> LogisticRegression:
+    """(N, D) embeddings and (N,) labels of few places -> a linear probe. It reads embeddings times sqrt(D)."""
+    from sklearn.linear_model import LogisticRegression
+
+    # Too few places to hold some out, so the ridge is strong instead. Rare labels weigh as much as common ones.
+    probe = LogisticRegression(C=PROBE_C, class_weight="balanced", max_iter=1000)
+    return probe.fit(places * np.sqrt(places.shape[1]), labels)

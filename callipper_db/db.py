@@ -16,9 +16,9 @@ from callipper_db.errors import ConnectionFailed, ConnectionLost, DatabaseFailed
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-# What stands here finds no name that others may make: pg_catalog belongs to the server, callipper to its owner. PostGIS and
-# pgvector may live in a schema where others may create functions, so their names are written with their schema. pg_temp is
-# left out: so it comes first, and a temporary table of ours never gives way to a user's table of that name.
+# Only schemas in which nobody else may create: pg_catalog belongs to the server, callipper to its owner. PostGIS and pgvector
+# may be in a schema where others may create functions, so their names are written with their schema. pg_temp is not listed,
+# so PostgreSQL searches it first: a temporary table of ours hides a user's table of the same name.
 SEARCH_PATH = "pg_catalog, callipper"
 
 
@@ -29,11 +29,11 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     _extensions: dict[str, str] | None = None
 
     def named(self, statement: str) -> sql.SQL:
-        """A statement of ours, in which the names of PostGIS and pgvector get their schema.
+        """A statement of ours, with their schema added to the names of PostGIS and pgvector.
 
-        They are functions that begin with ST_, the table spatial_ref_sys, the types @geometry, @geography, @box3d and @vector,
-        and whatever stands behind @extschema:NAME@. A function must be given the very types that it is declared with: another
-        one of its name, whose types fit better, may stand in that schema.
+        These are functions that begin with ST_, the table spatial_ref_sys, the types @geometry, @geography, @box3d and @vector,
+        and any name after @extschema:NAME@. Pass a function exactly the types that it is declared with: in the same schema
+        there may be another function of that name whose types fit better.
         """
         found = self._extensions or extension_schemas(self)
         self._extensions = found if len(found) == 2 else None
@@ -41,7 +41,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @contextmanager
     def users_names(self) -> Iterator[None]:
-        """Read SQL as the user does who has written it, with their search_path; within a transaction."""
+        """Within a transaction: run SQL with the search_path of the user who wrote it."""
         self.execute("SELECT pg_catalog.set_config('search_path', %s::text, true)", [self.users_path])
         yield
         self.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
@@ -66,8 +66,8 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     """Open a connection whose search_path is SEARCH_PATH.
 
     Behind a pooler that shares the server's connections among its clients, a session that commits once still works: its
-    search_path goes with its transaction, so that the pool's next client does not inherit it. One that needs more (autocommit)
-    is refused. Raises PoolerFound, and ConnectionFailed, whose message holds no secret.
+    search_path goes with its transaction, so that the pool's next client does not inherit it. A session that needs more
+    (autocommit) is refused. Raises PoolerFound, and ConnectionFailed, whose message holds no secret.
     """
     _check_readable(dsn)
     try:
@@ -127,7 +127,7 @@ def _server_process(connection: psycopg.Connection[Any]) -> int:
 
 
 def _is_shared(connection: Connection, dsn: str) -> bool:
-    """Whether a second client is given the server process that this idle one has just had."""
+    """Whether a second client gets the server process that this idle one had just before."""
     with suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True) as other:
         return _server_process(other) == _server_process(connection)
     return False
@@ -168,7 +168,7 @@ def driver_errors() -> Iterator[None]:
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """'0.8.3' as (0, 8, 3); what follows a digit group that is no number is dropped."""
+    """'0.8.3' as (0, 8, 3). Everything from the first part that is no number is dropped."""
     digits = (part for part in version.replace("-", ".").split("."))
     return tuple(int(part) for part in digits if part.isdecimal())
 
@@ -180,9 +180,9 @@ def without_secrets(dsn: str) -> str:
 
 
 def _check_readable(dsn: str) -> None:
-    """Raise ConnectionFailed for a DSN that libpq cannot read, or reads otherwise than it is meant.
+    """Raise ConnectionFailed for a DSN that libpq cannot read, or would misread.
 
-    libpq's own message would quote the DSN with its password. And where a password holds @ or / as such, libpq takes a part of
+    libpq's own message would quote the DSN with its password. And if a password holds a plain @ or /, libpq takes a part of
     it for the host or the database, whose names are printed.
     """
     scheme, is_uri, rest = dsn.partition("://")
@@ -206,7 +206,7 @@ def _check_readable(dsn: str) -> None:
 
 
 def _is_misread(rest: str, port: str) -> bool:
-    """Whether a URI after :// has an @ that does not end the password, or a port that is none."""
+    """Whether a URI after :// has an @ that does not end the password, or a port that is not a number."""
     path = rest.partition("?")[0]
     authority = path.partition("/")[0]
     return path.count("@") > 1 or ("@" in path and "@" not in authority) or not re.fullmatch(r"[\d,]*", port)

@@ -1,7 +1,7 @@
-"""One tree of errors, by what they are about: server, schema, input, training, model, question.
+"""One tree of errors, by their subject: server, schema, input, training, model, question.
 
-The docstring of a class is its message; `{fields}` are filled from keyword arguments, and what they hold is never a template.
-There is a class for each sentence, so that code which raises one gives its facts and writes no prose.
+The docstring of a class is its message. Keyword arguments fill its `{fields}`, and their content is never used as a template.
+There is a class for each sentence, so the code that raises an error gives facts and writes no prose.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class CallipperError(Exception):
     def __init__(self, **fields: object) -> None:
         self.fields = fields
         message = string.Formatter().vformat(cleandoc(type(self).__doc__ or ""), (), fields)
-        # On one line, and nothing in it that moves a terminal's cursor: fields hold what users and files say.
+        # One line, without control characters: fields may hold text from users and files.
         words = " ".join(message.split())
         super().__init__("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words))
 

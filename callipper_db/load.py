@@ -1,4 +1,4 @@
-"""POIs in: a file of any known format, through COPY into a staging table, upserted into callipper.poi."""
+"""Load POIs: a file of any known format goes by COPY into a staging table, and from there by upsert into callipper.poi."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ LIMIT 8"""
 
 @dataclass
 class FileSummary:
-    """Where the rows of a file went: the counts below `rows` add up to it."""
+    """What happened to the rows of a file: the counts below `rows` add up to it."""
 
     path: Path
     rows: int = 0
@@ -69,7 +69,7 @@ class FileSummary:
     updated: int = 0
     unchanged: int = 0
     duplicates: int = 0  # the file has the same id again further down
-    filtered: int = 0  # left out: not what `where` asks for, closed, street furniture
+    filtered: int = 0  # left out: they do not match `where`, are closed, or are street furniture
     rejected: int = 0
     left_out: dict[str, int] = field(default_factory=dict)  # why filtered -> rows
     without_category: int = 0  # of the rows that are not filtered or rejected
@@ -104,8 +104,8 @@ def load(
 ) -> LoadSummary:
     """Load files of POIs into callipper.poi, each in one transaction; a file that was loaded before changes nothing.
 
-    Rows that cannot be used go to a rejects file. Nothing is taken for a duplicate but the same (source, source_id): a
-    column such as `dup` counts only through `options.where`, {"dup": "0"}.
+    Rows that cannot be used go to a rejects file. Only the same (source, source_id) is a duplicate. A column such as `dup`
+    counts only through `options.where`, {"dup": "0"}.
     Raises BadInput, TooManyRejects, MissingExtra, NotInitialised; the files before the bad one stay loaded.
     """
     options, reporter = options or LoadOptions(), reporter or Silent()
@@ -146,7 +146,7 @@ class Rejects:
 
     @contextmanager
     def of_file(self, path: Path) -> Iterator[None]:
-        """Rows added in this block are those of `path`. If loading fails, they are taken back, unless all were rejected."""
+        """Rows added in this context are from `path`. If loading fails, they are removed again, unless all were rejected."""
         self.input, self.reasons, self.first = path, Counter(), ""
         before = self.path.stat().st_size if self.path in self._begun else None
         try:
@@ -159,7 +159,7 @@ class Rejects:
             raise
         else:
             if not self.reasons and before is None and _is_rejects(self.path):
-                self.path.unlink()  # an earlier run's, which this run has put right
+                self.path.unlink()  # of an earlier run; nothing was rejected this time
         finally:
             self._close()
 
@@ -246,7 +246,7 @@ def _load_file(
 
 
 class Look:
-    """Shows the first look through a file that has no header as a stage; of a file with a header there is none."""
+    """Shows the survey of a file without a header as a stage. A file with a header needs no survey."""
 
     def __init__(self, path: Path, reporter: Reporter) -> None:
         self._path, self._reporter, self._begun = path, reporter, False
@@ -272,7 +272,7 @@ def _look_at_categories(connection: db.Connection, summary: FileSummary, staged:
 
 
 def _look_at_type(connection: db.Connection, summary: FileSummary) -> None:
-    """Say when all rows have the same in the column `type`: most likely that is no category."""
+    """Add a note if all rows have the same value in the column `type`: most likely it is no category."""
     found = connection.execute(
         "SELECT DISTINCT category FROM (SELECT category FROM poi_load LIMIT 1000) AS l"
     ).fetchall()
@@ -289,7 +289,7 @@ def _outliers(connection: db.Connection) -> list[str]:
 
 
 def _check_srid(connection: db.Connection, path: Path, srid: int) -> None:
-    """Raises BadInput for degrees that are said to be metres."""
+    """Raises BadInput for degrees that are declared as metres."""
     in_degrees = connection.execute(
         connection.named(
             "SELECT bool_and(abs(x) <= 180 AND abs(y) <= 90) AND max(abs(x)) > 0,"
@@ -306,7 +306,7 @@ def _check_srid(connection: db.Connection, path: Path, srid: int) -> None:
 def source_name(path: Path, layer: str | None = None) -> str:
     """The file's name without its endings, and the layer: 'london_pois.csv.gz' is the source 'london_pois'.
 
-    Layers number their rows on their own, so that 'city.gpkg' has the sources 'city/shops' and 'city/stops'.
+    Each layer numbers its own rows. So the layers of 'city.gpkg' are the sources 'city/shops' and 'city/stops'.
     """
     name = Path(path.name)
     while name.suffix.lower() in SOURCE_SUFFIXES:
@@ -323,12 +323,12 @@ class Sent:
     without_category: int = 0
 
     def add(self, rows: int, without_category: int) -> None:
-        """Rows of a block that needed no closer look: they have coordinates."""
+        """Count the rows of a block that was converted as a whole: they have coordinates."""
         self.rows += rows
         self.without_category += without_category
 
     def add_places(self, places: Sequence[Place]) -> None:
-        """Rows that were looked at one by one."""
+        """Count rows that were converted one by one."""
         self.add(len(places), sum(place.category is None for place in places))
         self.shapes += sum(place.shape is not None for place in places)
 
@@ -366,7 +366,7 @@ def _copy(
             done = reader.bytes_done()
         sending.result()
         copy.write(form.end)
-    reporter.advance(total - done)  # of a PBF file only the end is known
+    reporter.advance(total - done)  # a PBF file reports no position before its end
     left_out = conversion.left_out
     summary.left_out, summary.filtered = dict(left_out.most_common()), left_out.total()
     return conversion.sent
@@ -412,7 +412,7 @@ def _places(found: Iterable[Place | Refused | LeftOut], rejects: Rejects, left_o
 
 
 def _place(connection: db.Connection, srid: int, rejects: Rejects) -> int:
-    """Turn shapes and projected coordinates into longitude and latitude; how many rows have no place on the globe."""
+    """Turn shapes and projected coordinates into longitude and latitude. Returns how many rows have no place on the globe."""
     connection.execute(connection.named(TO_POINT))
     connection.execute(connection.named(PLACE), {"srid": srid})
     connection.execute("DROP FUNCTION pg_temp.callipper_point")

@@ -44,18 +44,23 @@ from callipper_db.errors import (
 )
 from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES
 
-PORT = 5432  # only a part of the socket's file name; in the DSN because a PGPORT in the environment would change it
+PORT = (
+    5432  # only part of the socket's file name; it is in the DSN, because a PGPORT in the environment would change it
+)
 SOCKET_NAME = f".s.PGSQL.{PORT}"
-LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes; what a socket address has room for
+LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes that fit in a socket address
 ADMINISTRATOR = "postgres"  # the superuser, which creates the database and its extensions
 OWNER = "callipper"  # the role of all commands
 READER = "callipper_reader"
-CLUSTER_BYTES = 100 * 2**20  # what initdb writes and the first start adds to it
+CLUSTER_BYTES = 100 * 2**20  # that initdb and the first start write
 LOG_LIMIT = 10 * 2**20  # bytes; a longer log is put aside at the next start
-SILENCE_S = 60.0  # a living server that has not answered for so long hangs
-NO_SOCKET_S = 2.0  # and one that has had no socket for so long has lost it
+SILENCE_S = 60.0  # a server that runs but has not answered for this long hangs
+NO_SOCKET_S = 2.0  # a server without a socket for this long has lost it
 ORPHANS_S = 30.0  # how long to wait for the children of a killed server
-ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}  # the caller's PG* are for another server
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LC_ALL": "C",
+}  # without the caller's PG*, which are for another server
 
 # Where distributions put the server; PATH and pg_config are asked as well.
 BINARY_FOLDERS = (
@@ -75,7 +80,7 @@ State = Literal["running", "starting", "stopped"]
 class ServerStatus:
     """What `status` found, without starting or changing anything."""
 
-    state: State  # starting (or stopping): it answers, but lets nobody in
+    state: State  # starting (or stopping): it answers, but accepts no session
     version: str | None  # of the running server, else the major version of the data; None: there is no data yet
     pid: int | None
     data_dir: Path
@@ -95,7 +100,7 @@ class EmbeddedServer:
     home: Path
     pg_bin: Path | None = None  # the folder of the binaries; None: search
     server_user: str = "postgres"  # who runs the server when the program runs as root
-    durable: bool = True  # False: no fsync anywhere; for throw-away clusters, whose loss in a power cut is no loss
+    durable: bool = True  # False: no fsync anywhere; for throw-away clusters that nobody misses after a power cut
     root_area: Path = Path("/var/lib/callipper-db")  # holds root's clusters when server_user cannot reach the home
 
     @classmethod
@@ -147,7 +152,7 @@ class EmbeddedServer:
         return self._dsn(database, OWNER)  # the superuser of a cluster that an earlier program has made
 
     def start(self) -> None:
-        """Have the server running and the database `callipper` there; both may be so already.
+        """Start the server and create the database `callipper`, where that is not done yet.
 
         Raises ServerBinariesMissing, ServerVersionChanged, ServerHomeUnusable, ServerStartFailed.
         """
@@ -175,7 +180,7 @@ class EmbeddedServer:
         state: State = states.get(self._ping(), "stopped")
         version, since = _read(self.link / "PG_VERSION"), None
         if state == "running":
-            # A server that is full answers the ping and refuses the session: it runs, and that is what we can say.
+            # A server without a free connection answers the ping and refuses the session. Then only its state is known.
             with suppress(ConnectionFailed, ConnectionLost), session(self.dsn("postgres")) as connection:
                 query = "SELECT current_setting('server_version'), pg_postmaster_start_time()"
                 version, since = connection.execute(query).fetchone() or (version, None)
@@ -222,18 +227,18 @@ class EmbeddedServer:
             return False
 
     def _postmaster(self) -> int | None:
-        """The process id of this cluster's living server. postmaster.pid alone proves nothing: ids are used again."""
+        """The process id of this cluster's living server. postmaster.pid alone is no proof, because the system reuses ids."""
         pid = _first_number(self.link / "postmaster.pid")
         if pid and (_has_folder(_command(pid), self.data_dir) or self._ping() != pq.Ping.NO_RESPONSE):
             return pid
         return None
 
     def _orphans(self) -> list[int]:
-        """What is left of a killed server: processes titled `postgres: <cluster name>: ...`."""
+        """Processes that a killed server left behind, titled `postgres: <cluster name>: ...`."""
         return [pid for pid in _all_processes() if _command(pid).startswith(f"postgres: {self._cluster_name}: ")]
 
     def _wait_for_answer(self, pid: int, patience_s: float = SILENCE_S) -> bool:
-        """Wait until server process `pid` lets us in. A recovery may take long: it answers, with 'not yet'."""
+        """Wait until server process `pid` accepts a session. During a long recovery it answers 'not yet'."""
         silent_since = time.monotonic()
         while time.monotonic() - silent_since < patience_s:
             answer = self._ping()
@@ -288,7 +293,7 @@ class EmbeddedServer:
         raise ConfigError(name="CALLIPPER_SERVER_USER", value=self.server_user, reason=reason)
 
     def _run(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        """Run a program as the server's user, cut off from our terminal, environment and working directory."""
+        """Run a program as the server's user, without our terminal, environment and working directory."""
         uid, gid = self._account()
         if "input" not in options:
             options["stdin"] = subprocess.DEVNULL
@@ -314,9 +319,9 @@ class EmbeddedServer:
         return self._run("/bin/sh", "-c", 'cd "$1"', "sh", folder, stderr=subprocess.DEVNULL).returncode == 0
 
     def _make_cluster(self) -> None:
-        """initdb beside the final place, then one rename: a kill in between leaves nothing that looks finished."""
+        """Run initdb in another folder, then rename that. A kill in between leaves nothing that looks finished."""
         if self.link.is_symlink() and not self.link.exists():
-            self.link.unlink()  # its cluster was removed, which is how one starts over
+            self.link.unlink()  # the cluster was removed, to start over
         if self.link.exists() and (not self.link.is_dir() or any(self.link.iterdir())):
             raise ServerHomeUnusable(path=self.link, reason="there is something else than a PostgreSQL data directory")
         if self._may_enter(self.home):
@@ -328,7 +333,7 @@ class EmbeddedServer:
         fresh = Path(tempfile.mkdtemp(prefix=f"init-{self._digest}-", dir=self.root_area))
         self._fill_cluster(fresh)
         final = fresh.with_name(fresh.name.removeprefix("init-"))
-        # The link first: a kill in between leaves a link to nothing and a folder that is known as half-made.
+        # The link first: a kill in between leaves a link to nothing, and a folder whose name shows that it is not finished.
         self.link.symlink_to(final)
         fresh.rename(final)
 
@@ -353,7 +358,7 @@ class EmbeddedServer:
         raise self._failed("initdb failed", start)
 
     def _remove_half_made(self) -> None:
-        """What a killed initdb left, and the initdb itself where it outlived its caller."""
+        """Remove what a killed initdb left, and end an initdb that outlived its caller."""
         for folder in [*self.home.glob("postgres.init-*"), *self.root_area.glob(f"init-{self._digest}-*")]:
             for pid in _all_processes():
                 if _has_folder(_command(pid), folder):
@@ -376,7 +381,7 @@ class EmbeddedServer:
                 connection.execute(sql.SQL("CREATE DATABASE callipper OWNER {}").format(sql.Identifier(OWNER)))
 
     def _create_extensions(self) -> None:
-        """Create those whose files are there, which takes a superuser. Of the others, init says how to get them."""
+        """Create the extensions whose files are installed, which only a superuser may. init names the missing ones."""
         with session(self.administrator_dsn(), autocommit=True) as connection:
             missing = connection.execute(
                 "SELECT name FROM pg_available_extensions WHERE name = ANY(%s::name[]) AND installed_version IS NULL",
@@ -386,7 +391,7 @@ class EmbeddedServer:
                 connection.execute(sql.SQL("CREATE EXTENSION {} SCHEMA public").format(sql.Identifier(name)))
 
     def _secure_socket_dir(self) -> None:
-        """A socket directory outside the home lies where anyone could have put it: make it, or see that it is ours."""
+        """Anyone could have made a socket directory outside the home. So make it, or check that it is ours."""
         path = self.socket_dir
         if path == self.link:
             return
@@ -421,13 +426,13 @@ class EmbeddedServer:
                 raise self._failed(f"it did not answer for {SILENCE_S:.0f} seconds", start)
             if "is still in use" not in "".join(self._log_since(start)) or time.monotonic() > deadline:
                 raise self._failed("it stopped at once", start)
-            # Children of a killed server, at work on a long query. Their own server would have ended them like this.
+            # Children of a killed server that still run a long query. Their server would have ended them with the same signal.
             for orphan in self._orphans():
                 _signal(orphan, signal.SIGQUIT)
             time.sleep(0.2)
 
     def _launch(self, binaries: Path) -> int:
-        """Start the server in a session of its own (Ctrl-C is not for it), as a child of init (no zombie is left)."""
+        """Start the server in its own session, which Ctrl-C does not reach, and as a child of init, which leaves no zombie."""
         socket_dir = self.data_dir if self.socket_dir == self.link else self.socket_dir
         settings = {  # on the command line, so that no ALTER SYSTEM can open the server to the network
             "listen_addresses": "",
@@ -454,12 +459,12 @@ class EmbeddedServer:
                 path.unlink(missing_ok=True)
 
     def _write_settings(self) -> None:
-        """Our settings, anew at each start. What the user sets with ALTER SYSTEM comes after them and wins."""
+        """Write our settings, at each start. PostgreSQL reads the user's ALTER SYSTEM after them, so that wins."""
         text = server_settings(_memory_bytes(), _shm_bytes(), durable=self.durable)
         self._write(self.data_dir / "callipper.conf", text)
 
     def _end(self, pid: int) -> None:
-        """Fast shutdown; when that takes too long, immediate; when that takes too long, kill."""
+        """Fast shutdown; if that takes too long, an immediate one; if that takes too long, kill."""
         for number, patience_s in ((signal.SIGINT, 120), (signal.SIGQUIT, 10), (signal.SIGKILL, 10)):
             _signal(pid, number)
             deadline = time.monotonic() + patience_s
@@ -480,7 +485,7 @@ class EmbeddedServer:
             self.log_path.replace(f"{self.log_path}.1")
 
     def _log_since(self, offset: int) -> list[str]:
-        """The log's lines from a byte on, of its last 64 kB."""
+        """The log's lines after a byte, at most the last 64 kB."""
         if not self.log_path.exists():
             return []
         with self.log_path.open("rb") as log:
@@ -488,7 +493,7 @@ class EmbeddedServer:
             return log.read().decode(errors="replace").splitlines()
 
     def disk_full_since(self, offset: int) -> ServerDiskFull | None:
-        """The error that says so, where the log from a byte on tells of a full disk."""
+        """DiskFull, if the log after a byte reports a full disk."""
         lines = [line.strip() for line in self._log_since(offset) if FULL in line]
         return ServerDiskFull(path=self.data_dir, reason=lines[-1].rstrip(".")) if lines else None
 
@@ -501,7 +506,7 @@ class EmbeddedServer:
     # Binaries
 
     def _binaries(self) -> Path:
-        """The folder of binaries that fit the data. For a new cluster: those with the extensions, then the newest."""
+        """The folder of the binaries for this data. For a new cluster: binaries with the extensions first, then the newest."""
         versions = {folder: major for folder in self._binary_folders() if (major := _major(folder)) is not None}
         made_by = _read(self.link / "PG_VERSION")
         if made_by is None:
@@ -528,7 +533,7 @@ class EmbeddedServer:
 
 
 def server_settings(memory_bytes: int, shm_bytes: int | None, *, durable: bool) -> str:
-    """The text of callipper.conf for a machine with so much memory and room in /dev/shm (None: it has none)."""
+    """The text of callipper.conf for a machine with this memory and this space in /dev/shm (None: no /dev/shm)."""
     mb = memory_bytes // 2**20
     values = {
         "max_connections": "40",
@@ -582,7 +587,7 @@ def _output(*arguments: str | Path) -> str | None:
 
 
 def _major(folder: Path) -> int | None:
-    """Major version of the server in a folder; None: there is no whole one."""
+    """Major version of the server in a folder; None if no complete one is there."""
     if not (folder / "initdb").exists():
         return None
     match = re.search(r"\) (\d+)", _output(folder / "postgres", "--version") or "")
@@ -606,8 +611,8 @@ def _first_number(path: Path) -> int | None:
     return int(match[0]) if match else None
 
 
-# Processes. Linux is asked through /proc, others through ps. Of a process of another user, /proc tells root only the
-# command line where a container takes CAP_SYS_PTRACE away, so that is what we go by.
+# Processes: through /proc on Linux, through ps elsewhere. In a container without CAP_SYS_PTRACE, /proc shows root only the
+# command line of another user's process. So only command lines are compared.
 
 
 def _command(pid: int) -> str:
@@ -627,7 +632,7 @@ def _all_processes() -> list[int]:
 
 
 def _is_taken(pid: int) -> bool:
-    """Whether a process id is in use, be it by a zombie."""
+    """Whether a process id is in use, also by a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -8,8 +8,8 @@
 -- A cached plan must not outlive the version that it has folded. So each change is announced, and all sessions drop their
 -- cached plans. A session whose snapshot is older than the change would cache an old plan again; _active_version() prevents it.
 
--- The next two functions return what was announced last. Their bodies are catalogue rows, which any snapshot sees as they are
--- now. _announce_change() replaces the bodies. It waits for nobody, because readers hold no lock on a function.
+-- The next two functions return the last announcement. Function bodies are rows of the catalogue, and every snapshot sees the
+-- newest ones. _announce_change() replaces the bodies. It waits for nobody, because readers hold no lock on a function.
 CREATE OR REPLACE FUNCTION callipper._newest_version() RETURNS integer
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT 0::pg_catalog.int4
@@ -22,7 +22,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._newest_change() IS 'transaction that last changed what is answered, as the catalogue has it';
 
--- The table callipper.change holds the same transaction, as each snapshot sees it.
+-- The table callipper.change holds the same transaction, but each snapshot sees its own row.
 CREATE OR REPLACE FUNCTION callipper._set_newest(version integer, change bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -1,7 +1,7 @@
 -- An area as one vector.
 
--- The mean of the cells whose middle is inside, each by its support: what is said of a place without POIs counts little. An area
--- too small to hold a middle, or outside of the grid, is asked at its centroid.
+-- The mean of the cells whose middle is inside, weighted by their support, so cells without POIs count little. An area that
+-- contains no middle of a cell, or is outside the grid, is embedded at its centroid.
 CREATE OR REPLACE FUNCTION callipper.area_embed(area @extschema:postgis@.geometry) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER COST 100000 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -1,8 +1,8 @@
--- callipper_map: what people and their tools see of the active model. Its tables are written when a version becomes active and
--- when it is refreshed, in the same transaction, so they always speak of the version that answers. They are tables because tools
--- ask for a primary key and bounds, which a view does not have. Rows are deleted and inserted, never truncated: no reader waits.
+-- callipper_map: the active model for people and their tools. Its tables are written in the transaction that activates or
+-- refreshes a version, so they always show the version that answers. They are tables because tools need a primary key and
+-- bounds, which a view does not have. Rows are deleted and inserted, never truncated: no reader waits.
 
--- Brings both tables to what the active version says. Only rows that differ are written.
+-- Brings both tables up to date with the active version. It writes only rows that differ.
 CREATE OR REPLACE FUNCTION callipper._write_map() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -62,7 +62,7 @@ END
 $$;
 COMMENT ON FUNCTION callipper._write_map() IS 'bring the tables of callipper_map to what the active version says';
 
--- Tools take a layer's bounds from the statistics, and would find none in a table that nobody has analysed.
+-- Tools take the bounds of a layer from the statistics, which only ANALYZE makes.
 CREATE OR REPLACE FUNCTION callipper._analyse_if(relation regclass, changed bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -84,7 +84,7 @@ COMMENT ON COLUMN callipper_map.cell_vector.lat IS 'latitude of the middle of th
 COMMENT ON COLUMN callipper_map.cell_vector.emb IS 'the embedding as an array';
 COMMENT ON COLUMN callipper_map.cell_vector.vector IS 'the embedding as pgvector has it';
 
--- A database of an earlier program has a model, but nothing here.
+-- A database of an earlier program has a model, but these tables are empty.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM callipper_map.cell) THEN

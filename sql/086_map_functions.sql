@@ -1,8 +1,8 @@
--- Questions as tools can ask them: no operators, names that no SQL parser takes for a keyword, a geometry whose type and SRID are
--- declared, and a default for every text, so that a tool may call a function before anybody has typed something. Where a tool
--- passes NULL, there are no rows.
+-- Questions in a form that tools can ask: without operators, with names that are no keywords in any SQL parser, with declared
+-- geometry type and SRID, and with a default for every text, so that a tool can call a function before anybody types a text. For
+-- NULL, they return no rows.
 
--- The sampled cells' distances from a question, for percentiles: readers have no right on the sample.
+-- The distances of the sampled cells from a question, for percentiles. SECURITY DEFINER, because readers may not read the sample.
 CREATE OR REPLACE FUNCTION callipper._city_of(question @extschema:vector@.vector) RETURNS real[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

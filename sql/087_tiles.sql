@@ -1,6 +1,6 @@
--- Vector tiles, for pg_tileserv, martin and tipg: z, x and y first, then what they ask for, with a default. Whole percents, a
--- feature id and no vectors, so that a tile is small and the same bytes for the same question. Below zoom 12 cells are merged
--- into blocks of 2 x 2, 4 x 4 and so on.
+-- Vector tiles for pg_tileserv, martin and tipg. The arguments are z, x and y, then the question, with a default. A tile has whole
+-- percents, feature ids and no vectors, so it is small, and has the same bytes for the same question. Below zoom 12, cells are
+-- merged into blocks of 2 x 2, 4 x 4 and so on.
 
 CREATE OR REPLACE FUNCTION callipper._block_size(z integer) RETURNS integer
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$

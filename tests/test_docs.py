@@ -60,6 +60,7 @@ def test_the_page_on_python_runs_as_it_stands(
     names: dict[str, object] = {}
     exec(code.replace("postgresql://me@localhost/city", module_database), names)
     assert np.shape(names["similarity"]) == (2, 2)
+    assert np.shape(names["of_h3"]) == (len(names["coffee"]), 256)  # type: ignore[arg-type]
     *_, score = capsys.readouterr().out.splitlines()
     assert float(score) > 0.5
 
@@ -91,6 +92,15 @@ def test_the_architecture_page_has_the_floors_of_the_test() -> None:
     )
     assert (*database[:-1], database[-1] | {"__main__"}) == FLOORS["callipper_db"]
     assert tuple(training) == FLOORS["callipper_trainer"]
+
+
+def test_the_settings_quote_the_experiments() -> None:
+    """A comment of TrainConfig that quotes a line of docs/experiments.md quotes one that is there."""
+    source = (ROOT / "trainer" / "callipper_trainer" / "config.py").read_text().split("class TrainConfig")[1]
+    quoted = [text for line in re.findall(r"#(.*)", source) for text in re.findall(r'"([^"]+)"', line)]
+    assert len(quoted) > 10
+    lines = " ".join((ROOT / "docs" / "experiments.md").read_text().split())
+    assert [text for text in quoted if text not in lines] == []
 
 
 def test_what_the_pages_import_is_there() -> None:

@@ -63,7 +63,7 @@ def doctor(dsn: str, as_json: bool) -> None:
 
 @click.command("dsn")
 def print_dsn() -> None:
-    """Print the DSN in use, for any client. Starts the embedded server when it is the one.
+    """Print the DSN in use, for any client. Starts the embedded server if that is in use.
 
     \b
     Example:

@@ -18,19 +18,19 @@ FILES = {".csv", ".tsv", ".gz", ".parquet", ".geoparquet", ".gpkg", ".geojson", 
 
 @click.command()
 @click.argument("target", metavar="TABLE|FILE")
-@click.option("--column", default="emb", show_default=True, help="Column for the embeddings; made where it is missing.")
-@click.option("--geometry", metavar="COLUMN", help="Of a table: its geometry, where it has several.")
-@click.option("--where", metavar="SQL", help="Of a table: only rows for which this holds.")
+@click.option("--column", default="emb", show_default=True, help="Column for the embeddings; added if it is missing.")
+@click.option("--geometry", metavar="COLUMN", help="For a table with several geometries: the one to use.")
+@click.option("--where", metavar="SQL", help="For a table: only rows for which this is true.")
 @click.option(
     "--areas",
     type=click.Choice(["centroid", "mean"]),
     default="centroid",
     show_default=True,
-    help="Of a table: polygons as their centroid, or as the mean of their cells.",
+    help="For a table: polygons as their centroid, or as the mean of their cells.",
 )
-@click.option("--all", "everything", is_flag=True, help="Of a table: also rows that have an embedding already.")
+@click.option("--all", "everything", is_flag=True, help="For a table: also rows that have an embedding already.")
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Of a file: where to write Parquet."
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="For a file: the Parquet file to write."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print progress and summary as JSON.")
 @with_dsn
@@ -47,8 +47,8 @@ def embed(
 ) -> None:
     """Embeddings of your own places, in your table or as a Parquet file.
 
-    Of a table, the rows whose column is NULL are filled, in chunks that are committed one by one: an interrupted run goes on
-    where it was, and others read the table meanwhile. The table needs a primary key, and a geometry or columns lon and lat.
+    In a table, it fills the rows whose column is NULL, and commits them in chunks. So an interrupted run resumes where it
+    stopped, and others can read the table during a run. The table needs a primary key, and a geometry or columns lon and lat.
 
     \b
     Examples:

@@ -55,7 +55,7 @@ def evaluate(
     device: str,
     as_json: bool,
 ) -> None:
-    """How well a model predicts labels of yours, next to floors that it must beat.
+    """How well a model predicts labels of yours, next to simple baselines that it must beat.
 
     The figures are also kept with the version: see models show and models compare.
 

@@ -32,8 +32,8 @@ FORMATS = {
 def export_command(dsn: str, what: str, output: Path, form: str | None, as_json: bool) -> None:
     """Cells, places or weights of the active model as a file.
 
-    GeoParquet and CSV hold the embeddings, a GeoPackage the rest. A GeoTIFF has a band a dimension, and a STAC item next to it;
-    it takes a grid of squares. safetensors holds the weights of both towers, and a JSON file next to it says what they are.
+    GeoParquet and CSV include the embeddings, a GeoPackage does not. A GeoTIFF has one band per dimension and a STAC item next
+    to it; it needs a grid of squares. safetensors holds the weights of both towers, and a JSON file next to it describes them.
 
     \b
     Examples:

@@ -30,15 +30,16 @@ from callipper_db.load import load as load_files
 @click.option("--source-column", help="Column with the source.")
 @click.option("--layer", help="Layer of a GeoPackage, or sheet of a spreadsheet, that has several.")
 @click.option(
-    "--encoding", help="Of CSV and Shapefiles (default: UTF-8 or UTF-16 where it is that, else Windows-1252)."
+    "--encoding",
+    help="Encoding of CSV and Shapefiles (default: UTF-8 or UTF-16 if it is one of these, else Windows-1252).",
 )
 @click.option(
     "--decimal",
     type=click.Choice([",", "."]),
-    help="What stands before the decimals in CSV (default: as the first rows show).",
+    help="Decimal sign in CSV (default: as in the first rows).",
 )
 @click.option(
-    "--min-confidence", type=click.FloatRange(0, 1), help="Of Overture places: leave out those that are less sure."
+    "--min-confidence", type=click.FloatRange(0, 1), help="Leave out Overture places with a lower confidence."
 )
 @click.option(
     "--replace-source", is_flag=True, help="Also remove rows of the same source that the files no longer hold."
@@ -52,10 +53,11 @@ def load(
 ) -> None:
     """Load POIs from files: CSV, GeoJSON, GeoParquet, OpenStreetMap, GeoPackage, Shapefile, KML, Excel and others.
 
-    Files of OpenStreetMap, Overture, Foursquare and GeoNames are known by their columns. In others a column may also be
-    named by a path into it, such as names.primary or tags[0].
+    Files of OpenStreetMap, Overture, Foursquare and GeoNames are recognised by their columns. In other files, a path such as
+    names.primary or tags[0] can name a nested column.
 
-    A file loaded twice changes nothing: rows are known by (source, id). What cannot be used goes to a rejects file.
+    Loading a file a second time changes nothing, because (source, id) identifies a row. Rows that cannot be used go to a
+    file of rejects.
 
     \b
     Examples:
@@ -85,7 +87,7 @@ def conditions_of(where: tuple[str, ...]) -> dict[str, str]:
 
 
 def print_file(file: FileSummary) -> None:
-    """Where the rows of a file went; what the user should look at goes to stderr."""
+    """Print what happened to the rows of a file. Notes for the user go to stderr."""
     counts = [(count, getattr(file, count)) for count in ("inserted", "updated", "unchanged", "duplicates")]
     said = ", ".join(f"{number:,} {count}" for count, number in counts if number or count == "inserted")
     click.echo(f"{file.path}: {file.rows:,} rows, {said}{f', {file.filtered:,} left out' if file.filtered else ''}.")

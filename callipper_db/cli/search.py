@@ -28,8 +28,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> None:
     """The grid cells that fit a text best, with the reasons.
 
-    First come the cells around which POIs stand that the text asks for: how many within 250 m, how many times more of them than
-    is usual in the city (lift), and up to three of them. Then come the cells whose embedding fits, with the POIs near.
+    First come cells with POIs that the text asks for: their number within 250 m, how many times their usual share that is
+    (lift), and up to three of them. Then come cells whose embedding fits, with the POIs near them.
 
     \b
     Examples:
@@ -109,7 +109,7 @@ def similar(dsn: str, place: str, k: int, within: str | None, min_distance: floa
 def describe(dsn: str, place: str, k: int, as_json: bool) -> None:
     """The kinds of POIs that a place has more of than the rest of the city.
 
-    POIs within 250 m count; for a polygon, POIs inside it. Lift is how many times the usual number there are.
+    POIs within 250 m count; for a polygon, POIs inside it. Lift is how many times their usual share they have there.
 
     \b
     Examples:

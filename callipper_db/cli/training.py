@@ -71,7 +71,7 @@ from callipper_db.config import Settings
     type=click.Choice(["auto", "float32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Of the network in training; auto: bf16 on a GPU that supports it, else float32.",
+    help="Number format of the network in training; auto: bf16 on a GPU that supports it, else float32.",
 )
 @click.option(
     "--stream/--no-stream",
@@ -200,7 +200,7 @@ def train(
     help="With --watch: also look this often. Needed if the source is not callipper.poi.",
 )
 @click.option("--compare", is_flag=True, help="Compare with the source even if no change was noted.")
-@click.option("--text-encoder", help="Folder of the model's text encoder, if its name does not say it.")
+@click.option("--text-encoder", help="Folder of the model's text encoder, if its name is not enough to find it.")
 @click.option("--wait", is_flag=True, help="Wait while a training run is at work in the database.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; with --watch a line for each refresh.")
 @with_dsn

@@ -1,4 +1,4 @@
-"""POIs from files: a module per format, all of them iterators in constant memory."""
+"""POIs from files: one module per format. All read in constant memory, by iterators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrow's columns as the other readers' are: Python values, made when somebody asks for them. Needs the extra `geo`."""
+"""Columns of Arrow that look like those of the other readers: Python values, made on demand. Needs the extra `geo`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from callipper_db.arrays import Array
 
 WKB_POINT = struct.Struct("<BIdd")
-# How a point begins, and its length: of two dimensions, and of three as ISO and as PostGIS write it.
+# The first bytes of a WKB point and its length: 2D, 3D by ISO, 3D by PostGIS.
 WKB_POINTS = {(b"\x01\x01\0\0\0", 21), (b"\x01\xe9\x03\0\0", 29), (b"\x01\x01\0\0\x80", 29)}
 GEOJSON_TYPES = {
     "point": "Point",
@@ -82,7 +82,7 @@ class WkbColumn(ArrowColumn):
 
 
 class ArrowColumns(Mapping[str, Sequence[Any]]):
-    """The columns of a batch, also those inside of others by their path: names.primary."""
+    """The columns of a batch. A path (names.primary) names a nested one."""
 
     def __init__(self, batch: Any, without: str | None = None) -> None:
         self._batch = batch
@@ -127,7 +127,7 @@ class ArrowColumns(Mapping[str, Sequence[Any]]):
 
 
 def plain(array: Any) -> list[Any]:
-    """Python values: moments as text, text with its bad bytes marked."""
+    """Python values: dates and times as text, and text with its bad bytes marked."""
     array = storage(array)
     if (readable := _with_texts(array.type)) != array.type:
         array = array.cast(readable)
@@ -153,12 +153,12 @@ def storage(array: Any) -> Any:
 
 
 def as_text(kind: Any) -> bool:
-    """Is it a moment, which is read as text?"""
+    """Is it a date or time, which is read as text?"""
     return pa.types.is_temporal(kind) and not pa.types.is_duration(kind)
 
 
 def _with_texts(kind: Any) -> Any:
-    """The type with text instead of moments, also inside of lists and structs: Python knows no nanoseconds."""
+    """The type with text instead of dates and times, also inside lists and structs: Python has no nanoseconds."""
     if as_text(kind):
         return pa.string()
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):

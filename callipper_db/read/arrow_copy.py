@@ -1,4 +1,4 @@
-"""Places of Arrow's columns for binary COPY, put together by Arrow: hardly a Python object per value."""
+"""Places in Arrow's columns as binary COPY data, made by Arrow with hardly any Python objects."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def bulk_binary(block: Block, rules: Rules) -> bytes | None:
 
 
 def binary_of(places: Sequence[Place]) -> bytes:
-    """The same for places that are made one by one."""
+    """The same for places that were converted one by one."""
     if not places:
         return b""
     rows, *texts, x, y, shapes, attributes = zip(*places, strict=True)
@@ -66,7 +66,7 @@ def _holds(array: Any, *texts: str) -> bool:
 
 
 def _floats(values: Sequence[float | None] | Array) -> Any:
-    """Float8 as PostgreSQL has them on the wire."""
+    """float8 values as PostgreSQL sends them."""
     array = pa.array(values, pa.float64())
     numbers = np.asarray(array.fill_null(0)).astype(">f8")
     binary = pa.FixedSizeBinaryArray.from_buffers(pa.binary(8), len(array), [None, pa.py_buffer(numbers.tobytes())])

@@ -12,14 +12,14 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from callipper_db.read.arrow import as_text, bytes_of, plain, storage
 
-DEEP = 20  # levels of nesting; what is deeper is written value by value
+DEEP = 20  # levels of nesting; a deeper value is written by itself
 ESCAPED = bytes(range(32)) + b'"\\'
 
 
 def json_texts(array: Any, written: Callable[[Any], str], depth: int = 0) -> Any:
     """The values of an array as JSON, null where they are null.
 
-    `written` writes a value of a type that is not known here. Raises ArrowInvalid for text that is not UTF-8.
+    `written` writes values of types that this module does not know. Raises ArrowInvalid for text that is not UTF-8.
     """
     array = storage(array)
     kind = array.type
@@ -50,7 +50,7 @@ def _where_valid(array: Any, text: str) -> Any:
 
 
 def _quoted(array: Any, written: Callable[[Any], str]) -> Any:
-    # Arrow does not look at a file's texts, but it does at bytes that are to become text.
+    # Arrow does not check the texts of a file, but it checks bytes that it converts to text.
     texts = array.cast(pa.string()) if as_text(array.type) else array.cast(pa.binary()).cast(pa.string())
     data = bytes_of(texts)
     if len(data.translate(None, ESCAPED)) < len(data):
@@ -78,7 +78,7 @@ def _lists(array: Any, written: Callable[[Any], str], depth: int) -> Any:
 
 
 def json_objects(columns: Mapping[str, Any], rows: int) -> Any:
-    """An object a row, of columns of JSON; what is null or an empty text is left away."""
+    """One JSON object per row, from columns of JSON. Nulls and empty texts are left out."""
     if not columns:
         return pa.array(["{}"] * rows, pa.string())
     members = [
@@ -87,6 +87,6 @@ def json_objects(columns: Mapping[str, Any], rows: int) -> Any:
         )
         for name, texts in columns.items()
     ]
-    # Not null_handling="skip": it loses the rows that have no member.
+    # Not null_handling="skip", which loses rows without members.
     inside = pc.binary_join_element_wise(*members, "", null_handling="replace", null_replacement="")
     return pc.binary_join_element_wise("{", pc.ascii_rtrim(inside, ","), "}", "")

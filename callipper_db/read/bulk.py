@@ -1,4 +1,4 @@
-"""Places of many rows at once: what Rules.place does row by row, for blocks in which no row needs a closer look."""
+"""Converts many rows to places at once. Rules.place does the same row by row, for blocks with a row that needs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from callipper_db.read.place import (
 )
 from callipper_db.read.record import BAD_BYTE, Block
 
-DECIMAL = frozenset("0123456789+-. ")  # what PostgreSQL and Python read alike
+DECIMAL = frozenset("0123456789+-. ")  # characters that PostgreSQL and Python read alike
 NUMBER_LIMIT = 40  # characters; longer ones may underflow
 
 DELIMITER, QUOTE = "\x1f", "\x01"
@@ -45,8 +45,8 @@ class Coordinates(NamedTuple):
 def csv_of(rows: Iterable[Sequence[Any]]) -> str:
     """CSV as COPY_FORMAT has it: None is an empty field.
 
-    Its delimiter and its quote are characters that texts hardly have, so that nearly all rows are put together without a look
-    at their characters, let alone a second quote for each quote of JSON.
+    The delimiter and the quote are characters that texts hardly ever contain. So nearly all rows are joined without looking at
+    their characters, and the quotes of JSON are not doubled.
     """
     texts = [["" if value is None else str(value) for value in row] for row in rows]
     text = "".join([DELIMITER.join(fields) + "\n" for fields in texts])
@@ -63,7 +63,7 @@ def _quoted(field: str) -> str:
 
 
 class Parts(NamedTuple):
-    """The columns of a block's places, but for the attributes."""
+    """The columns of a block's places, without the attributes."""
 
     sources: list[str]
     ids: list[str]
@@ -106,7 +106,7 @@ def parts_of(block: Block, rules: Rules) -> Parts | None:
 
 
 PARTS = ("name", "category", "group", "description", "source", "id")
-NESTED = "[[[["  # deep, perhaps too deep: Rules.place counts
+NESTED = "[[[["  # perhaps nested too deeply: Rules.place counts
 
 
 def _texts(block: Block, rules: Rules, part: str) -> Texts:
@@ -132,7 +132,7 @@ def _texts(block: Block, rules: Rules, part: str) -> Texts:
 
 
 def _sound(rules: Rules, name: Texts, category: Texts, group: Texts, description: Texts) -> bool:
-    """Has every row a category (a name, where the file has no categories), and no text over its limit?"""
+    """Has every row a category (or a name, if the file has no categories), and is no text too long?"""
     needed = category if rules.columns.category else name
     short = _longest(name, category, group) <= NAME_LIMIT and _longest(description) <= DESCRIPTION_LIMIT
     return short and None not in needed
@@ -146,7 +146,7 @@ def _coordinates(block: Block, rules: Rules) -> tuple[Coordinates | None, Coordi
     columns = rules.columns
     if columns.lon and columns.lat:
         pair: Sequence[Sequence[Any] | Array] = (block.columns[columns.lon], block.columns[columns.lat])
-    elif (points := getattr(block.shapes, "points", None)) is not None:  # of WKB in Arrow
+    elif (points := getattr(block.shapes, "points", None)) is not None:  # WKB in a column of Arrow
         pair = points
     elif block.shapes and all(isinstance(shape, tuple) for shape in block.shapes):
         pair = list(zip(*block.shapes, strict=True))
@@ -159,7 +159,7 @@ def _coordinates(block: Block, rules: Rules) -> tuple[Coordinates | None, Coordi
 
 
 def _numbers(column: Sequence[Any] | Array, bound: float) -> Coordinates | None:
-    """Finite numbers within the bound, as floats or as decimal fractions; None: some are not."""
+    """Finite numbers within the bound, as floats or as decimal text; None if one is not."""
     if isinstance(column, np.ndarray):
         sound = np.isfinite(column).all() and (np.abs(column) <= bound).all()
         return Coordinates(column, column) if sound else None
@@ -179,7 +179,7 @@ def _numbers(column: Sequence[Any] | Array, bound: float) -> Coordinates | None:
 
 
 def _attributes(block: Block, rules: Rules) -> list[str]:
-    """JSON objects of the columns without a part, put together from pieces."""
+    """JSON objects of the columns that play no part, joined from pieces."""
     pieces = [_members(name, column) for name, column in block.columns.items() if name not in rules.used]
     return (
         ["{" + "".join(members)[:-1] + "}" for members in zip(*pieces, strict=True)] if pieces else ["{}"] * len(block)
@@ -197,7 +197,7 @@ _quote = json.encoder.encode_basestring
 
 
 def json_of(value: Any) -> str:
-    """As to_json, in a quarter of its time for small values: the encoder of the json module is made anew for each."""
+    """As to_json, in a quarter of its time for small values, because the json module makes an encoder for each."""
     kind = type(value)
     if kind is str:
         return _quote(value)

@@ -1,4 +1,4 @@
-"""Which column of a file plays which part: as the user says, as its provider's scheme has it, else by its name."""
+"""Which column of a file plays which part: by the user's options, by the provider's scheme, or by its name."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ INSIDE = (
     "text",
     "main",
     "en",
-)  # of a nested column the part that is its text
+)  # the part of a nested column that is its text
 
-# Further names, of well-known providers and in other languages; compared by their letters alone, and only where none of the
-# usual ones is there.
+# Further names, from well-known providers and in other languages. They count only if no usual name is there. Only letters are
+# compared.
 ALSO = {
     "id": "placekey placeid fsqid businessid locationid facilityid venueid shopid storeid featureid recordid"
     " atcocode fhrsid siret item",
@@ -61,7 +61,7 @@ ALSO = {
     " wktgeom geomwkt wktgeometry polygonwkt georeference location point position",
 }
 LETTERS = re.compile(r"[^a-z0-9]+")
-# A word of a column's name: "Latitude (deg)" and "prim_lat_dec" have the word latitude, lat.
+# A word in a column's name: "Latitude (deg)" has the word latitude, "prim_lat_dec" the word lat.
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 AXES = {"lon": {"lon", "lng", "long", "longitude"}, "lat": {"lat", "latitude"}}
 # The same in other languages and as axes, looked for where there is no such pair.
@@ -109,7 +109,7 @@ class LoadOptions(ReadOptions):
     srid: int | None = None  # of the coordinates; None: what the file says, else 4326
     where: Mapping[str, str] = field(default_factory=dict)  # column -> the value that a row must have
     replace_source: bool = False  # remove rows of the same sources that the files no longer hold
-    min_confidence: float | None = None  # of Overture places, 0 to 1; less sure ones are left out
+    min_confidence: float | None = None  # least confidence of Overture places, 0 to 1
     rejects: Path | None = None  # None: <file name>.rejects.csv in the working directory
 
 
@@ -134,9 +134,9 @@ def find_layout(path: Path, reader: Reader, options: LoadOptions) -> Layout | No
 
 
 def find_columns(path: Path, reader: Reader, options: LoadOptions, layout: Layout | None = None) -> Columns:
-    """The part that each column plays: as the options say, as the layout has it, else by its usual name.
+    """The part that each column plays: by the options, by the layout, or by its usual name.
 
-    Raises BadInput, naming the columns there are, if there are no coordinates or nothing that says what a place is.
+    Raises BadInput, which lists the columns, if none holds coordinates, or none says what a place is.
     """
     named = {part: getattr(options, f"{part}_column") for part in USUAL}
     fixed = reader.columns or (layout.columns if layout else Columns())
@@ -165,7 +165,7 @@ def find_columns(path: Path, reader: Reader, options: LoadOptions, layout: Layou
 
 
 def find_usual(reader: Reader, part: str) -> str | None:
-    """The column with a usual name for this part; of a nested one the part that is its text."""
+    """The column with a usual name for this part; for a nested column, its part with the text."""
     by_lower = {name.lower().removeprefix("properties."): name for name in reversed(reader.names)}
     for usual in USUAL[part]:
         column = by_lower.get(usual)
@@ -182,7 +182,7 @@ def find_usual(reader: Reader, part: str) -> str | None:
 
 
 def find_also(reader: Reader, part: str) -> str | None:
-    """A column with one of the further names for this part; of a nested one the part that is its text."""
+    """A column with one of the further names for this part; for a nested column, its part with the text."""
     by_letters = {LETTERS.sub("", without_accents(name).lower()): name for name in reversed(reader.names)}
     for name in ALSO.get(part, "").split():
         column = by_letters.get(name)
@@ -196,13 +196,13 @@ def find_also(reader: Reader, part: str) -> str | None:
 
 
 def _inside(reader: Reader, column: str) -> str | None:
-    """What is the text of a nested column; of a list of such ones, that of the first."""
+    """The part of a nested column with its text; for a list of nested values, that of the first."""
     parts = reader.parts[column]
     return next((path for key in INSIDE for path in (f"{column}.{key}", f"{column}[0].{key}") if path in parts), None)
 
 
 def find_axes(reader: Reader) -> dict[str, str | None] | None:
-    """The one column with the word longitude, and the one with latitude, in its name; or such a pair inside of a nested one."""
+    """The only columns with the words longitude and latitude in their names, or such a pair inside a nested column."""
     for axes in (AXES, OTHER_AXES):
         flat = {axis: [name for name in reader.names if _is_axis(name, axis, axes)] for axis in axes}
         if all(len(names) == 1 for names in flat.values()):
@@ -230,7 +230,7 @@ def without_accents(name: str) -> str:
 def named_column(path: Path, reader: Reader, column: str, option: str) -> str:
     """The user's name of a column or a path into one, in the file's spelling. Raises BadInput if there is no such thing."""
     if reader.columns and not reader.names:
-        return column  # of OpenStreetMap's PBF, where any tag may be
+        return column  # a PBF file may have any tag
     found = find_field(reader.names, column)
     if found is None:
         raise BadInput(path=path, reason=f"there is no column {column!r} ({option}). {_columns_are(reader)}")

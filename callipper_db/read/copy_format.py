@@ -1,4 +1,4 @@
-"""How places go to the server: as text, or of Arrow's columns in the binary format, which the server reads faster."""
+"""How places are sent to the server: as text, or in the binary format for Arrow's columns, which the server reads faster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from callipper_db.read.record import Block, Reader
 
 @dataclass(frozen=True)
 class CopyFormat:
-    """What COPY is told, and how blocks and single places are written for it."""
+    """The options of COPY, and how blocks and single places are written for it."""
 
     options: str
     of_block: Callable[[Block, Rules], str | bytes | None]  # None: some row needs Rules.place

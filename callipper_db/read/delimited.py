@@ -1,4 +1,4 @@
-"""CSV and its relatives."""
+"""CSV, TSV and other delimited text."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from callipper_db.read.text import MAX_LINE, Lines, Text, open_text
 
 DELIMITERS = ",;\t|"
 DECIMAL_COMMA = re.compile(r"\s*[-+]?(\d{1,3}(\.\d{3})+|\d+),\d+\s*")
-COORDINATE = re.compile(r"[-+]?\d+[.,]\d+")  # a cell that no header has
-SEPARATOR_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)  # what Excel writes and reads before the header
+COORDINATE = re.compile(r"[-+]?\d+[.,]\d+")  # a cell like this is no name in a header
+SEPARATOR_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)  # a line that Excel puts before the header
 COLUMNS_LIMIT = 10_000
-LOOKED_AT = 200  # lines, to learn whether the decimals stand behind a comma
-SWALLOWED = 50_000_000  # characters that may be read again in vain, looking for the end of a quoted field
+LOOKED_AT = 200  # lines from which the decimal sign is learnt
+SWALLOWED = 50_000_000  # characters that may be read twice in search of the end of a quoted field
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the cells of a line stand in it."""
+    """How a line is divided into cells."""
 
     delimiter: str
     quoting: bool = True
@@ -62,7 +62,7 @@ class Dialect:
 def open_delimited(path: Path, encoding: str | None = None, decimal: str | None = None) -> Iterator[Reader]:
     """A table with a header, or a dump of GeoNames, which has none.
 
-    `decimal` is "," or "." where the user says what stands before the decimals; else the first lines show it.
+    `decimal` is the user's decimal sign, "," or "."; without one, the first lines show it.
     """
     with open_text(path, encoding) as text:
         lines = Lines(text)
@@ -81,7 +81,7 @@ def open_delimited(path: Path, encoding: str | None = None, decimal: str | None 
 
 
 def sniff_delimiter(path: Path, header: str) -> str:
-    """The delimiter that the suffix promises, else the one that the header has most of."""
+    """The delimiter that the suffix implies, else the most frequent one in the header."""
     if any(suffix.lower() in {".tsv", ".tab"} for suffix in path.suffixes[-2:]):
         return "\t"
     outside_quotes = "".join(header.split('"')[::2])
@@ -139,7 +139,7 @@ def _with_first(first: str, lines: Lines) -> Iterator[str]:
 
 
 def _decimal(dialect: Dialect, lines: Lines) -> str:
-    """The character before the decimals: a comma where a column of the first rows has nothing else."""
+    """The decimal sign: a comma if some column of the first rows has only commas."""
     taken = lines.take_many()
     lines.give_back(taken)
     try:
@@ -154,7 +154,7 @@ def _decimal(dialect: Dialect, lines: Lines) -> str:
 
 
 def _is_decimal_comma(cell: str) -> bool:
-    """4,873375 and 1.234,5; but 651,409 may be thousands, unless it would be no degrees then."""
+    """4,873375 and 1.234,5 are. 651,409 may be thousands, unless they would be no degrees."""
     if not DECIMAL_COMMA.fullmatch(cell):
         return False
     return not re.fullmatch(r"[-+]?\d{1,3},\d{3}", cell) or abs(float(cell.replace(",", "."))) <= 180
@@ -174,7 +174,7 @@ def _blocks(lines: Lines, dialect: Dialect, reader: Reader, text: Text) -> Itera
 
 
 def _in_bulk(lines: list[str], dialect: Dialect, names: list[str]) -> dict[str, Sequence[str]] | None:
-    """The columns, if each line is one sound row."""
+    """The columns, if each line is one valid row."""
     try:
         rows = list(dialect.rows(lines))
     except csv.Error:
@@ -186,7 +186,7 @@ def _in_bulk(lines: list[str], dialect: Dialect, names: list[str]) -> dict[str, 
 
 @dataclass
 class Spare:
-    """Characters that may still be read in vain."""
+    """How many characters may still be read twice."""
 
     characters: int
 
@@ -196,9 +196,9 @@ def _one_by_one(
 ) -> Iterator[Record | Refused]:
     """The records that begin on the next `count` lines.
 
-    Where quotes do not pair up, the parser swallows the lines up to the next quote. Then the first of them is read with its
-    quotes as they stand, or refused, and the others are read again; when that has happened too often, a row is a line. Empty
-    lines are no rows.
+    If quotes do not pair up, the parser takes all lines up to the next quote as one field. Then the first line is read again
+    with its quotes as plain characters, or refused, and the other lines are read again. When this has happened too often, each
+    line is a row. Empty lines are no rows.
     """
     rows = dialect.rows(lines)
     last = lines.number + count
@@ -218,7 +218,7 @@ def _one_by_one(
 
 
 def _line(row: int, line: str, dialect: Dialect, names: list[str], reason: str) -> Record | Refused:
-    """A line whose quotes are the text's own, as in: 7,"Au Petit Cochon" Bistro,Cafe."""
+    """A line whose quotes are plain characters, as in: 7,"Au Petit Cochon" Bistro,Cafe."""
     paired = line.count('"') % 2 == 0 and '""' not in line
     if reason == BAD_CSV and (paired or dialect.delimiter == "\t") and len(line) < MAX_LINE:
         values = dialect.literally(line)

@@ -1,4 +1,4 @@
-"""Which reader a file needs: by what it begins with, then by its suffix."""
+"""Which reader a file needs: by its first bytes, then by its suffix."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KNOWN = (
 
 
 def open_reader(path: Path, options: ReadOptions | None = None) -> AbstractContextManager[Reader]:
-    """Open a file of POIs. Raises BadInput for what is no file, is empty, or is of no known format."""
+    """Open a file of POIs. Raises BadInput for a path that is no file, an empty file, and an unknown format."""
     options = options or ReadOptions()
     _check_encoding(path, options.encoding)
     head = _read_head(path)
@@ -111,7 +111,7 @@ def _suffix(path: Path) -> str:
 
 
 def _is_object_a_line(text: str) -> bool:
-    """Is the first line a whole JSON object, and no FeatureCollection or what a web service answers?"""
+    """Is the first line a complete JSON object, but no FeatureCollection and no answer of a web service?"""
     line, _, more = text.partition("\n")
     try:
         first = json.loads(line)

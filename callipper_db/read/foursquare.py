@@ -22,12 +22,12 @@ HIDDEN = frozenset({ID, LABELS, "fsq_category_ids", "geom", "bbox", "placemaker_
 
 
 def recognise(reader: Reader) -> bool:
-    """Has it the columns of the open data set?"""
+    """Does it have the columns of the open data set?"""
     return {ID, LABELS} <= set(reader.names)
 
 
 def layout(reader: Reader) -> Layout:
-    """The last part of the first label is the category, its first part the group; what is closed is left out."""
+    """The last part of the first label is the category, its first part the group. Closed places are left out."""
     lon_lat = {"latitude", "longitude"} <= set(reader.names)
     columns = Columns(
         id=ID,
@@ -76,7 +76,7 @@ def _derive(columns: Mapping[str, Sequence[Any]], rows: int) -> Derived:
 
 
 def _listed(value: Any) -> list[str]:
-    """The texts of a list, also where a CSV holds it as text."""
+    """The texts of a list, also if a CSV holds it as text."""
     found = parsed(value) if isinstance(value, str) else value
     if isinstance(value, str) and not isinstance(found, list):
         found = NEXT_LABEL.split(value.strip().strip("[]"))

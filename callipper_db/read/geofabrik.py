@@ -11,7 +11,7 @@ from callipper_db.read.osm_tags import FURNITURE
 from callipper_db.read.record import Columns, Reader
 
 ID, CLASS, CODE, NAME = "osm_id", "fclass", "code", "name"
-# What Geofabrik has made of a value and a second tag, and the tag that it stands for.
+# Classes that Geofabrik made from a value and a second tag, and the tag that each stands for.
 SPLIT = {
     "recycling": ("amenity", "recycling"),
     "vending": ("amenity", "vending_machine"),
@@ -20,12 +20,12 @@ SPLIT = {
 
 
 def recognise(reader: Reader) -> bool:
-    """Has it the columns that all layers of the extracts have?"""
+    """Does it have the columns of all layers of the extracts?"""
     return {ID, CLASS, CODE} <= set(reader.names)
 
 
 def layout(reader: Reader, street_furniture: bool) -> Layout:
-    """The category of `fclass`, a value of OpenStreetMap without its key, by the table that PBF files are read by."""
+    """The category of `fclass`, which is an OpenStreetMap value without its key, by the same table as for PBF files."""
     columns = Columns(id=ID, name=NAME if NAME in reader.names else None, category="@category", group="@group")
 
     def derive(columns: Mapping[str, Sequence[Any]], rows: int) -> Derived:

@@ -1,4 +1,4 @@
-"""JSON: GeoJSON collections, features or plain objects a line or in an array, and what Overpass answers."""
+"""JSON: GeoJSON collections, features or plain objects (one per line or in an array), and answers of Overpass."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from callipper_db.read.text import MAX_LINE, Lines, Text, open_text
 
 EPSG = re.compile(r"(?:EPSG|ESRI):(?:[\d.]*:)?(\d+)$", re.IGNORECASE)
 CRS84 = re.compile(r"CRS:?84$", re.IGNORECASE)
-NAMES_LIMIT = 5000  # different columns that are told apart
-DEPTH_LOOKED_AT = 3  # levels of nested columns whose paths are known
+NAMES_LIMIT = 5000  # different columns, at most
+DEPTH_LOOKED_AT = 3  # levels of nested columns whose paths are listed
 NO_FEATURES = "it is JSON but no GeoJSON FeatureCollection with features, and no array of objects"
-# Where the answers of web services have their array of objects.
+# The members in which answers of web services have their array of objects.
 ENVELOPES = ("results", "places", "businesses", "venues", "pois", "items", "records", "rows", "data")
 
 Records = Iterator[Record | Refused]
@@ -78,7 +78,7 @@ def crs_srid(path: Path, crs: Any) -> int | None:
 
 
 def _collection(path: Path, text: Text, about: dict[str, Any]) -> Records:
-    """The records of a document; its other members are put into `about`."""
+    """The records of a document. Its other members go into `about`."""
     row = 0
     stream = Stream(text)
     try:
@@ -180,7 +180,7 @@ def _esri_shape(geometry: Any) -> Any:
 
 
 def _survey(reader: Reader, records: Records, text: Text, advance: Callable[[int], None]) -> None:
-    """Learn which columns there are, and what is in the nested ones: a key may first appear near the end."""
+    """Read the whole file to learn its columns and the paths in nested ones: a key may first appear near the end."""
     names: dict[str, None] = {}
     parts: dict[str, dict[str, None]] = {}
     done, sound, refused = 0, 0, None
@@ -205,7 +205,7 @@ def _survey(reader: Reader, records: Records, text: Text, advance: Callable[[int
 
 
 def _paths(path: str, value: Any, depth: int = DEPTH_LOOKED_AT) -> Iterator[str]:
-    """The ways to what is inside a nested value; a list of plain values has none."""
+    """The paths inside a nested value; a list of plain values has none."""
     if isinstance(value, dict) and depth:
         for key, inside in value.items():
             nested = list(_paths(f"{path}.{key}", inside, depth - 1))

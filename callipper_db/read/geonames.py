@@ -44,7 +44,7 @@ GROUPS = {
     "U": "Undersea",
     "V": "Vegetation",
 }
-# Of http://download.geonames.org/export/dump/featureCodes_en.txt those of places that people go to; others stay codes.
+# From http://download.geonames.org/export/dump/featureCodes_en.txt: places that people go to. Other codes stay codes.
 CODES = """
 ADM1 state, ADM2 county, ADM3 municipality, ADM4 district, PCLI country, BAY bay, BCH beach, CHN channel, CNL canal,
 COVE cove, FLLS waterfall, GLCR glacier, HBR harbour, LGN lagoon, LK lake, MAR marina, MRSH marsh, PND pond, RSV

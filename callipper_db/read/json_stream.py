@@ -1,4 +1,4 @@
-"""The items of one large JSON document, one by one and in bounded memory, whatever the document holds."""
+"""The items of one large JSON document, one by one, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ STRING_END = re.compile(r'["\\]')
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 SPACE = re.compile(r"[ \t\r\n]*")
 
-# A control character inside a text spoils no file: rows with NUL are refused later.
+# A control character inside a text is no reason to refuse the file. Rows with NUL are refused later.
 _raw_decode = json.JSONDecoder(strict=False).raw_decode
 
 
 class NotJson(Exception):
-    """The document is no JSON from here on."""
+    """The document is not JSON from this position on."""
 
 
 class Item(NamedTuple):
@@ -58,7 +58,7 @@ class Stream:
         return found
 
     def item(self) -> Item:
-        """The next value; one that is too long, too deep or no JSON is stepped over. Raises NotJson where that ends nowhere."""
+        """The next value. A value that is too long, too deep or not JSON is skipped. Raises NotJson if its end is not found."""
         self.peek()
         while True:
             try:
@@ -71,7 +71,7 @@ class Stream:
                 if not self._buffer[self._at : self._at + 1]:
                     raise NotJson("the file ends too early") from error
                 return self._step_over(BAD_JSON)
-            if end == len(self._buffer) and self._more():  # a number may go on
+            if end == len(self._buffer) and self._more():  # the number may continue in the next piece
                 continue
             raw = self._buffer[self._at : end]
             self._at = end
@@ -80,7 +80,7 @@ class Stream:
             return Item(value, raw, BAD_UTF8 if BAD_BYTE in raw or _has_lone_surrogate(value, raw) else None)
 
     def members(self) -> Iterator[str]:
-        """The keys of an object; each time the caller takes its value."""
+        """The keys of an object. After each key, the caller takes its value."""
         self.take("{")
         if self.peek() == "}":
             self.take("}")
@@ -112,7 +112,7 @@ class Stream:
         return bool(chunk)
 
     def _step_over(self, problem: str) -> Item:
-        """The next value by its brackets and quotes alone; at most MAX_ITEM characters of it are kept."""
+        """Skip the next value by its brackets and quotes alone. At most MAX_ITEM characters of it are kept."""
         kept, length, depth, in_string = "", 0, 0, False
         while True:
             end, depth, in_string = _end_of_value(self._buffer, self._at, depth, in_string)
@@ -135,7 +135,7 @@ def _end_of_value(text: str, at: int, depth: int, in_string: bool) -> tuple[int,
                 return len(text), depth, True
             if found[0] == "\\":
                 if found.end() == len(text):
-                    return found.start(), depth, True  # what is escaped comes with the next piece
+                    return found.start(), depth, True  # the escaped character comes with the next piece
                 at = found.end() + 1
                 continue
             at, in_string = found.end(), False

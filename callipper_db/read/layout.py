@@ -17,10 +17,10 @@ TEXT_LIMIT = 100_000  # characters of a text that is parsed as JSON
 
 
 class Derived(NamedTuple):
-    """Columns made of a file's own."""
+    """Columns that are made from a file's own columns."""
 
     columns: Mapping[str, Sequence[Any]]
-    left_out: Sequence[str | None] | None = None  # why a row is not wanted, None for those that are; None: all are
+    left_out: Sequence[str | None] | None = None  # why each row is left out, None to keep it; None: keep all
 
 
 Derive = Callable[[Mapping[str, Sequence[Any]], int], Derived]  # of columns and their number of rows
@@ -33,8 +33,8 @@ class Layout:
     provider: str
     columns: Columns  # which column, derived or the file's own, plays which part; None: found by its usual name
     derive: Derive
-    hidden: frozenset[str] = frozenset()  # the file's columns that are no attributes: their content is in derived ones
-    unread: frozenset[str] = frozenset()  # of the hidden ones those that nothing is derived from
+    hidden: frozenset[str] = frozenset()  # columns that are no attributes, because derived columns hold their content
+    unread: frozenset[str] = frozenset()  # hidden columns from which nothing is derived
 
 
 class Field(NamedTuple):
@@ -45,7 +45,7 @@ class Field(NamedTuple):
 
 
 def find_field(names: Iterable[str], path: str) -> Field | None:
-    """The field that `path` names: a column, with or without case, or a column and a way into it: names.primary, tags[0]."""
+    """The field that `path` names: a column, in any case, or a path into a column: names.primary, tags[0]."""
     by_lower = {name.lower(): name for name in reversed(list(names))}
     if path in by_lower.values():
         return Field(path)
@@ -61,14 +61,14 @@ def find_field(names: Iterable[str], path: str) -> Field | None:
 
 
 def value_at(value: Any, steps: Sequence[str | int]) -> Any:
-    """What `steps` lead to inside a dictionary, list, list of pairs, or a text that holds one; None if they lead nowhere."""
+    """The value at the end of `steps` inside a dictionary, list, list of pairs, or a text with one of these; or None."""
     for step in steps:
         value = parsed(value) if isinstance(value, str) else value
         if isinstance(step, int):
             value = value[step] if isinstance(value, (list, tuple)) and step < len(value) else None
         elif isinstance(value, dict):
             value = value.get(step)
-        elif isinstance(value, list):  # pairs of a map, or records of which the first that has it counts
+        elif isinstance(value, list):  # pairs of a map; or records, of which the first with the key counts
             found = (item[1] for item in value if isinstance(item, tuple) and len(item) == 2 and item[0] == step)
             inside = (item[step] for item in value if isinstance(item, dict) and item.get(step) is not None)
             value = next(found, None) if any(isinstance(item, tuple) for item in value) else next(inside, None)

@@ -15,7 +15,7 @@ FURNITURE = "street furniture (--street-furniture keeps it)"
 UNTOLD = {NO_KIND}  # a description makes up for it
 PREFIXES = ("", "tags.", "tags_", "tag_", "tag.", "tags:", "properties.tags.", "properties.")
 TAG_COLUMNS = ("tags", "other_tags", "all_tags", "properties.tags")  # dictionaries, or texts of them
-# Of the other keys one column alone may be anything's: a place, a landuse, a barrier.
+# A single column with another key (place, landuse, barrier) may come from any data.
 TELLING = ("amenity", "shop", "tourism", "healthcare", "leisure", "craft", "office", "club", "historic")
 ID_COLUMNS = ("full_id", "@id", "@osmid", "feature_id", "osm_id", "osmid", "id", "properties.@id")
 TYPE_COLUMNS = ("@type", "osm_type", "@osmtype", "element_type", "element", "type", "kind", "properties.@type")
@@ -43,9 +43,9 @@ OTHER_CATEGORIES = {"category", "kind", "label", "category_name", "poi_type", "f
 
 
 def find(reader: Reader, street_furniture: bool, categories: bool = True) -> Layout | None:
-    """The layout of tag columns; None if there are none. Where the category stands elsewhere only the ids are made.
+    """The layout of tag columns; None if there are none. If another column holds the category, only the ids are derived.
 
-    Two of the telling keys are enough, or one where no other column holds a category; so is a column of tags.
+    Two of the keys in TELLING are enough, or a column of tags. One key is enough if no other column can hold a category.
     """
     tags = TagColumns(reader)
     categories = categories and tags.found(reader.provider == "osm")
@@ -139,7 +139,7 @@ def element_id(identity: Any, element: Any, way: Any = None) -> str | None:
 
 
 class TagColumns:
-    """The columns that hold tags, and what a row's tags make it."""
+    """The columns that hold tags, and the category that a row's tags give."""
 
     def __init__(self, reader: Reader) -> None:
         second = {second for second, _ in osm.load_table().refined.values()}
@@ -188,7 +188,7 @@ class TagColumns:
         return [osm.categorise(_tags(tags)) for tags in spread]
 
     def dictionaries(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[dict[str, Any]]:
-        """What the columns of tags hold, a row each."""
+        """The tags in the columns of tags, one dictionary per row."""
         together: list[dict[str, Any]] = [{} for _ in range(rows)]
         for name in self.nested:
             for tags, more in zip(together, map(_dictionary, columns.get(name) or [None] * rows), strict=True):
@@ -218,7 +218,7 @@ def _dictionary(value: Any) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str | None:
-    """A tag's value as text; None for what is empty, NaN or no value at all."""
+    """A tag's value as text; None if it is empty or NaN."""
     if isinstance(value, list):
         return ";".join(filter(None, map(_text, value))) or None
     if value is None or value != value or isinstance(value, (dict, bool)):

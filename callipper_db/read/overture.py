@@ -12,24 +12,24 @@ CLOSED = "permanently_closed"
 PERMANENTLY_CLOSED = "permanently closed"
 LOW_CONFIDENCE = "confidence below --min-confidence"
 UNCATEGORISED = "no category"
-# Where the category stands, the most exact first. Releases that have `taxonomy` are about to drop `categories`.
+# The columns with the category, the most exact first. Releases with `taxonomy` will soon drop `categories`.
 CATEGORY = ("taxonomy.primary", "basic_category", "categories.primary")
 GROUP = ("taxonomy.hierarchy", "categories.hierarchy")
 ALTERNATES = ("taxonomy.alternates", "categories.alternate")
-# Kept as they are, as attributes; `sources`, `bbox`, `version` and the rules of names are not.
+# Kept unchanged as attributes. `sources`, `bbox`, `version` and the rules of names are not kept.
 KEPT = ("confidence", "websites", "socials", "emails", "phones", "addresses", "operating_status")
 UNREAD = frozenset({"sources", "bbox", "version", "theme", "type", "update_time"})
 
 
 def recognise(reader: Reader) -> bool:
-    """Is this a release of places: nested names, and a category in one of the ways of the schema?"""
+    """Is this a release of places, with nested names and one of the schema's category columns?"""
     inside = {path for paths in reader.parts.values() for path in paths}
     names = inside | set(reader.names)
     return "id" in names and "names.primary" in names and any(path in names for path in CATEGORY)
 
 
 def layout(reader: Reader, min_confidence: float | None) -> Layout:
-    """Names, categories as words, and what else a person would want; closed places are left out."""
+    """Names, categories as words, and other useful attributes. Closed places are left out."""
     inside = {path for paths in reader.parts.values() for path in paths} | set(reader.names)
     has_group = any(path in inside for path in GROUP)
 

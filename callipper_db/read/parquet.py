@@ -16,9 +16,9 @@ from callipper_db.read.record import BAD_BYTE, BLOCK, Block, Reader, require
 FEATURE = "Reading Parquet"
 SRID = re.compile(r"srid:(\d+)$", re.IGNORECASE)
 GEOARROW = "geoarrow."
-CHUNK_LIMIT = 64_000_000  # bytes of a column in a row group, unpacked; only above it a column can be oversize
+CHUNK_LIMIT = 64_000_000  # bytes of a column in a row group, unpacked; a smaller column is never too large
 LONG_VALUE = 1_000_000  # bytes of a value on average
-PACKED = 100  # times that a column is larger than on the disk
+PACKED = 100  # how many times a column may be larger than on the disk
 MANY_VALUES = 1_000_000  # of a column in a row group, of lists with LONG_LIST items on average
 LONG_LIST = 20_000
 # A batch has BLOCK rows, or fewer so that it holds no more than:
@@ -33,7 +33,7 @@ def open_parquet(path: Path) -> Iterator[Reader]:
     is the SRID."""
     arrow, parquet = require("pyarrow", FEATURE), require("pyarrow.parquet", FEATURE)
     try:
-        # Without these a whole column chunk, up to all rows of the file, would lie in memory.
+        # Without these settings, a whole column chunk, up to all rows of the file, would be in memory.
         with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             schema = file.schema_arrow
             shape, column = _geometry(file)
@@ -81,7 +81,7 @@ class _Rows:
 
 
 def _oversize(metadata: Any) -> list[str]:
-    """Columns that would fill the memory: with values of a megabyte and more, or of next to nothing on the disk."""
+    """Columns that would fill the memory: with values of a megabyte or more, or so compressed that they are tiny on disk."""
     found = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -118,7 +118,7 @@ def _may_repeat_long_values(chunk: Any) -> bool:
 
 
 def _geometry(file: Any) -> tuple[str | None, dict[str, Any]]:
-    """The geometry column, and what is known about it: `encoding` and `crs` as GeoParquet has them."""
+    """The geometry column and its `encoding` and `crs`, in GeoParquet's form."""
     schema = file.schema_arrow
     geo = _geo(schema.metadata or {})
     name = geo.get("primary_column")
@@ -159,7 +159,7 @@ def _geo(metadata: dict[bytes, bytes]) -> dict[str, Any]:
 
 
 def _paths(arrow: Any, path: str, kind: Any) -> Iterator[str]:
-    """The ways to what is inside a nested column; a list of plain values, or a map, has none."""
+    """The paths inside a nested column; a list of plain values, or a map, has none."""
     if arrow.types.is_struct(kind):
         for field in kind:
             nested = list(_paths(arrow, f"{path}.{field.name}", field.type))

@@ -1,4 +1,4 @@
-"""From a record to a row of callipper.poi: which column is what, and what is refused."""
+"""From a record to a row of callipper.poi, or to the reason why it is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DESCRIPTION_LIMIT = 10_000
 ID_LIMIT = 300  # source and source_id together must fit an index page of PostgreSQL
 ATTRIBUTES_LIMIT = 100_000  # characters of JSON
 DEPTH_LIMIT = 100  # levels of nesting
-ID_DECIMALS = 6  # of the coordinates that a made id hashes
+ID_DECIMALS = 6  # of the coordinates in the hash of a derived id
 
 NO_COORDINATES = "no coordinates"
 NOT_NUMBERS = "coordinates that are not numbers"
@@ -50,10 +50,10 @@ NUL = "a NUL character"
 NOT_WHERE = "not what --where asks for"
 
 PAIR = re.compile(r"[(\[]?\s*([-+]?\d+(?:\.\d+)?)\s*[,;]\s*([-+]?\d+(?:\.\d+)?)\s*[)\]]?")  # 48.85, 2.35
-UNTELLING = {"point_of_interest", "establishment"}  # what Google says of all places
+UNTELLING = {"point_of_interest", "establishment"}  # Google's types of every place
 # How programs write that there is nothing: pandas, R, QGIS, SQL, ArcGIS.
 NOTHING = frozenset({"NaN", "nan", "NA", "N/A", "NULL", "null", "None", "<NA>", "<Null>"})
-ENTITY = re.compile(r"&#?\w+;")  # of HTML: its semicolon parts nothing
+ENTITY = re.compile(r"&#?\w+;")  # an HTML entity, whose semicolon separates nothing
 SIMPLE_ARRAY = re.compile(r"\{[^{}\":\\]*\}")
 JSON_TOKEN = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"')
 
@@ -72,7 +72,7 @@ class Place(NamedTuple):
     description: str | None
     x: float | None
     y: float | None
-    shape: str | None  # what PostGIS turns into a point; then x and y are None
+    shape: str | None  # for PostGIS to turn into a point; then x and y are None
     attributes: str
 
 
@@ -81,17 +81,17 @@ class Rules:
     """What makes a record a place, for one file."""
 
     columns: Columns
-    where: Mapping[str, str]  # with the file's own spelling of the columns
-    source: str  # of rows that name none
+    where: Mapping[str, str]  # by the file's own spelling of the columns
+    source: str  # for rows that name no source
     any_source: bool  # a row may name its source
     degrees: bool  # the coordinates are known to be longitude and latitude, so their range is checked here
     layout: Layout | None = None
-    fields: Mapping[str, Field] = field(default_factory=dict)  # path into a nested column -> where that is
-    decimal: str | None = None  # "," where it stands before the decimals
+    fields: Mapping[str, Field] = field(default_factory=dict)  # path into a nested column -> its field
+    decimal: str | None = None  # the decimal sign, if it is a comma
 
     @classmethod
     def of(cls, path: Path, reader: Reader, options: LoadOptions, source: str, srid: int) -> Rules:
-        """The rules for an open file. Raises BadInput where its columns do not do."""
+        """The rules for an open file. Raises BadInput if its columns are not sufficient."""
         layout = find_layout(path, reader, options)
         columns = find_columns(path, reader, options, layout)
         where = {named_column(path, reader, column, "--where"): value for column, value in options.where.items()}
@@ -111,7 +111,7 @@ class Rules:
         )
 
     def prepare(self, block: Block) -> tuple[Block, Counter[str]]:
-        """The block with derived columns and without the rows that are not wanted, which are counted by their reason."""
+        """The block with derived columns and without unwanted rows; these are counted by their reason."""
         rows = len(block)
         columns: dict[str, Sequence[Any]] = {
             path: block.columns[path]
@@ -146,7 +146,7 @@ class Rules:
         return replace(block, columns={**own, **columns}), counts
 
     def place_of(self, record: Record) -> Place | Refused | LeftOut:
-        """A record's place, or why it is none."""
+        """The place of a record, or why there is none."""
         block = Block(record.row, {name: [value] for name, value in record.values.items()}, [record.shape])
         prepared, counts = self.prepare(block)
         if counts:
@@ -155,7 +155,7 @@ class Rules:
         return self.place(record._replace(values=values, raw=raw_of(record)))
 
     def place(self, record: Record) -> Place | Refused:
-        """The place of a record that is prepared."""
+        """The place of a prepared record."""
         get, columns = record.values.get, self.columns
         name, category = name_of(get(columns.name)), words_of(get(columns.category))
         group, description = text_of(get(columns.group)), text_of(get(columns.description))
@@ -190,7 +190,7 @@ def _matches(value: Any, wanted: str) -> bool:
 
 
 def text_of(value: Any) -> str | None:
-    """A value as text without white space around it; None for what is empty or NaN."""
+    """A value as text without white space at its ends; None if it is empty or NaN."""
     if isinstance(value, str):
         return value.strip() or None
     if value is None:
@@ -202,7 +202,7 @@ def text_of(value: Any) -> str | None:
     if isinstance(value, (list, tuple)):
         return "; ".join(filter(None, map(text_of, value))) or None
     if isinstance(value, (dict, bytes)):
-        return None  # there is no telling which part of it is meant
+        return None  # it is not clear which part is meant
     return str(value)
 
 
@@ -213,7 +213,7 @@ def name_of(value: Any) -> str | None:
 
 
 def words_of(value: Any) -> str | None:
-    """A category; several of them, as a list or between semicolons, in one order: 'restaurant;bar' is 'bar and restaurant'."""
+    """A category's words. Several, as a list or between semicolons, are sorted: 'restaurant;bar' is 'bar and restaurant'."""
     if isinstance(value, str) and value[:1] in {"[", "{"}:
         value = _listed(value)
     if isinstance(value, str) and ";" in value and not ENTITY.search(value):
@@ -226,7 +226,7 @@ def words_of(value: Any) -> str | None:
 
 
 def _listed(text: str) -> Any:
-    """The list that JSON, Python or PostgreSQL write like this; else the text."""
+    """The list, if the text is one in the notation of JSON, Python or PostgreSQL; else the text."""
     if SIMPLE_ARRAY.fullmatch(text):
         return text[1:-1].split(",")
     found = parsed(text)
@@ -234,7 +234,7 @@ def _listed(text: str) -> Any:
 
 
 def raw_of(record: Record) -> str:
-    """The record as it stands in the file, for a reader of the rejects."""
+    """The record as it is in the file, for the file of rejects."""
     if record.raw is not None:
         return record.raw
     shown = record.values if record.shape is None else {**record.values, "geometry": record.shape}
@@ -244,7 +244,7 @@ def raw_of(record: Record) -> str:
 def _position(
     record: Record, columns: Columns, degrees: bool, decimal: str | None
 ) -> tuple[str | None, float | None, float | None, str | None]:
-    """(reason to refuse, x, y, shape); the shape is for PostGIS to turn into a point."""
+    """(reason to refuse, x, y, shape). PostGIS turns the shape into a point."""
     values, shape = record.values, record.shape
     if columns.lon is not None:
         shape = values.get(columns.lon), values.get(columns.lat)
@@ -368,7 +368,7 @@ def _without_nan(value: Any) -> Any:
 def made_id(
     name: str | None, category: str | None, description: str | None, x: float | None, y: float | None, shape: str | None
 ) -> str:
-    """An id for a row that has none: the same name and category at the same place give the same."""
+    """An id for a row without one. The same name, category and place give the same id."""
     text = f"{name or ''}\x1f{category or ''}" if name or category else f"\x1f\x1f{description}"
     where = f"{x:.{ID_DECIMALS}f} {y:.{ID_DECIMALS}f}" if shape is None else shape
     return blake2b(f"{text}\x1f{where}".encode(errors="replace"), digest_size=12).hexdigest()

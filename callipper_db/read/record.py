@@ -1,4 +1,4 @@
-"""What every reader gives: records, and the rows that it cannot read."""
+"""What every reader returns: records, and rows that it cannot read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from callipper_db.errors import MissingExtra
 BAD_BYTE = "\U0010ffff"
 
 BLOCK = 5000  # rows
-BLOCK_CHARACTERS = 8_000_000  # of long rows fewer are held at once
+BLOCK_CHARACTERS = 8_000_000  # in memory; fewer rows if they are long
 
 BAD_UTF8 = "not valid UTF-8"
 BAD_CSV = "quotes that do not pair up"
@@ -28,7 +28,7 @@ WRONG_COLUMNS = "wrong number of columns"
 
 
 class Record(NamedTuple):
-    """A row as it stands in the file."""
+    """A row as it is in the file."""
 
     row: int  # line number of text, else 1, 2, ...; ascends
     values: dict[Any, Any]  # column -> value
@@ -37,14 +37,14 @@ class Record(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A row that is sound and not wanted: a closed shop, a bench. It is counted by its reason and not set aside."""
+    """A valid row that is not wanted, such as a closed shop or a bench. It is counted by its reason, and not in the rejects."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Block:
-    """Many rows at once, by column; their numbers run on from `first`, unless `numbers` has them."""
+    """Many rows at once, by column. They are numbered from `first`, unless `numbers` holds their numbers."""
 
     first: int
     columns: Mapping[str, Sequence[Any]]
@@ -68,7 +68,7 @@ class Block:
 
     def keep(self, chosen: Sequence[bool]) -> Block:
         """Only the chosen rows."""
-        keep = getattr(self.columns, "keep", None)  # of Arrow's columns, most of which nobody has asked for yet
+        keep = getattr(self.columns, "keep", None)  # Arrow's columns, of which most are not converted yet
         return Block(
             self.first,
             keep(chosen) if keep else {name: pick(column, chosen) for name, column in self.columns.items()},
@@ -79,7 +79,7 @@ class Block:
 
 
 def pick(column: Sequence[Any], chosen: Sequence[bool]) -> Sequence[Any]:
-    """The chosen values of a column; one of Arrow's stays one."""
+    """The chosen values of a column. A column of Arrow stays one."""
     keep = getattr(column, "keep", None)
     return keep(chosen) if keep else list(compress(column, chosen))
 
@@ -112,12 +112,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the user says about how a file is to be read."""
+    """The user's options for reading a file."""
 
     street_furniture: bool = False  # keep OpenStreetMap's benches, bins and the like
     encoding: str | None = None  # of delimited text and Shapefiles; None: UTF-8, UTF-16 by its mark, else Windows-1252
-    decimal: str | None = None  # "," or "." before the decimals of delimited text; None: as its first rows show
-    layer: str | None = None  # of a file that has several
+    decimal: str | None = None  # decimal sign of delimited text, "," or "."; None: learn it from the first rows
+    layer: str | None = None  # the layer to read, of a file with several
 
 
 @dataclass
@@ -125,23 +125,23 @@ class Reader:
     """An open file. Of JSON, which has no header, `look` must have been called before the blocks are read."""
 
     blocks: Iterator[Block | Rows]
-    names: list[str]  # of the columns
+    names: list[str]  # the names of the columns
     bytes_done: Callable[[], int] = field(default=lambda: 0)
     has_shape: bool = False  # the format has geometries of its own
-    srid: Callable[[], int | None] = field(default=lambda: None)  # what the file says
+    srid: Callable[[], int | None] = field(default=lambda: None)  # the file's own SRID
     columns: Columns | None = None  # the format fixes them; None: find them by name
     source: str | None = None  # the format's own name for the source
-    provider: str | None = None  # whose scheme the format is: "osm", "geonames"
-    parts: Mapping[str, list[str]] = field(default_factory=dict)  # nested column -> paths of what is in it
+    provider: str | None = None  # the provider whose scheme the format is: "osm", "geonames"
+    parts: Mapping[str, list[str]] = field(default_factory=dict)  # nested column -> paths inside it
     notes: list[str] = field(default_factory=list)  # what the user should know about how the file was read
-    decimal: str | None = None  # what stands before the decimals in a text; None: a point
+    decimal: str | None = None  # the decimal sign in a text; None: a point
     in_arrow: bool = False  # the blocks' columns are Arrow's
-    unread: set[str] = field(default_factory=set)  # columns that nobody asks for, filled before the first block is read
-    unreadable: str | None = None  # why, if no row can be read; known after `look`
+    unread: set[str] = field(default_factory=set)  # columns that are not needed; set before the first block is read
+    unreadable: str | None = None  # why no row can be read, if so; known after `look`
     survey: Callable[[Reader, Callable[[int], None]], None] | None = None  # reads the file once to learn its columns
 
     def may_hold(self, path: str) -> bool:
-        """Can there be something at this path of a nested column? Of a list or a map nobody knows in advance."""
+        """Can there be a value at this path of a nested column? For a list or a map, that is not known in advance."""
         column = path.split(".")[0].split("[")[0]
         return any(
             f"{part}.".startswith((f"{path}.", f"{path}[")) or path.startswith((f"{part}.", f"{part}["))
@@ -155,7 +155,7 @@ class Reader:
 
 
 def in_blocks(records: Iterator[Record | Refused | LeftOut]) -> Iterator[Rows]:
-    """Records by the thousand, or fewer where they are long."""
+    """Records in lists of some thousand, or fewer if they are long."""
     rows: Rows = []
     size = 0
     for record in records:
@@ -169,7 +169,7 @@ def in_blocks(records: Iterator[Record | Refused | LeftOut]) -> Iterator[Rows]:
 
 
 def require(module: str, feature: str) -> Any:
-    """A module of the extra `geo`, or MissingExtra."""
+    """Import a module of the extra `geo`. Raises MissingExtra."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -19,7 +19,7 @@ from callipper_db.read.record import BAD_BYTE
 
 MAX_LINE = 1_000_000  # characters
 CHUNK = 262_144  # bytes read at once
-HEAD = 65_536  # bytes that the encoding is guessed from
+HEAD = 65_536  # bytes from which the encoding is guessed
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 UNDEFINED_IN_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
@@ -32,8 +32,8 @@ codecs.register_error(
 class Text:
     """The characters of a file, unpacked if it is gzip.
 
-    Without an encoding: by its byte order mark, or UTF-8; and where the first bytes beyond ASCII are not UTF-8, Windows-1252
-    (which holds Latin-1) from there on. Bytes that the encoding does not know become BAD_BYTE.
+    Without `encoding`, the byte order mark decides, else the text is UTF-8. If the first bytes beyond ASCII are not UTF-8, the
+    text is Windows-1252 (which includes Latin-1) from there on. Bytes that the encoding does not know become BAD_BYTE.
     """
 
     def __init__(self, file: BinaryIO, encoding: str | None = None, guess: bool = True) -> None:
@@ -48,7 +48,7 @@ class Text:
         self._decoder = codecs.getincrementaldecoder(self.encoding)("callipper-mark")
 
     def read(self, size: int = CHUNK) -> str:
-        """About so many characters; '' only at the end."""
+        """About `size` characters; '' only at the end."""
         while True:
             data, self._begun = self._begun or self._stream.read(size), b""
             text = self._decode(data)
@@ -57,12 +57,12 @@ class Text:
 
     @property
     def guessed(self) -> str | None:
-        """The encoding, where it is neither UTF-8 nor given."""
+        """The guessed encoding, if it is not UTF-8 and none was given."""
         names = {"cp1252": "Windows-1252", "utf-8-sig": None}
         return None if self._given else names.get(self.encoding, self.encoding.upper())
 
     def tell(self) -> int:
-        """Bytes read of the file on disk."""
+        """Bytes of the file on disk that have been read."""
         return self.file.tell()
 
     def _decode(self, data: bytes) -> str:
@@ -75,8 +75,10 @@ class Text:
 
 
 def is_windows_1252(data: bytes) -> bool:
-    """Are the bytes beyond ASCII more often no UTF-8 than UTF-8, and all of them characters of Windows-1252?"""
-    marked = codecs.getincrementaldecoder("utf-8")("callipper-mark").decode(data)  # the last character may be cut
+    """Are most of the bytes beyond ASCII not UTF-8, and all of them characters of Windows-1252?"""
+    marked = codecs.getincrementaldecoder("utf-8")("callipper-mark").decode(
+        data
+    )  # its last character may be incomplete
     bad = marked.count(BAD_BYTE)
     return 2 * bad > len(BEYOND_ASCII.findall(marked)) and not UNDEFINED_IN_1252.search(data)
 
@@ -101,13 +103,13 @@ def open_text(path: Path, encoding: str | None = None, guess: bool = True) -> It
 
 
 class Lines:
-    """Lines with their ends, one by one for csv.reader or many at once; what is taken can be given back."""
+    """Lines with their ends, one by one for csv.reader or many at once. Lines that were taken can be given back."""
 
     def __init__(self, text: Text) -> None:
         self._text = text
         self._ready: deque[str] = deque()
         self._rest = ""
-        self.number = 0  # of the last line given out
+        self.number = 0  # of the last line that was taken
         self.taken: list[str] = []  # since the record began
         self._length = 0  # characters of these
 
@@ -130,12 +132,12 @@ class Lines:
         self.taken, self._length = [], 0
 
     def give_back_all_but_one(self) -> None:
-        """Only the first line of the record is spoilt; the others get another chance."""
+        """Keep only the first line of the record; the others are read again."""
         self._ready.extendleft(reversed(self.taken[1:]))
         self.number -= len(self.taken) - 1
 
     def take_many(self) -> list[str]:
-        """All lines at hand; none at the end of the file."""
+        """All lines in memory; none at the end of the file."""
         if not self._ready:
             self._refill()
         lines = list(self._ready)
@@ -148,7 +150,7 @@ class Lines:
         self.number -= len(lines)
 
     def _refill(self) -> bool:
-        """Read on; False at the end. Of a line over MAX_LINE only the beginning is kept."""
+        """Read more; False at the end. Of a line longer than MAX_LINE, only the beginning is kept."""
         while not self._ready:
             chunk = self._text.read(CHUNK)
             if not chunk and not self._rest:

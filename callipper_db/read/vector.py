@@ -19,7 +19,7 @@ from callipper_db.read.record import BLOCK, Block, Columns, Reader, require
 
 FEATURE = "Reading this format"
 SUFFIXES = {".gpkg", ".shp", ".fgb", ".kml", ".kmz", ".gpx", ".xlsx", ".ods", ".zip"}
-IN_MEMORY = {"kml", "gpx", "spreadsheet"}  # GDAL holds these as a whole
+IN_MEMORY = {"kml", "gpx", "spreadsheet"}  # GDAL keeps the whole file in memory
 MEMORY_LIMIT = 64_000_000  # bytes of such a file, unpacked
 ZIPPED = "zipped shapefile"
 KML_STYLE = frozenset(
@@ -36,7 +36,7 @@ KML_STYLE = frozenset(
         "icon",
     }
 )
-TABLE_BATCH = 1000  # rows; a row of a database may be long
+TABLE_BATCH = 1000  # rows, because a row of a database may be long
 BATCH_BYTES = 32_000_000  # of a batch, on average
 LONG_VALUE = 10_000_000  # bytes of a value of a GeoPackage; a column that has longer ones is not read
 GEOMETRIES = re.compile("(multi)?(point|linestring|polygon)|geometry(collection)?", re.IGNORECASE)
@@ -47,7 +47,7 @@ SQLITE = b"SQLite format 3\x00"
 
 
 def kind_of(path: Path, head: bytes) -> str | None:
-    """Which of these formats a file is, by what it begins with: gpkg, shapefile, flatgeobuf, kml, gpx, spreadsheet."""
+    """The format of a file by its first bytes: gpkg, shapefile, flatgeobuf, kml, gpx or spreadsheet."""
     if head.startswith(SQLITE):
         return "gpkg"
     if head.startswith(SHAPEFILE):
@@ -64,7 +64,7 @@ def kind_of(path: Path, head: bytes) -> str | None:
 
 @contextmanager
 def open_vector(path: Path, kind: str, layer: str | None, encoding: str | None) -> Iterator[Reader]:
-    """A layer of the file; of KML all of them, which are its folders. Raises BadInput where the layer is not clear."""
+    """A layer of the file; for KML all layers, which are its folders. Raises BadInput if the choice is not clear."""
     pyogrio, arrow = require("pyogrio", FEATURE), require("pyarrow", FEATURE)
     if kind in IN_MEMORY and (size := _unpacked(path)) > MEMORY_LIMIT:
         reason = (
@@ -156,7 +156,7 @@ def _blocks(arrow: Any, layers: list[Layer], kind: str) -> Iterator[Block]:
 
 
 def layout(reader: Reader) -> Layout:
-    """What a waypoint or a placemark is: GPX says it by type or symbol; of KML, the folder is the last resort."""
+    """The category of a waypoint (its type or symbol) or a placemark (a column, or else its folder)."""
     if reader.provider == "gpx":
         columns = Columns(name="name", category="@category", description=None)
 
@@ -167,7 +167,7 @@ def layout(reader: Reader) -> Layout:
         return Layout("GPX", columns, derive, frozenset({"type", "sym"}))
     own = {name.lower(): name for name in reader.names}
     category = next((own[name] for name in ("category", "type", "kind", "class") if name in own), None)
-    # A placemark's description is HTML for a balloon, no text to learn from.
+    # A placemark's description is HTML for a pop-up. The model should not learn from it.
     columns = Columns(id="id", name=own.get("name"), category=category, description="")
     return Layout("KML", columns, lambda columns, rows: Derived({}), KML_STYLE)
 
@@ -197,7 +197,7 @@ def _choose_shapefile(path: Path, chosen: str | None) -> str:
 
 
 def _unpacked(path: Path) -> int:
-    """Bytes of the content; of a zip archive what its members say they are."""
+    """Bytes of the content; for a zip archive, the sizes that its members state."""
     if not zipfile.is_zipfile(path):
         return path.stat().st_size
     with zipfile.ZipFile(path) as archive:

@@ -808,7 +808,7 @@ def test_refusals(database: str, town: str, renew: Callable[..., RefreshSummary]
         renew(database)
     insert(town, "New", "cafe")
     execute(town, "UPDATE callipper.text_encoder SET revision = 'another'")
-    with pytest.raises(TextEncoderMissing, match="its weights are not those that the active model was trained with"):
+    with pytest.raises(TextEncoderMissing, match="its weights are not those that the model was trained with"):
         renew(town)
 
 

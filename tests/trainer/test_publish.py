@@ -235,7 +235,7 @@ def test_remember_needs_a_model_and_its_own_encoder(database: str, town: str) ->
         remember(database, ["park"])
     with user_session(town) as connection:
         connection.execute("UPDATE callipper.text_encoder SET revision = 'another'")
-    with pytest.raises(TextEncoderMissing, match="its weights are not those that the active model was trained with"):
+    with pytest.raises(TextEncoderMissing, match="its weights are not those that the model was trained with"):
         remember(town, ["fresh fish"])
 
 

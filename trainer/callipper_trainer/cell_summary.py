@@ -1,7 +1,7 @@
-"""What callipper_map.cell says of each cell of a version: its group, colour, kinds of places and support.
+"""The columns of callipper_map.cell for each cell of a version: group, colour, kinds of places and support.
 
-Groups and colours are fitted once, when a version is published, and stay with it as its weights do. A refresh assigns its cells
-anew.
+Groups and colours are fitted once, when a version is published. Like the weights, they do not change afterwards. A refresh only
+assigns cells to them again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from callipper_db.grid import read_grid
 from callipper_db.tables import SCHEMA
 from callipper_trainer.standing_out import PoiKinds, kinds_around, read_poi_kinds, standing_out
 
-CLUSTERS = 12  # as many colours as a legend bears
+CLUSTERS = 12  # a legend with more colours is hard to read
 FITTED_ON = 20_000  # cells
-TOP = 3  # kinds that are said of a cell or a group
+TOP = 3  # kinds that describe a cell or a group, at most
 RANGE = (2.0, 98.0)  # percentiles of a component that become the darkest and the brightest
 PART = 50_000  # cells at once
 NEIGHBOURS = 8  # as loc_support() counts
@@ -86,7 +86,7 @@ def fit_palette(emb: Array, seed: int) -> Palette:
     A component's sign is arbitrary. It is turned so that its distribution has the longer tail at the bright end, which holds
     when a model of the same city is trained anew, in another basis.
     """
-    with threadpool_limits(1):  # threads would add up in another order each time
+    with threadpool_limits(1):  # several threads would add in a different order each time
         distinct = np.unique(emb, axis=0)
         means = KMeans(min(CLUSTERS, len(distinct)), n_init=4, random_state=seed, algorithm="lloyd").fit(emb)
         mean = emb.mean(axis=0, dtype=np.float64)

@@ -43,12 +43,12 @@ class TrainConfig:
     finest_lattice_m: float = 12.5
     code_size: int = 32  # length of a text code: "64 or 16 numbers in the code in place of 32"
     prior: float = 0.25  # POIs with code 0 added to every mean, which pulls a mean over few POIs towards 0
-    kinds: int = 96  # groups of similar texts, at most: "up to 128 kinds are told, so each category is one"
+    kinds: int = 96  # groups of similar texts, at most: "the head predicts up to 128 kinds"
     # Metres per cell side; lattices from this size up count kinds: "kinds counted from 50 m; from 25 m"
     kinds_from_m: float = 100.0
     # Least standard deviation of log(1 + POIs of a kind): "at least 0.05, weight 8, kinds count four times"
     min_kind_deviation: float = 0.05
-    self_visible: float = 0.1  # share of POIs that see themselves in their context: "A tenth it is"
+    self_visible: float = 0.1  # share of POIs that see themselves in their context: "a tenth of the POIs sees itself"
 
     # The context head predicts context from an embedding; it is dropped after training
     context_weight: float = 8.0  # in the loss; the contrast with texts has 1: "weight 8, kinds count four times"
@@ -66,7 +66,7 @@ class TrainConfig:
     background_share: float = 0.25  # background places in a step per POI of the step: the same line
 
     # Contrast
-    # Of the contrast with names in the loss; that with texts has 1: "With names at 0.3 in place of 0.15"
+    # Of the contrast with names in the loss; that with texts has 1: "a weight of 0.3 in place of 0.15 for names"
     name_weight: float = 0.15
     balance: float = 0.25  # a pair has the weight (rows with its text)^-balance: "batches of 512, ^0; ^-0.25; ^-0.5"
     initial_temperature: float = 0.07  # CLIP's

@@ -1,8 +1,8 @@
 """The kinds of each POI, by its category and by its name. search() and describe() answer from them.
 
 The thesaurus (callipper_db/place_words.py) lists kinds and the phrases by which people ask for them. A category is found there
-by its spelling; one that is not there is a kind of its own. A name says a kind in words ('Holt Bakery & Deli'), or is like one
-when their sentence vectors are close: 'Evans Cycles, Retailers - other' is a bicycle shop. A bus stop's name says what is near.
+by its spelling; one that is not there is a kind of its own. A name says a kind in words ('Holt Bakery & Deli'), or it suggests
+one whose sentence vector is close: 'Evans Cycles, Retailers - other' is a bicycle shop. A bus stop's name says what is near.
 """
 
 from __future__ import annotations

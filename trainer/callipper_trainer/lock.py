@@ -43,8 +43,8 @@ def only_trainer(dsn: str, *, wait: bool, reporter: Reporter) -> Iterator[Callab
         try:
             yield check
         finally:
-            # Closing alone lets the lock go when the server notices, so that a next run could find it taken. Where the
-            # connection was lost, what was done holds all the same.
+            # After close() alone, the lock stays until the server notices, and the next run could find it taken. If the
+            # connection is lost, there is nothing to roll back.
             with suppress(psycopg.Error):
                 connection.rollback()
             connection.close()

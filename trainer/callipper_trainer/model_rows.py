@@ -1,4 +1,4 @@
-"""A model as rows, out and back: the same weights, the same embeddings. What publishing adds to it is in publish.py."""
+"""Write a model as rows and read it back, with the same weights and embeddings. publish.py adds the cells, points and texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from callipper_trainer.weight_rows import WeightRows
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What the row of a version says in addition to the model itself."""
+    """The columns of a version's row in addition to the model itself."""
 
     srid: int
     extent: tuple[float, float, float, float]  # west, south, east, north of the training POIs, degrees
@@ -47,7 +47,7 @@ class LoadedModel:
 
     @property
     def config(self) -> TrainConfig:
-        """What the version was trained with; settings that this program does not know are left out."""
+        """The settings of the training, without those that this program does not know."""
         known = {field.name for field in fields(TrainConfig)}
         stored = self.provenance.get("config", {})
         return TrainConfig(**{name: value for name, value in stored.items() if name in known})
@@ -143,7 +143,7 @@ def _load(connection: db.Connection, version: int | None) -> LoadedModel:
 
 
 def _read_model(rows: WeightRows, arch: dict[str, Any], text_dim: int) -> tuple[CaLLiPer, tuple[Array, Array] | None]:
-    """The network, and the summary of the context that its last layer gives beside it, if it does."""
+    """The network, and the weights of the context's summary, if its last layer computes that too."""
     features = _read_features(rows, arch)
     weights = {layer["layer"]: rows.read_layer(layer["layer"]) for layer in arch["layers"]}
     summary = None

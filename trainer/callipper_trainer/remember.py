@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from callipper_db import db
-from callipper_db.errors import TextEncoderMissing, TextUnknown
+from callipper_db.errors import TextUnknown
 from callipper_trainer.embed import embed_texts
 from callipper_trainer.model_rows import load_model
-from callipper_trainer.text_encoder import encode_cached, find_encoder
+from callipper_trainer.text_encoder import encode_cached, find_model_encoder
 
 
 def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int:
-    """Add texts to those that the active model answers; returns how many were new. Raises NoActiveModel, TextUnknown."""
+    """Add texts to those that the active model answers; returns how many were new. Raises NoActiveModel, TextUnknown,
+    TextEncoderMissing.
+    """
     if not all(text.strip() for text in texts):
         raise TextUnknown(reason="the text is empty. Give a word or a phrase, such as 'park'.")
     with db.session(dsn, autocommit=True) as connection:
         model = load_model(connection)
-    name, revision = model.text_encoder
-    encoder = find_encoder(text_encoder or name)
-    if encoder.revision != revision:
-        raise TextEncoderMissing(name=name, reason="its weights are not those that the active model was trained with")
+    encoder = find_model_encoder(model.text_encoder, text_encoder)
     distinct = list(dict.fromkeys(texts))
     with db.session(dsn) as connection:
         plain = {text: _plain_question(connection, text) for text in distinct}

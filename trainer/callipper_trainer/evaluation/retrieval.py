@@ -13,7 +13,7 @@ from psycopg import sql
 
 from callipper_db import db, models
 from callipper_db.arrays import Array
-from callipper_db.errors import BadSource, NotEnoughData, TextEncoderMissing
+from callipper_db.errors import BadSource, NotEnoughData
 from callipper_db.progress import Reporter
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.samples import Samples
@@ -27,7 +27,7 @@ from callipper_trainer.fit_peaks import find_peaks
 from callipper_trainer.kinds import Encode
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import LoadedModel, load_model
-from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder
+from callipper_trainer.text_encoder import encode_cached, find_model_encoder
 
 HOLD_OUT = 0.1
 SEED = 42
@@ -116,7 +116,7 @@ def evaluate_retrieval(
     seen = model.provenance.get("rows")
     if seen is not None and seen != len(samples):
         reporter.note(f"The source now has {len(samples):,} POIs; version {model.version} was trained on {seen:,}.")
-    encoder = _encoder_of(model, text_encoder, device)
+    encoder = find_model_encoder(model.text_encoder, text_encoder, str(choose_device(device)))
     names, label_id = number_labels(labels, samples.text_id)
     distinct = list(dict.fromkeys([*samples.texts, *names]))
     reporter.stage("encoding texts", len(distinct))
@@ -135,15 +135,6 @@ def evaluate_retrieval(
     result = replace(result, version=model.version)
     models.record_evaluation(dsn, model.version, "retrieval", result.to_dict(), reporter.note)
     return result
-
-
-def _encoder_of(model: LoadedModel, name_or_path: str | None, device: str) -> TextEncoder:
-    """The text encoder that the model was trained with, by its own name or another. Raises TextEncoderMissing."""
-    name, revision = model.text_encoder
-    encoder = find_encoder(name_or_path or name, str(choose_device(device)))
-    if encoder.revision != revision:
-        raise TextEncoderMissing(name=name, reason="its weights are not those that the model was trained with")
-    return encoder
 
 
 def measure(

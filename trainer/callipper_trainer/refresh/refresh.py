@@ -21,7 +21,6 @@ from callipper_db.errors import (
     NoActiveModel,
     NotEnoughData,
     SourceEmpty,
-    TextEncoderMissing,
 )
 from callipper_db.grid import covers, ensure_grid, read_grid
 from callipper_db.progress import Reporter
@@ -33,7 +32,7 @@ from callipper_trainer.lock import only_trainer
 from callipper_trainer.model_rows import LoadedModel, load_model
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff, compare_level, compare_points
 from callipper_trainer.refresh.write import Evidence, RefreshPlan, version_locked, write_plan
-from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_encoder
+from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_model_encoder
 
 # Metres per cell side. In coarser lattices one POI hardly matters, and half of the city reads its cell.
 NEARBY_M = 800.0
@@ -289,13 +288,10 @@ class _Planner:
 
     def _encoder(self) -> TextEncoder:
         """The version's encoder, under the version's name for it, in whatever folder it is."""
-        name, revision = self.loaded.text_encoder
-        encoder = self.cache.encoder or find_encoder(self.text_encoder or name)
-        if encoder.revision != revision:
-            reason = "its weights are not those that the active model was trained with"
-            raise TextEncoderMissing(name=name, reason=reason)
-        self.cache.encoder = encoder if encoder.name == name else replace(encoder, name=name)
-        return self.cache.encoder
+        kept = self.cache.encoder
+        if kept is None or (kept.name, kept.revision) != self.loaded.text_encoder:
+            kept = self.cache.encoder = find_model_encoder(self.loaded.text_encoder, self.text_encoder)
+        return kept
 
     def _postpone(self, lattices: list[LatticeDiff]) -> tuple[list[LatticeDiff], list[LatticeDiff]]:
         """Make the model read the stored coarse lattices. Returns the differences of fine and of coarse lattices."""

@@ -51,12 +51,12 @@ class RefreshPlan:
     lattices: list[LatticeDiff]
     grid: Grid
     cells: Array  # rows of the grid
-    cell_vectors: Array  # (len(cells), 128)
+    cell_vectors: Array  # (len(cells), D)
     points: Array  # rows of the samples
-    point_vectors: Array  # (len(points), 128)
+    point_vectors: Array  # (len(points), D)
     words: list[str]  # new to the vocabulary
     texts: list[str]  # texts that may be new to the version, with the words first
-    text_vectors: Array  # (len(texts), 128)
+    text_vectors: Array  # (len(texts), D)
     evidence: Evidence | None = None  # None for a version of an earlier program, which has none
 
     @property
