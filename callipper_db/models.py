@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from callipper_db import db
 from callipper_db.errors import DatabaseFailed, ModelActive, NoActiveModel, UnknownModel
 from callipper_db.figures import SPLITS
+from callipper_db.h3_cells import resolution_of
 from callipper_db.tables import PARTITIONED
 
 COLUMNS = (
@@ -84,12 +85,16 @@ def compare_models(dsn: str, first: int, second: int) -> dict[str, dict[str, tup
     return result
 
 
+def _grid(kind: str, size_m: float) -> str:
+    return f"H3, resolution {resolution_of(size_m)}" if kind == "h3" else f"{kind} {size_m:g} m"
+
+
 def _flat(model: dict[str, Any], size: int) -> dict[str, dict[str, Any]]:
     """What is compared of a version."""
     metrics, provenance = model["metrics"], model["provenance"]
     about = {name: model[name] for name in ("status", "created_at", "text_encoder", "extent", "texts", "cells")}
     about |= {"CRS": f"EPSG:{model['srid']}"}
-    about |= {"grid": f"{model['grid_kind']} {model['grid_size_m']:g} m", "bytes": size}
+    about |= {"grid": _grid(model["grid_kind"], model["grid_size_m"]), "bytes": size}
     about |= {"POIs": provenance.get("rows"), "source": provenance.get("source")}
     settings = {"text": provenance.get("text"), **provenance.get("config", {})}
     training = {name: metrics.get(name) for name in ("validation_loss", "best_epoch")}

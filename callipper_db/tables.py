@@ -88,7 +88,7 @@ change = Table(
     Column("one", Boolean, primary_key=True, server_default=text("true")),
     Column("transaction_id", BigInteger, nullable=False),
     CheckConstraint("one", name="one"),
-    comment="one row: the transaction that last changed what is answered, by an activation, a refresh or a drop",
+    comment="one row: the transaction that last changed the answers, by an activation, a refresh or a drop",
 )
 
 signing_key = Table(
@@ -97,7 +97,7 @@ signing_key = Table(
     Column("one", Boolean, primary_key=True, server_default=text("true")),
     Column("key", LargeBinary, nullable=False),
     CheckConstraint("one", name="one"),
-    comment="one row: the key by which text_embed knows its own open cursors; a random number that never leaves the server",
+    comment="one row: the key with which text_embed signs its open cursors; a random number that never leaves the server",
 )
 
 text_encoder = Table(
@@ -112,8 +112,8 @@ text_encoder = Table(
         "max_tokens",
         Integer,
         CheckConstraint("max_tokens >= 3", name="max_tokens"),
-        comment="most tokens of a text that text_embed reads, the two that begin and end it included;"
-        " NULL: as many as the encoder can",
+        comment="most tokens of a text that text_embed reads, with its first and its last special token; NULL:"
+        " the encoder's own limit",
     ),
     UniqueConstraint("name", "revision"),
     comment="frozen sentence encoders that models were trained with",
@@ -127,7 +127,7 @@ text_vector = Table(
     Column("text", Text, nullable=False),
     Column("vec", VECTOR, nullable=False),
     PrimaryKeyConstraint("text_encoder_id", "text_hash"),
-    comment="what the sentence encoder made of each distinct text, so that none is encoded twice",
+    comment="the sentence encoder's vector of each distinct text, so that no text is encoded twice",
 )
 
 
@@ -146,7 +146,7 @@ text_token = Table(
     Column("embedding", VECTOR, nullable=False),
     PrimaryKeyConstraint("text_encoder_id", "token_id"),
     UniqueConstraint("text_encoder_id", "piece"),
-    comment="the vocabulary of a text encoder: WordPiece pieces and what each enters the network as",
+    comment="the vocabulary of a text encoder: WordPiece pieces and their input vectors",
 )
 
 text_position = Table(
@@ -156,7 +156,7 @@ text_position = Table(
     Column("position", Integer, nullable=False, comment="place in the text, from 0"),
     Column("embedding", VECTOR, nullable=False),
     PrimaryKeyConstraint("text_encoder_id", "position"),
-    comment="what a text encoder adds to the token at each position (token type included)",
+    comment="the vector that a text encoder adds to the token at each position (token type included)",
 )
 
 text_weight = Table(
@@ -213,12 +213,11 @@ model = Table(
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="whether poi_change names all POIs that differ from what this version holds; of one version at most",
+        comment="whether poi_change lists all POIs that differ from those of this version; true for one version at most",
     ),
     CheckConstraint("status IN ('ready', 'active')", name="status"),
     Index("model_one_active_idx", "status", unique=True, postgresql_where=text("status = 'active'")),
-    comment="model versions; immutable but for their status, their metrics and what refresh renews: extent,"
-    " provenance.refreshed",
+    comment="model versions; only their status, metrics, extent and provenance.refreshed ever change",
 )
 
 location_weight = Table(
@@ -254,7 +253,8 @@ context_cell = Table(
     Column("n", REAL, nullable=False),
     Column("code_sum", VECTOR, nullable=False),
     PrimaryKeyConstraint("version", "level", "i", "j"),
-    comment="what lies around: POIs and their text codes summed per cell of square lattices, 12.5 m * 2^level a side",
+    comment="the context of places: POIs and their text codes, summed per cell of square lattices with"
+    " sides of 12.5 m * 2^level",
 )
 
 text_embedding = Table(
@@ -269,13 +269,13 @@ text_embedding = Table(
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="a common word for places, which describe may answer with",
+        comment="a common word for places, which describe may return",
     ),
     Column(
         "city_distances",
         ARRAY(REAL),
-        comment="of the vocabulary: minus the similarity of each cell of cell_sample, ascending;"
-        " computed anew where it is NULL",
+        comment="for a word of the vocabulary: minus its similarity to each cell of cell_sample, ascending;"
+        " NULL: computed when needed",
     ),
     PrimaryKeyConstraint("text_hash", "version"),
     Index("text_embedding_vocabulary_idx", "version", postgresql_where=text("vocabulary")),
@@ -290,10 +290,10 @@ grid = Table(
     Column("kind", Text, nullable=False),
     Column("size_m", Float(53), nullable=False),
     Column("srid", Integer, nullable=False),
-    CheckConstraint("kind IN ('square', 'hexagon')", name="kind"),
+    CheckConstraint("kind IN ('square', 'hexagon', 'h3')", name="kind"),
     CheckConstraint("size_m > 0", name="size_m"),
     UniqueConstraint("kind", "size_m", "srid"),
-    comment="regular grids, anchored at the origin of their CRS; models that share one share its cells",
+    comment="regular grids, anchored at the origin of their CRS, or H3 cells; models with the same grid share its cells",
 )
 
 cell = Table(
@@ -316,7 +316,7 @@ cell_embedding = Table(
     Column("cell_id", BigInteger, ForeignKey(cell.c.cell_id), nullable=False),
     Column("emb", VECTOR(DIMENSIONS), nullable=False),
     PrimaryKeyConstraint("cell_id", "version"),
-    comment="what a model makes of each cell, taken at its centre; unit length",
+    comment="a version's embedding of each cell, at its centre; unit length",
     postgresql_partition_by="LIST (version)",
 )
 
@@ -327,7 +327,7 @@ cell_sample = Table(
     Column("number", Integer, nullable=False),
     Column("emb", VECTOR(DIMENSIONS), nullable=False),
     PrimaryKeyConstraint("version", "number"),
-    comment="some of a model's cells, drawn at random: what is usual in the city, for percentiles without a scan of all cells",
+    comment="random cells of a version, from which percentiles are estimated without a scan of all cells",
 )
 
 point_embedding = Table(
@@ -346,12 +346,12 @@ point_embedding = Table(
         Boolean,
         nullable=False,
         server_default=text("true"),
-        comment="whether the model was trained with this POI as it stands here; false where refresh has added or changed it",
+        comment="whether the model was trained with this POI as it is here; false if refresh has added or changed it",
     ),
     PrimaryKeyConstraint("point_id", "version"),
     Index("point_embedding_geom_idx", "geom", postgresql_using="gist"),
     Index("point_embedding_name_idx", text("to_tsvector('simple'::regconfig, name)"), postgresql_using="gin"),
-    comment="what a model makes of each training POI's place; unit length",
+    comment="a version's embedding of the place of each training POI; unit length",
     postgresql_partition_by="LIST (version)",
 )
 
@@ -360,8 +360,8 @@ kind = Table(
     metadata,
     Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
     Column("kind_id", Integer, nullable=False, autoincrement=False),
-    Column("name", Text, nullable=False, comment='as a person says it: "bicycle shop"'),
-    Column("said", Boolean, nullable=False, comment="whether describe may say it"),
+    Column("name", Text, nullable=False, comment='in everyday words: "bicycle shop"'),
+    Column("said", Boolean, nullable=False, comment="whether describe may return it"),
     Column(
         "pois",
         Integer,
@@ -381,18 +381,19 @@ kind = Table(
         REAL,
         nullable=False,
         server_default=text("0"),
-        comment="POIs of this kind that describe counts; a name that is like it, and each name of stops, by half",
+        comment="POIs of this kind as describe counts them: a POI whose name is only similar, and each name of"
+        " stops, count half",
     ),
     Column(
         "landmark",
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="whether a place is known by it, so that one counts more than a shop for describe",
+        comment="whether places are known for it; describe counts each of its POIs twice",
     ),
     PrimaryKeyConstraint("version", "kind_id"),
     UniqueConstraint("version", "name"),
-    comment="kinds of places that the POIs of a model version are of",
+    comment="kinds of places among the POIs of a model version",
 )
 
 kind_phrase = Table(
@@ -417,8 +418,13 @@ kind_peak = Table(
     metadata,
     Column("version", Integer, nullable=False),
     Column("kind_id", Integer, nullable=False),
-    Column("threshold", REAL, nullable=False, comment="POIs around a place count above this, for their surroundings"),
-    Column("gain", REAL, nullable=False, comment="factor on what is above the threshold"),
+    Column(
+        "threshold",
+        REAL,
+        nullable=False,
+        comment="the kind's POIs near a place, divided by a power of all POIs there, count from this value up",
+    ),
+    Column("gain", REAL, nullable=False, comment="factor on the part above the threshold"),
     Column("direction", VECTOR(PEAK_DIMENSIONS), nullable=False, comment="unit length"),
     PrimaryKeyConstraint("version", "kind_id"),
     ForeignKeyConstraint(
@@ -427,7 +433,7 @@ kind_peak = Table(
         name="kind_peak_version_kind_id_fkey",
         ondelete="CASCADE",
     ),
-    comment="what each kind of place adds to the first half of an embedding; a kind that came after the training adds nothing",
+    comment="how each kind of place enters the first half of an embedding; a kind that is newer than the training does not",
 )
 
 point_kind = Table(
@@ -456,12 +462,13 @@ point_kind = Table(
         "basis",
         SmallInteger,
         nullable=False,
-        comment="why: 0 its category, 1 its name says so, 2 is like the kind's, 3 hints at it, 4 a stop is named after one",
+        comment="why it counts: 0 its category, 1 its name says the kind, 2 is similar to it, 3 hints at it, 4"
+        " a stop is named after one",
     ),
     PrimaryKeyConstraint("point_id", "kind_id", "version"),
     Index("point_kind_kind_id_idx", "kind_id"),
     Index("point_kind_i_j_idx", "i", "j"),
-    comment="the kinds of each training POI, and where it stands",
+    comment="the kinds of each training POI, and its position",
     postgresql_partition_by="LIST (version)",
 )
 
@@ -498,7 +505,7 @@ cell_summary = Table(
     Column("support", REAL, nullable=False),
     Column("poi_count", Integer),
     PrimaryKeyConstraint("cell_id", "version"),
-    comment="what callipper_map.cell says of each cell of a version",
+    comment="the columns of callipper_map.cell for each cell of a version",
     postgresql_partition_by="LIST (version)",
 )
 
@@ -510,7 +517,7 @@ cell_cluster = Table(
     Column("label", Text, nullable=False),
     Column("centre", VECTOR, nullable=False),
     PrimaryKeyConstraint("version", "cluster"),
-    comment="groups of cells of like embedding: k-means, fitted when the version was published",
+    comment="groups of cells with similar embeddings, by k-means when the version was published",
 )
 
 color_axis = Table(
@@ -521,7 +528,7 @@ color_axis = Table(
     Column("weight", VECTOR, nullable=False),
     Column("bias", REAL, nullable=False),
     PrimaryKeyConstraint("version", "axis"),
-    comment="red, green and blue of a version's cells: a linear map of the embedding, cut to 0 to 1",
+    comment="red, green and blue of a version's cells: a linear map of the embedding, clipped to 0 to 1",
 )
 
 map_cell = Table(
@@ -537,22 +544,24 @@ map_cell = Table(
     Column("geom", _geometry("POLYGON"), nullable=False, comment="the cell in longitude and latitude"),
     Column("lon", Float(53), nullable=False, comment="longitude of the middle of the cell, degrees"),
     Column("lat", Float(53), nullable=False, comment="latitude of the middle of the cell, degrees"),
-    Column("cluster", Integer, comment="number of the group of like cells that this one is in, from 0, the largest"),
+    Column("cluster", Integer, comment="number of the cell's group of similar cells, from 0, the largest group"),
     Column("cluster_label", Text, comment="up to three kinds of places that stand out in the cells of the group"),
     Column(
         "color",
         Text,
-        comment="a colour as #rrggbb: cells of like embedding have like colours (three principal components)",
+        comment="a colour as #rrggbb: cells with similar embeddings have similar colours (three principal components)",
     ),
     Column(
         "top_texts",
         Text,
-        comment="up to three kinds of places that stand out within 250 m of the middle, the first that describe says;"
-        " NULL where nothing does",
+        comment="up to three kinds of places that stand out within 250 m of the middle, as describe returns"
+        " them; NULL where none does",
     ),
-    Column("support", REAL, comment="how well POIs support what is said of the middle, 0 to 1, as loc_support has it"),
+    Column(
+        "support", REAL, comment="how well POIs support the embedding of the middle, 0 to 1, as loc_support returns it"
+    ),
     Column("poi_count", Integer, comment="POIs within 250 m of the middle"),
-    Column("model_version", Integer, nullable=False, comment="model version that says all this"),
+    Column("model_version", Integer, nullable=False, comment="model version of these values"),
     Index("cell_geom_idx", "geom", postgresql_using="gist"),
     comment="grid cells of the active model",
     schema=MAP_SCHEMA,
@@ -568,17 +577,17 @@ map_place = Table(
         autoincrement=False,
         comment="key of the POI: poi_id of callipper.poi, or that of your own table",
     ),
-    Column("geom", _geometry("POINT"), nullable=False, comment="where it is, in longitude and latitude"),
+    Column("geom", _geometry("POINT"), nullable=False, comment="position in longitude and latitude"),
     Column("lon", Float(53), nullable=False, comment="longitude, degrees"),
     Column("lat", Float(53), nullable=False, comment="latitude, degrees"),
-    Column("name", Text, comment="its name, NULL for none"),
+    Column("name", Text, comment="its name; NULL if it has none"),
     Column(
         "category",
         Text,
         comment="its category in callipper.poi; NULL where the model was trained on another table",
     ),
-    Column("kind", Text, comment="the kind of place that it is, as describe says it"),
-    Column("text", Text, nullable=False, comment="what the model has read"),
+    Column("kind", Text, comment="the kind of place, as describe names it"),
+    Column("text", Text, nullable=False, comment="the text that the model has read"),
     Column("model_version", Integer, nullable=False, comment="model version that was trained on it"),
     Index("place_geom_idx", "geom", postgresql_using="gist"),
     comment="points of interest (POIs) that the active model was trained on",

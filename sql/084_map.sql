@@ -84,6 +84,32 @@ COMMENT ON COLUMN callipper_map.cell_vector.lat IS 'latitude of the middle of th
 COMMENT ON COLUMN callipper_map.cell_vector.emb IS 'the embedding as an array';
 COMMENT ON COLUMN callipper_map.cell_vector.vector IS 'the embedding as pgvector has it';
 
+-- A cell's H3 index, of which callipper.cell keeps the halves (callipper_db/h3_cells.py).
+CREATE OR REPLACE FUNCTION callipper._h3_index(upper integer, lower integer) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT ($1::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)
+        OPERATOR(pg_catalog.|) ($2::pg_catalog.int8 OPERATOR(pg_catalog.&) 4294967295::pg_catalog.int8)
+$$;
+COMMENT ON FUNCTION callipper._h3_index(integer, integer) IS 'H3 index from its upper and lower 32 bits';
+
+CREATE OR REPLACE VIEW callipper_map.cell_h3 AS
+SELECT pg_catalog.to_hex(callipper._h3_index(c.i, c.j)) AS h3index, callipper._h3_index(c.i, c.j) AS h3, m.cell_id, m.lon, m.lat,
+    m.cluster, m.cluster_label, m.color, m.top_texts, m.support, m.poi_count
+FROM callipper_map.cell m JOIN callipper.cell c ON c.cell_id OPERATOR(pg_catalog.=) m.cell_id
+    JOIN callipper.grid g ON g.grid_id OPERATOR(pg_catalog.=) c.grid_id AND g.kind OPERATOR(pg_catalog.=) 'h3';
+COMMENT ON VIEW callipper_map.cell_h3 IS 'callipper_map.cell with the H3 index of each cell; empty unless the grid has H3 cells';
+COMMENT ON COLUMN callipper_map.cell_h3.h3index IS 'the H3 index in hexadecimal, as Kepler.gl and other tools take it';
+COMMENT ON COLUMN callipper_map.cell_h3.h3 IS 'the H3 index as a number';
+COMMENT ON COLUMN callipper_map.cell_h3.cell_id IS 'key of the cell';
+COMMENT ON COLUMN callipper_map.cell_h3.lon IS 'longitude of the middle of the cell, degrees';
+COMMENT ON COLUMN callipper_map.cell_h3.lat IS 'latitude of the middle of the cell, degrees';
+COMMENT ON COLUMN callipper_map.cell_h3.cluster IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_h3.cluster_label IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_h3.color IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_h3.top_texts IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_h3.support IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_h3.poi_count IS 'as in callipper_map.cell';
+
 -- A database of an earlier program has a model, but these tables are empty.
 DO $$
 BEGIN

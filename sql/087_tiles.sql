@@ -1,6 +1,6 @@
 -- Vector tiles for pg_tileserv, martin and tipg. The arguments are z, x and y, then the question, with a default. A tile has whole
 -- percents, feature ids and no vectors, so it is small, and has the same bytes for the same question. Below zoom 12, cells are
--- merged into blocks of 2 x 2, 4 x 4 and so on.
+-- merged into blocks of 2 x 2, 4 x 4 and so on; H3 cells into the coarser H3 cells of about that size.
 
 CREATE OR REPLACE FUNCTION callipper._block_size(z integer) RETURNS integer
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
@@ -12,12 +12,34 @@ COMMENT ON FUNCTION callipper._block_size(integer) IS 'cells a side that make on
 CREATE OR REPLACE FUNCTION callipper._block_margin(size_m float8, side integer, box @extschema:postgis@.geometry) RETURNS float8
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN (side + 1) * 2 * size_m / 111000
+    RETURN (side + 1) * 3 * size_m / 111000  -- an H3 cell has its edge as size_m, and is wider than that
         / greatest(0.05, cos(radians(@extschema:postgis@.ST_YMax(box::@extschema:postgis@.box3d))));
 END
 $$;
 COMMENT ON FUNCTION callipper._block_margin(float8, integer, @extschema:postgis@.geometry) IS
     'degrees by which a tile''s box is cut wider, so that it holds its blocks in full';
+
+-- An H3 index has its resolution in four bits, then three bits for each level, all set for the levels that the cell lacks. A level
+-- has seven cells for one of the level above.
+CREATE OR REPLACE FUNCTION callipper._h3_parent(index bigint, side integer) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    coarse constant bigint := greatest(0, ((index >> 52) & 15) - round(ln(side ^ 2) / ln(7::float8))::integer);
+BEGIN
+    RETURN (index & ~(15::bigint << 52)) | (coarse << 52) | ((1::bigint << (3 * (15 - coarse))::integer) - 1);
+END
+$$;
+COMMENT ON FUNCTION callipper._h3_parent(bigint, integer) IS 'coarser H3 cell that a cell is in, of about side x side cells';
+
+CREATE OR REPLACE FUNCTION callipper._block_of(kind text, i integer, j integer, side integer) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT CASE WHEN $1 OPERATOR(pg_catalog.=) 'h3' THEN callipper._h3_parent(callipper._h3_index($2, $3), $4)
+        ELSE callipper._h3_index(
+            pg_catalog.floor($2::pg_catalog.float8 OPERATOR(pg_catalog./) $4::pg_catalog.float8)::pg_catalog.int4,
+            pg_catalog.floor($3::pg_catalog.float8 OPERATOR(pg_catalog./) $4::pg_catalog.float8)::pg_catalog.int4) END
+$$;
+COMMENT ON FUNCTION callipper._block_of(text, integer, integer, integer) IS
+    'number of the block of side x side cells that a cell of a grid is in';
 
 -- The cells of all blocks that touch a tile, with the number of the block.
 CREATE OR REPLACE FUNCTION callipper._tile_cells(z integer, x integer, y integer)
@@ -33,7 +55,7 @@ BEGIN
     SELECT g.* INTO grid FROM callipper.model m JOIN callipper.grid g ON g.grid_id = m.grid_id WHERE m.status = 'active';
     margin := callipper._block_margin(grid.size_m, side, box);
     RETURN QUERY
-        SELECT min(m.cell_id) OVER (PARTITION BY floor(c.i::float8 / side), floor(c.j::float8 / side)), m.cell_id, m.geom
+        SELECT min(m.cell_id) OVER (PARTITION BY callipper._block_of(grid.kind, c.i, c.j, side)), m.cell_id, m.geom
         FROM callipper_map.cell m JOIN callipper.cell c ON c.cell_id = m.cell_id
         WHERE m.geom OPERATOR(@extschema:postgis@.&&) @extschema:postgis@.ST_Expand(box, CASE side WHEN 1 THEN 0 ELSE margin END);
 END

@@ -61,7 +61,7 @@ BEGIN
         WHEN 1 THEN 'SELECT cell_id AS id, similarity, percentile, support, geom FROM cell'
         ELSE format('SELECT min(cell_id) AS id, avg(similarity) AS similarity, avg(percentile) AS percentile, avg(support) AS support,'
             ' @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_Extent(geom), 4326)::@extschema:postgis@.geometry AS geom'
-            ' FROM cell GROUP BY floor(i::float8 / %1$s), floor(j::float8 / %1$s)', side)
+            ' FROM cell GROUP BY callipper._block_of(%L, i, j, %s)', grid.kind, side)
         END, model
     ) INTO tile USING callipper._city_distances(model, question), question, grid.grid_id, box, envelope;
     RETURN tile;

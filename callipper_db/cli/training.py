@@ -12,6 +12,7 @@ from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import Srid, database_digest, dsn_option, resolve_dsn, training_side, with_dsn
 from callipper_db.config import Settings
+from callipper_db.h3_cells import edge_m
 
 
 @click.command()
@@ -47,8 +48,13 @@ from callipper_db.config import Settings
     "--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres per cell side."
 )
 @click.option(
-    "--grid", type=click.Choice(["square", "hexagon"]), default="square", show_default=True, help="Cell shape."
+    "--grid",
+    type=click.Choice(["square", "hexagon", "h3"]),
+    default="square",
+    show_default=True,
+    help="Cell shape; h3: H3 cells of a --resolution.",
 )
+@click.option("--resolution", type=click.IntRange(0, 15), help="Of H3 cells (default: 9, with edges of about 200 m).")
 @click.option(
     "--encoder",
     type=click.Choice(["contextual", "coordinate"]),
@@ -105,6 +111,7 @@ def train(
     keep_outliers: bool,
     grid_size: float,
     grid: str,
+    resolution: int | None,
     encoder: str,
     epochs: int | None,
     batch_size: int | None,
@@ -138,6 +145,10 @@ def train(
 
     if text and template:
         raise click.UsageError("--text and --template exclude each other.")
+    if resolution is not None and grid != "h3":
+        raise click.UsageError("--resolution is for H3 cells: add --grid h3.")
+    if grid == "h3":
+        grid_size = edge_m(9 if resolution is None else resolution)
     config = TrainConfig.of(
         encoder, epochs=epochs, batch_size=batch_size, seed=seed, device=device, precision=precision
     )

@@ -75,17 +75,16 @@ COMMENT ON COLUMN callipper_map.cell.cell_id IS 'key of the cell, the same in ca
 COMMENT ON COLUMN callipper_map.cell.geom IS 'the cell in longitude and latitude';
 COMMENT ON COLUMN callipper_map.cell.lon IS 'longitude of the middle of the cell, degrees';
 COMMENT ON COLUMN callipper_map.cell.lat IS 'latitude of the middle of the cell, degrees';
-COMMENT ON COLUMN callipper_map.cell.cluster IS 'number of the group of like cells that this one is in, from 0, the largest';
+COMMENT ON COLUMN callipper_map.cell.cluster IS 'number of the cell''s group of similar cells, from 0, the largest group';
 COMMENT ON COLUMN callipper_map.cell.cluster_label IS 'up to three kinds of places that stand out in the cells of the group';
 COMMENT ON COLUMN callipper_map.cell.color IS
-    'a colour as #rrggbb: cells of like embedding have like colours (three principal components)';
+    'a colour as #rrggbb: cells with similar embeddings have similar colours (three principal components)';
 COMMENT ON COLUMN callipper_map.cell.top_texts IS
-    'up to three kinds of places that stand out within 250 m of the middle, the first that describe says; NULL where'
-    ' nothing does';
+    'up to three kinds of places that stand out within 250 m of the middle, as describe returns them; NULL where none does';
 COMMENT ON COLUMN callipper_map.cell.support IS
-    'how well POIs support what is said of the middle, 0 to 1, as loc_support has it';
+    'how well POIs support the embedding of the middle, 0 to 1, as loc_support returns it';
 COMMENT ON COLUMN callipper_map.cell.poi_count IS 'POIs within 250 m of the middle';
-COMMENT ON COLUMN callipper_map.cell.model_version IS 'model version that says all this';
+COMMENT ON COLUMN callipper_map.cell.model_version IS 'model version of these values';
 
 CREATE TABLE IF NOT EXISTS callipper_map.place (
     place_id bigint NOT NULL,
@@ -102,14 +101,14 @@ CREATE TABLE IF NOT EXISTS callipper_map.place (
 CREATE INDEX IF NOT EXISTS place_geom_idx ON callipper_map.place USING gist (geom);
 COMMENT ON TABLE callipper_map.place IS 'points of interest (POIs) that the active model was trained on';
 COMMENT ON COLUMN callipper_map.place.place_id IS 'key of the POI: poi_id of callipper.poi, or that of your own table';
-COMMENT ON COLUMN callipper_map.place.geom IS 'where it is, in longitude and latitude';
+COMMENT ON COLUMN callipper_map.place.geom IS 'position in longitude and latitude';
 COMMENT ON COLUMN callipper_map.place.lon IS 'longitude, degrees';
 COMMENT ON COLUMN callipper_map.place.lat IS 'latitude, degrees';
-COMMENT ON COLUMN callipper_map.place.name IS 'its name, NULL for none';
+COMMENT ON COLUMN callipper_map.place.name IS 'its name; NULL if it has none';
 COMMENT ON COLUMN callipper_map.place.category IS
     'its category in callipper.poi; NULL where the model was trained on another table';
-COMMENT ON COLUMN callipper_map.place.kind IS 'the kind of place that it is, as describe says it';
-COMMENT ON COLUMN callipper_map.place.text IS 'what the model has read';
+COMMENT ON COLUMN callipper_map.place.kind IS 'the kind of place, as describe names it';
+COMMENT ON COLUMN callipper_map.place.text IS 'the text that the model has read';
 COMMENT ON COLUMN callipper_map.place.model_version IS 'model version that was trained on it';
 
 DROP TYPE IF EXISTS callipper_map.cell_match CASCADE;

@@ -1,18 +1,19 @@
-"""Grids against arithmetic of our own and against PostGIS asked directly."""
+"""Grids against arithmetic of our own, PostGIS asked directly, and the h3 package."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import h3.api.basic_int as h3
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from callipper_db import db
+from callipper_db import db, h3_cells
 from callipper_db.errors import BadExtent
-from callipper_db.grid import BLOCK, MAX_CELLS, ensure_grid
+from callipper_db.grid import BLOCK, MAX_CELLS, covers, ensure_grid
 from handmade import ORIGIN, SRID
 
 SQRT3 = 3**0.5
@@ -187,3 +188,80 @@ def test_a_users_table_named_like_ours_is_left_alone(connection: db.Connection) 
     grid = ensure_grid(connection, ORIGIN[None], SRID, 100)
     assert len(grid.cell_id) == BLOCK**2
     assert connection.execute("SELECT count(*) FROM public.covered").fetchone() == (0,)
+
+
+# H3 cells
+
+
+def ring_of_h3(resolution: int, radius: int) -> tuple[Any, set[int]]:
+    """Degrees in a ring of blocks around Monaco, and the cells that the ring and what it encloses have."""
+    middle = h3.latlng_to_cell(43.73, 7.42, resolution - h3_cells.COARSER)
+    lonlat = np.array([h3.cell_to_latlng(block)[::-1] for block in h3.grid_ring(middle, radius)])
+    inside = {cell for block in h3.grid_disk(middle, radius) for cell in h3.cell_to_children(block, resolution)}
+    return lonlat, inside
+
+
+def test_h3_cells_are_those_of_the_library(connection: db.Connection) -> None:
+    lonlat, inside = ring_of_h3(9, 2)
+    grid = ensure_grid(connection, lonlat, 32632, h3_cells.edge_m(9), "h3")
+    assert grid.h3_index is not None
+    assert set(grid.h3_index.tolist()) == inside, "with the hole in the middle"
+    rows = connection.execute(
+        "SELECT callipper._h3_index(i, j), ST_AsText(ST_ExteriorRing(geom), 15) FROM callipper.cell ORDER BY cell_id"
+    ).fetchall()
+    assert [index for index, _ in rows] == grid.h3_index.tolist()
+    for index, outline in rows[::20]:
+        corners = [tuple(map(float, pair.split())) for pair in outline[len("LINESTRING(") : -1].split(",")]
+        np.testing.assert_allclose(corners[:-1], np.array(h3.cell_to_boundary(index))[:, ::-1], atol=1e-12)
+    transformer = "SELECT ST_X(p), ST_Y(p) FROM ST_Transform(ST_SetSRID(ST_Point(%s, %s), 4326), 32632) p"
+    for row in range(0, len(rows), 50):
+        lat, lon = h3.cell_to_latlng(int(grid.h3_index[row]))
+        assert tuple(grid.centre[row]) == connection.execute(transformer, [lon, lat]).fetchone()
+
+
+def test_h3_cells_are_shared_and_added(connection: db.Connection) -> None:
+    lonlat, _ = ring_of_h3(8, 1)
+    size_m = h3_cells.edge_m(8)
+    first = ensure_grid(connection, lonlat, 32632, size_m, "h3")
+    assert covers(first, lonlat, size_m)
+    assert not covers(first, lonlat + 1, size_m)
+    same = ensure_grid(connection, lonlat[::-1], 32632, size_m, "h3")
+    assert same.grid_id == first.grid_id
+    np.testing.assert_array_equal(same.cell_id, first.cell_id)
+    more = ensure_grid(connection, np.vstack([lonlat, lonlat + 1]), 32632, size_m, "h3")
+    assert set(first.cell_id.tolist()) < set(more.cell_id.tolist())
+
+
+@pytest.mark.parametrize("resolution", range(16))
+def test_the_resolution_follows_from_the_edge(resolution: int) -> None:
+    assert h3_cells.resolution_of(h3_cells.edge_m(resolution)) == resolution
+
+
+def test_h3_cells_on_the_180th_meridian_end_there(connection: db.Connection) -> None:
+    lonlat = np.array([[179.999, -16.8], [-179.999, -16.8]])  # Taveuni
+    ensure_grid(connection, lonlat, 32701, h3_cells.edge_m(7), "h3")
+    row = connection.execute(
+        "SELECT max(ST_XMax(geom) - ST_XMin(geom)), bool_and(ST_IsValid(geom)), count(*) FROM callipper.cell"
+    ).fetchone()
+    assert row is not None
+    assert row[0] < 0.1 and row[1] and row[2] >= 49
+
+
+def test_too_many_h3_cells_are_refused(connection: db.Connection) -> None:
+    lon, lat = np.meshgrid(np.linspace(-10, 10, 700), np.linspace(40, 50, 700))
+    with pytest.raises(BadExtent, match=r"20 million are the most\. Use --resolution 10 or less"):
+        ensure_grid(connection, np.column_stack([lon.ravel(), lat.ravel()]), 3035, h3_cells.edge_m(11), "h3")
+
+
+@given(st.floats(-180, 180), st.floats(-85, 85), st.integers(2, 15), st.sampled_from([1, 2, 4, 8, 16, 32, 256]))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_blocks_of_h3_cells_are_coarser_cells(
+    connection: db.Connection, lon: float, lat: float, resolution: int, side: int
+) -> None:
+    cell = h3.latlng_to_cell(lat, lon, resolution)
+    upper, lower = h3_cells.halves_of(np.array([cell]))
+    found = connection.execute(
+        "SELECT callipper._block_of('h3', %s, %s, %s)", [int(upper[0]), int(lower[0]), side]
+    ).fetchone()
+    coarse = max(0, resolution - round(np.log(side**2) / np.log(7)))
+    assert found == (h3.cell_to_parent(cell, coarse),)

@@ -66,6 +66,7 @@ def train_town(
     text_tower: bool = False,  # 95 MB that each clone of the database would copy
     encoder: str = ENCODER,
     grid_m: float = GRID_M,
+    grid_kind: str = "square",
 ) -> TrainSummary:
     """The product's own training run, with small settings."""
     return train(
@@ -77,6 +78,7 @@ def train_town(
             checkpoint=folder / "checkpoint.pt",
             resume=resume,
             grid_size_m=grid_m,
+            grid_kind=grid_kind,
             index=index,
             text_tower=text_tower,
         ),

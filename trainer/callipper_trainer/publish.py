@@ -12,7 +12,7 @@ from callipper_db import binary_copy, partitions
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.disk import check_room
-from callipper_db.grid import BLOCK, Grid, check_count, ensure_grid
+from callipper_db.grid import Grid, block_centres, check_count, ensure_grid
 from callipper_db.hnsw import build_hnsw
 from callipper_db.progress import Advance, Reporter
 from callipper_db.tables import DIMENSIONS, SCHEMA
@@ -82,7 +82,7 @@ def publish(
         begin_writing(connection)
         with watch.timing("grid"):
             reporter.stage("cutting the grid")
-            blocks = _block_centres(samples, publication.grid_size_m)
+            blocks = _block_centres(samples, publication.grid_size_m, publication.grid_kind)
             grid = ensure_grid(connection, blocks, samples.srid, publication.grid_size_m, publication.grid_kind)
         cells = len(grid.cell_id)
         check_space(connection, samples, cells, cells if publication.has_hnsw(cells) else 0)
@@ -127,16 +127,15 @@ def check_space(connection: Connection, samples: Samples | StoredSamples, cells:
 
 def check_grid(samples: Samples | StoredSamples, size_m: float, kind: str) -> None:
     """Raise BadExtent when a grid over the samples has too many cells."""
-    check_count(len(_block_centres(samples, size_m)), size_m, kind)
+    check_count(len(_block_centres(samples, size_m, kind)), size_m, kind)
 
 
-def _block_centres(samples: Samples | StoredSamples, size_m: float) -> Array:
-    """(K, 2) metres, the centre of each block of the grid that holds samples. The grid needs to know no more."""
-    block_m = BLOCK * size_m
-    blocks = np.empty((0, 2), np.int64)
+def _block_centres(samples: Samples | StoredSamples, size_m: float, kind: str) -> Array:
+    """(K, 2) the centre of each block of the grid that holds samples, as ensure_grid() takes places."""
+    centres = np.empty((0, 2))
     for part in samples.chunks():
-        blocks = np.unique(np.concatenate([blocks, np.floor(part.metres / block_m).astype(np.int64)]), axis=0)
-    centres: Array = (blocks + 0.5) * block_m
+        found = block_centres(part.metres, part.lonlat, size_m, kind)
+        centres = np.unique(np.concatenate([centres, found]), axis=0)
     return centres
 
 

@@ -22,7 +22,7 @@ from callipper_db.errors import (
     NotEnoughData,
     SourceEmpty,
 )
-from callipper_db.grid import covers, ensure_grid, read_grid
+from callipper_db.grid import H3, covers, ensure_grid, read_grid
 from callipper_db.progress import Reporter
 from callipper_trainer.data.source import POI_TABLE, Snapshot, read_samples, source_of_model
 from callipper_trainer.embed import embed_places, embed_texts
@@ -231,7 +231,8 @@ class _Planner:
         plan = RefreshPlan(
             version, seed, self.trained, self.samples, found, lattices, *places, words, texts, text_vectors, evidence
         )
-        return plan, None if covers(grid, metres, size_m) else (kind, size_m)
+        covered = covers(grid, self.samples.lonlat if kind == H3 else metres, size_m)
+        return plan, None if covered else (kind, size_m)
 
     def _compare_lattices(self) -> list[LatticeDiff]:
         before = self.trained.pyramid
@@ -348,7 +349,8 @@ def _extend_grid(
 ) -> tuple[RefreshPlan, RefreshSummary]:
     """Add cells for the POIs outside the grid. No cell is removed, even if its last POI is gone."""
     samples = plan.samples
-    plan = plan.with_new_cells(ensure_grid(connection, samples.metres, samples.srid, size_m, kind))
+    places = samples.lonlat if kind == H3 else samples.metres
+    plan = plan.with_new_cells(ensure_grid(connection, places, samples.srid, size_m, kind))
     new = len(plan.cells) - summary.cells
     return plan, replace(summary, cells=len(plan.cells), new_cells=new)
 
