@@ -145,7 +145,7 @@ def read_parts(
             if number - reported > ROWS_PER_MESSAGE:
                 advance(ROWS_PER_MESSAGE)
                 reported += ROWS_PER_MESSAGE
-            # Beyond the part a whole row stays, so that the trailer is not taken for one.
+            # One more whole row must be there, because the trailer could otherwise count as part of a row.
             if part_bytes is not None and len(received) >= skipped + part_bytes + dtype.itemsize:
                 yield _columns(memoryview(received)[skipped : skipped + part_bytes], kinds, dtype)
                 received, skipped, total = received[skipped + part_bytes :], 0, total + part_bytes // dtype.itemsize

@@ -1,7 +1,7 @@
 -- Where is it like there? The cells and training POIs that are most like a place, by their embeddings.
 
--- What lies too near to a place, by its identifiers: distances are taken in the model's projected coordinates, of what a box
--- in degrees lets through. The box is cut a little too wide, since what is straight in metres is not in degrees.
+-- The identifiers of rows that are too near to a place. A box in degrees selects candidates, and their distances are measured in
+-- the model's projected coordinates. The box is a little too wide, because straight lines in metres are not straight in degrees.
 CREATE OR REPLACE FUNCTION callipper._too_near(
     version integer, place @extschema:postgis@.geometry, distance_m float8, relation text, identifier text
 ) RETURNS bigint[]

@@ -17,7 +17,7 @@ BEGIN
         RAISE EXCEPTION 'there is a layer % already', name USING ERRCODE = 'duplicate_object',
             HINT = format('Remove it first: SELECT remove_layer(%L)', name);
     END IF;
-    -- Whatever these texts cannot be asked by is said now, not by the map.
+    -- An error about these texts must come now, and not when a map reads the layer.
     PERFORM callipper._examples(wanted, coalesce(dislikes, '{}'));
     EXECUTE format('CREATE VIEW callipper_map.%I AS SELECT cell_id, geom, lon, lat, similarity, percentile FROM ', layer)
         || CASE WHEN cardinality(wanted) = 1 AND coalesce(cardinality(dislikes), 0) = 0
@@ -28,7 +28,7 @@ BEGIN
         SELECT n.nspowner::regrole FROM pg_namespace n WHERE n.nspname = 'callipper_map'));
     EXECUTE format('COMMENT ON VIEW callipper_map.%I IS %L', layer, concat('How well cells fit: ', array_to_string(wanted, ', '),
         '; not: ' || nullif(array_to_string(dislikes, ', '), '')));
-    -- Whoever reads the cells reads the layer.
+    -- Every role that may read the cells may read the layer.
     FOR reader IN
         SELECT r.rolname FROM pg_class c, aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee
         WHERE c.oid = 'callipper_map.cell'::regclass AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
