@@ -121,9 +121,12 @@ async def _clients(address: str, pid: int, bounds: tuple[float, ...], texts: lis
 
     async def get(client: httpx2.AsyncClient, kind: str, path: str, text: str) -> None:
         started = time.perf_counter()
-        answer = await client.get(path, params={} if path.startswith("/tiles/cells") else {"q": text})
+        try:
+            answer = await client.get(path, params={} if path.startswith("/tiles/cells") else {"q": text})
+            statuses[answer.status_code] += 1
+        except httpx2.HTTPError:
+            statuses[599] += 1
         times[kind].append(1000 * (time.perf_counter() - started))
-        statuses[answer.status_code] += 1
 
     async def person(number: int) -> None:
         chance = random.Random(number)

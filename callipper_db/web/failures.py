@@ -35,7 +35,7 @@ def sentence(status: int, text: str) -> JSONResponse:
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """One of our errors."""
     status = next(status for kind, status in STATUS if isinstance(error, kind))
-    if status >= 500:
+    if status >= 500 and not isinstance(error, (errors.MapBusy, errors.AnswerTooSlow)):  # /metrics counts these
         log.error("%s %s: %s", request.method, request.url.path, error)
     return sentence(status, str(error))
 

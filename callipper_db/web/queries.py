@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import psycopg
+
 from callipper_db import db
 from callipper_db.errors import AnswerUnusable, BadArea, NoActiveModel
 from callipper_db.search import read_area
@@ -116,6 +118,8 @@ EVERYDAY = (
 )
 OFFERED = 6
 REACH_M = 250.0  # within which places have their reasons, so that nearer ones have the same
+# What describe() says of a version that knows no kinds of places and no words for them, or whose encoder is not there.
+NO_DESCRIPTION = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.FeatureNotSupported)
 TRIED, MOST_TRIED = 30, 500  # cells looked at for each one that is shown, where those shown are to be apart
 
 
@@ -135,7 +139,11 @@ def _with_reasons(
     database: MapDatabase, connection: db.Connection, cells: list[dict[str, Any]], model: int
 ) -> list[dict[str, Any]]:
     columns = {name: [cell.get(name) for cell in cells] for name in ("lon", "lat", "because")}
-    why = database.rows(connection, WHY, model=model, **columns)
+    try:
+        with connection.transaction():
+            why = database.rows(connection, WHY, model=model, **columns)
+    except NO_DESCRIPTION:
+        why = [{"reasons": None, "known_for": None} for _ in cells]
     return [cell | reasons for cell, reasons in zip(cells, why, strict=True)]
 
 

@@ -22,5 +22,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(settings: MapSettings, listener: socket.socket) -> None:
     """Answer until a signal ends it."""
-    config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(
+        create_app(settings),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=60,  # people look at a view before they move on
+    )
     uvicorn.Server(config).run(sockets=[listener])

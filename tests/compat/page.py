@@ -296,7 +296,7 @@ def test_downloads(visit: Open) -> None:
     with page.expect_download() as listed:
         page.get_by_role("button", name="GeoJSON").click()
     features = json.loads(listed.value.path().read_text())["features"]
-    assert features[0]["properties"]["rank"] == 1 and "(Cafe)" in features[0]["properties"]["because"]
+    assert features[0]["properties"]["rank"] == 1 and "(cafe)" in features[0]["properties"]["because"].lower()
     with page.expect_download() as cells:
         page.get_by_role("link", name="CSV").click()
     assert cells.value.path().read_text().startswith("cell_id,lon,lat,similarity,percentile\n")

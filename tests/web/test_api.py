@@ -19,6 +19,7 @@ from callipper_db import db, models
 from callipper_db.web.app import STATIC, create_app
 from callipper_db.web.database import MapDatabase
 from callipper_db.web.settings import MapSettings, is_loopback
+from handmade import write_model
 from mvt import features
 from sessions import user_session
 from town import MIDDLE, QUARTERS
@@ -357,3 +358,14 @@ def test_the_map_library_is_the_one_that_was_fetched() -> None:
     assert {path.name for path in folder.iterdir()} == {*sums, "SHA256SUMS"}
     for name, expected in sums.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected, name
+
+
+def test_a_version_without_words_for_places_answers_without_reasons(database: str) -> None:
+    with user_session(database) as connection:
+        model = write_model(connection)
+    with TestClient(create_app(MapSettings(database)), base_url=LOCAL) as client:
+        answer = client.get("/api/search", params={"q": "pub", "k": 3})
+        assert answer.status_code == 200, answer.text
+        cells = answer.json()["cells"]
+        assert [cell["cell_id"] for cell in cells] == model.ranking("pub")[:3].tolist()
+        assert all(cell["known_for"] is None for cell in cells)
