@@ -131,7 +131,8 @@ async def _clients(address: str, pid: int, bounds: tuple[float, ...], texts: lis
     async def person(number: int) -> None:
         chance = random.Random(number)
         text = chance.choice(texts)
-        async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
+        limits = httpx2.Limits(max_connections=6)  # as browsers have it
+        async with httpx2.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
             await asyncio.sleep(chance.random() * 3)
             while time.perf_counter() < ends:
                 if chance.random() < 0.2:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -29,6 +30,7 @@ from callipper_db.web.questions import MOST_CELLS, CellQuestion, ChangeQuestion,
 from callipper_db.web.settings import MapSettings
 from callipper_db.web.tiles import Column, Row, Tiles, Zoom, tile_of
 
+SPARE_THREADS = 40
 STATIC = Path(__file__).parent / "static"
 DESCRIPTION = """Spatial-semantic search, as JSON. Everything is read-only. An error is `{"error": "a sentence"}`."""
 
@@ -40,6 +42,8 @@ def create_app(settings: MapSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # A thread for each request that may wait for the database, so that one that needs no answer of it does not wait too.
+        current_default_thread_limiter().total_tokens = settings.connections + settings.waiting + SPARE_THREADS
         yield
         database.close()
 

@@ -94,7 +94,11 @@ class MapDatabase:
         if kept and time.monotonic() - kept[1] < STAMP_HOLDS_S:
             return kept[0]
         with self.reading() as connection:
-            row = connection.execute("SELECT callipper._stamp()").fetchone()
+            return self.stamp_of(connection)
+
+    def stamp_of(self, connection: db.Connection) -> str:
+        """The same within a transaction. To ask for a second connection there would block where all are taken."""
+        row = connection.execute("SELECT callipper._stamp()").fetchone()
         assert row is not None
         self._stamp = str(row[0]), time.monotonic()
         return self._stamp[0]

@@ -249,7 +249,7 @@ class Vectors:
         """A question's vector as pgvector writes it."""
         if question.is_empty:
             raise AnswerUnusable(reason="There is nothing to look for. Give a text with q, or a place with like_at.")
-        key = (self._database.stamp(), model, question.key)
+        key = (self._database.stamp_of(connection), model, question.key)
         return self._kept.get(key) or self._kept.put(key, _vector(connection, question, model))
 
 

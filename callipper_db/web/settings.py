@@ -16,7 +16,7 @@ class MapSettings:
     title: str | None = None  # of the page, such as the city's name
     basemap: str | None = None  # URL of a MapLibre style, or of raster tiles with {z}, {x} and {y}
     connections: int = 8  # to the database, at most
-    waiting: int = 200  # requests that may wait for a connection; more are refused
+    waiting: int = 400  # requests that may wait for a connection; more are refused
     wait_s: float = 20.0  # for a connection
     timeout_s: float = 20.0  # of a statement
 

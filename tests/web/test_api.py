@@ -369,3 +369,20 @@ def test_a_version_without_words_for_places_answers_without_reasons(database: st
         cells = answer.json()["cells"]
         assert [cell["cell_id"] for cell in cells] == model.ranking("pub")[:3].tolist()
         assert all(cell["known_for"] is None for cell in cells)
+
+
+def test_a_request_takes_one_connection_alone(dsn: str) -> None:
+    """With a single connection, one that asked for a second would wait for itself."""
+    alone = replace(MapSettings(dsn), connections=1, wait_s=1.0)
+    with TestClient(create_app(alone), base_url=LOCAL) as client:
+        for path, asked in (
+            (tile_address(dsn, "match"), {"q": "cafe"}),
+            ("/api/search", {"q": "cafe", "unlike": "factory"}),
+            ("/api/changes", {"q": "cafe", "other": "1"}),
+            ("/api/cells", {"q": "cafe", "k": "3"}),
+            ("/api/place", {"at": HERE}),
+            ("/api/city", {}),
+            ("/api/examples", {}),
+        ):
+            client.app.state.database.forget()  # type: ignore[attr-defined]
+            assert client.get(path, params=asked).status_code == 200, path
