@@ -46,8 +46,7 @@ COMMENT ON FUNCTION callipper._alike_points(integer, @extschema:vector@.vector) 
     'the 300 POIs whose name and category are nearest to a question, with their cosines';
 
 -- The POIs that a question asks for: those of its kinds, those whose own words are near to it, and those whose name has all of its
--- words. The nearest of all, kind or POI, weighs 1, the others less. A POI's own words are more particular than a kind's, so a
--- kind must be nearer by 0.1 to weigh as much. A kind counts for less if only the name of the POI suggests it. A name counts for
+-- words. The nearest of all, kind or POI, weighs 1, the others less. A kind counts for less if only the name of the POI suggests it. A name counts for
 -- less if it is that of something near: a bus stop. A question without a word, such as '?', matches no name; client_min_messages
 -- hides the NOTICE about it.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
@@ -56,14 +55,13 @@ LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 2000
 SET search_path = pg_catalog, pg_temp SET jit = off SET client_min_messages = warning AS $$
 DECLARE
     by_name_alone constant float8 := exp(-1);
-    handicap constant float8 := 0.1;  -- of a kind
     sharpness constant float8 := 20;
     is_own_name constant text := CASE WHEN to_regclass(format('callipper.%I', 'point_name_v' || version)) IS NULL THEN 'true'
         ELSE format('EXISTS (SELECT FROM callipper.%I n WHERE n.point_id = e.point_id)', 'point_name_v' || version) END;
 BEGIN
     RETURN QUERY EXECUTE format($query$
         WITH asked AS MATERIALIZED (
-            SELECT a.kind_id, a.likeness - $5 AS likeness FROM callipper._kinds_asked($1, $2) a
+            SELECT a.kind_id, a.likeness FROM callipper._kinds_asked($1, $2) a
         ), alike AS MATERIALIZED (
             SELECT a.point_id, a.likeness FROM callipper._alike_points($1, $2) a
         ), nearest AS (
@@ -75,17 +73,17 @@ BEGIN
                 WHEN max(r.by_words) >= 0.05 THEN 'words' END
         FROM (
             SELECT p.point_id, p.easting, p.northing, p.i, p.j,
-                exp($6 * (a.likeness - n.likeness)) * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END AS by_kind,
+                exp($5 * (a.likeness - n.likeness)) * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END AS by_kind,
                 0.0::float8 AS by_words, 0.0::float8 AS by_name
             FROM nearest n CROSS JOIN asked a JOIN callipper.%1$I p ON p.kind_id = a.kind_id AND p.basis < 4
-            UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, exp($6 * (a.likeness - n.likeness)), 0
+            UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, exp($5 * (a.likeness - n.likeness)), 0
             FROM nearest n CROSS JOIN alike a JOIN callipper.%1$I p ON p.point_id = a.point_id AND p.basis = 0
             UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, 0, CASE WHEN %3$s THEN 1.0 ELSE 0.5 END
             FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND p.basis = 0
             WHERE to_tsvector('simple'::regconfig, e.name) @@ $4
         ) r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j
     $query$, 'point_kind_v' || version, 'point_embedding_v' || version, is_own_name
-    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), handicap, sharpness;
+    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), sharpness;
 END
 $$;
 COMMENT ON FUNCTION callipper._relevant_points(integer, @extschema:vector@.vector, text) IS
@@ -180,10 +178,11 @@ BEGIN
                 SELECT string_agg(callipper._label(n.name, n.text), '; ' ORDER BY n.weight DESC, n.distance, n.point_id) FROM (
                     SELECT e.name, e.text, max(t.weight) AS weight, min(t.distance) AS distance, min(e.point_id) AS point_id
                     FROM (
-                        SELECT r.point_id, r.weight, point(r.easting, r.northing) <-> point(f.easting, f.northing) AS distance
+                        SELECT r.point_id, round(r.weight::numeric, 3) AS weight,  -- of nearly equal ones the nearer counts
+                            point(r.easting, r.northing) <-> point(f.easting, f.northing) AS distance
                         FROM relevant r WHERE r.weight >= 0.3
                             AND point(r.easting, r.northing) <-> point(f.easting, f.northing) <= $10
-                        ORDER BY r.weight DESC, distance, r.point_id LIMIT 12
+                        ORDER BY round(r.weight::numeric, 3) DESC, distance, r.point_id LIMIT 12
                     ) t JOIN callipper.%1$I e ON e.point_id = t.point_id
                     GROUP BY e.name, e.text ORDER BY max(t.weight) DESC, min(t.distance), min(e.point_id) LIMIT 3
                 ) n

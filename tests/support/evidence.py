@@ -128,11 +128,11 @@ class Evidence:
     def shares(self, question: Array) -> dict[int, tuple[float, float]]:
         """Of the POIs that a question asks for: the weight by kind, and the weight by their own words."""
         asked, alike = self.asked(question), self.alike(question)
-        nearest = max([cosine - 0.1 for cosine in asked.values()] + list(alike.values()), default=0.0)
+        nearest = max([*asked.values(), *alike.values()], default=0.0)
         result = {}
         for number in range(len(self.point_id)):
             of = [
-                (1.0 if kind == self.own[number] else np.exp(-1.0)) * np.exp(20 * (asked[kind] - 0.1 - nearest))
+                (1.0 if kind == self.own[number] else np.exp(-1.0)) * np.exp(20 * (asked[kind] - nearest))
                 for kind in self.of(number)
                 if kind in asked
             ]
@@ -189,9 +189,23 @@ class Evidence:
         for direction in (1, -1):
             first = sorted(
                 there,
-                key=lambda number: (-weight[number], round(away[number], 5), direction * self.point_id[number]),
+                key=lambda number: (
+                    -round(weight[number], 3),
+                    round(away[number], 3),
+                    direction * self.point_id[number],
+                ),
             )[:12]
-            said = list(dict.fromkeys(self.label(number) for number in first))
+            labels: dict[str, list[int]] = defaultdict(list)
+            for number in first:
+                labels[self.label(number)].append(number)
+            said = sorted(
+                labels,
+                key=lambda label: (
+                    -round(max(weight[number] for number in labels[label]), 3),
+                    round(min(away[number] for number in labels[label]), 3),
+                    direction * self.point_id[min(labels[label], key=away.__getitem__)],
+                ),
+            )
             result.add("; ".join(said[:3]))
         return result
 

@@ -56,7 +56,7 @@ class PeakRule:
     sharpness: float = 20.0  # a text asks for kinds by exp(sharpness * cosine)
     width: float = 0.12  # kinds that are farther than the nearest one by this cosine are not asked for
     floor: float = 0.4  # cosine from which a text asks for kinds at all
-    text_context: float = 0.35  # length of a text's second half, to 1 of its first
+    text_context: float = 0.2  # length of a text's second half, to 1 of its first
     summary: float = 0.15  # length of the context's summary in the first half
     length: float = 1.0  # of the summed directions of a place where the first half has all of the length
 
