@@ -14,6 +14,7 @@ from callipper_db.load import LoadOptions, load
 from callipper_db.server import EmbeddedServer
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, read_samples
+from callipper_trainer.kinds import KindRows, Kinds
 from callipper_trainer.text_encoder import encode_cached, find_encoder
 
 LONDON = Path(__file__).resolve().parents[2] / "shared" / "data" / "london_pois.csv.gz"
@@ -56,6 +57,13 @@ class City:
     def text_vectors(self) -> Array:
         """(V, 384) of the texts."""
         return encode_cached(self.dsn, find_encoder(ENCODER), self.samples.texts)
+
+
+def kinds_of(samples: Samples, dim: int) -> tuple[Kinds, KindRows]:
+    """The kinds of samples by their texts, with random vectors (T,) for phrases: these change no time."""
+    kinds, random = Kinds(), np.random.default_rng(0)
+    kinds.read_texts([samples.texts[number] for number in np.unique(samples.text_id)])
+    return kinds, KindRows.of(kinds, 0, lambda texts: random.normal(size=(len(texts), dim)).astype(np.float32))
 
 
 def median_ratio(numerator: list[float], denominator: list[float]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from psycopg import sql
 
-from benchmarks.city import SRID, City, median_ratio
+from benchmarks.city import SRID, City, kinds_of, median_ratio
 from benchmarks.sessions import user_session
 from callipper_db import db
 from callipper_db.binary_copy import read_rows
@@ -24,6 +24,7 @@ from callipper_trainer.config import TrainConfig
 from callipper_trainer.context import build_pyramid
 from callipper_trainer.embed import embed_places
 from callipper_trainer.features import make_features
+from callipper_trainer.fit_peaks import fit_peaks, point_kinds
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.publish import Publication, publish
 
@@ -79,7 +80,7 @@ def run(city: City) -> dict[str, Any]:
 
 
 def publish_untrained(city: City, encoder: str, grid_size_m: float = 1000.0) -> Untrained:
-    """A version with random weights, active, without evidence."""
+    """A version with random weights, active."""
     samples, config = city.samples, TrainConfig.of(encoder, device="cpu")
     pyramid = None
     if encoder == "contextual":
@@ -89,6 +90,9 @@ def publish_untrained(city: City, encoder: str, grid_size_m: float = 1000.0) -> 
     if pyramid and model.location.context:
         model.location.context.fit_standardisation(torch.from_numpy(pyramid.features(samples.metres - samples.origin)))
     trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
+    kinds, kind_rows = kinds_of(samples, city.text_vectors.shape[1])
+    if pyramid is not None:
+        trained.peaks = fit_peaks(kinds, kind_rows, point_kinds(kinds, samples.chunks()), trained.second_half)
     with user_session(city.dsn) as connection:
         row = connection.execute(
             "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('benchmark', 'r1', %s)"
@@ -101,6 +105,8 @@ def publish_untrained(city: City, encoder: str, grid_size_m: float = 1000.0) -> 
             words=[],
             word_vectors=city.text_vectors[:0],
             text_vectors=city.text_vectors,
+            kinds=kinds,
+            kind_rows=kind_rows,
             grid_size_m=grid_size_m,
             grid_kind="square",
             index="none",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from psycopg import sql
 
-from benchmarks.city import ENCODER, City, median_ratio
+from benchmarks.city import ENCODER, City, kinds_of, median_ratio
 from benchmarks.sessions import user_session
 from callipper_db import db
 from callipper_db.binary_copy import read_rows
@@ -67,12 +67,15 @@ def _publish(city: City, encoder: TextEncoder) -> int:
     samples, vectors, config = city.samples, city.text_vectors, TrainConfig(encoder="coordinate", device="cpu")
     torch.manual_seed(0)
     trained = TrainedModel(CaLLiPer(config, encoder.dim).eval(), samples.origin, None, best_epoch=1)
+    kinds, kind_rows = kinds_of(samples, encoder.dim)
     with user_session(city.dsn) as connection:
         publication = Publication(
             text_encoder_id=register_encoder(connection, encoder),
             words=[],
             word_vectors=vectors[:0],
             text_vectors=vectors,
+            kinds=kinds,
+            kind_rows=kind_rows,
             grid_size_m=1000.0,
             grid_kind="square",
             index="none",

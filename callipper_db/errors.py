@@ -292,7 +292,7 @@ class BadPlace(QuestionError):
 
 
 class AnswerUnusable(QuestionError):
-    """{reason}"""
+    """No answer. {reason}"""
 
 
 class AnswerTooSlow(QuestionError):

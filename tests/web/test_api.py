@@ -150,7 +150,7 @@ def test_saved_layers_are_tiles(town: str) -> None:
         missing = client.get(tile_address(town, "layer/tea"))
         assert (missing.status_code, missing.json()["error"]) == (
             400,
-            "There is no layer tea. SELECT * FROM list_layers() lists them.",
+            "No answer. There is no layer tea. SELECT * FROM list_layers() lists them.",
         )
 
 
