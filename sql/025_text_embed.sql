@@ -114,10 +114,14 @@ DECLARE
         'near me', 'nearby', 'near here', 'around here', 'round here', 'close by', 'in town', 'in (this|the) city', 'please'
     ];
     spaced constant text := btrim(regexp_replace(content, '[[:space:]]+', ' ', 'g'));
-    plain constant text := regexp_replace(
+    plain text := regexp_replace(
         regexp_replace(spaced, '^((' || array_to_string(openings, '|') || ') )+', '', 'i'),
         '(,? (' || array_to_string(endings, '|') || '))+[ ?!.]*$', '', 'i');
 BEGIN
+    -- Alone, these two verbs would be read as nouns.
+    IF spaced ~* '(to|can|could|do|should|may|might)( (i|we|you|one|people))? (park|fish)( |[?!.]|$)' THEN
+        plain := CASE lower(rtrim(plain, ' ?!.')) WHEN 'park' THEN 'park the car' WHEN 'fish' THEN 'go fishing' ELSE plain END;
+    END IF;
     RETURN CASE WHEN plain = spaced OR plain !~ '[[:alnum:]]' THEN content ELSE rtrim(plain, ' ?!.') END;
 END
 $$;
