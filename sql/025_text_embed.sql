@@ -18,7 +18,7 @@ END
 $$;
 COMMENT ON FUNCTION callipper._sign(text, integer, text) IS 'signature of the embedding of a text, as an open cursor keeps it';
 
--- Whether a text has words of which the encoder knows none, as '☕'. The vector of such a text means nothing.
+-- Whether a text has words of which the encoder knows none, such as an emoji. The vector of such a text means nothing.
 CREATE OR REPLACE FUNCTION callipper._knows_no_word(content text, encoder integer) RETURNS boolean
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
