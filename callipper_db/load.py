@@ -20,7 +20,7 @@ from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, R
 from callipper_db.read.columns import LoadOptions
 from callipper_db.read.copy_format import CopyFormat, copy_format
 from callipper_db.read.place import OUT_OF_RANGE, Place, Rules
-from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY, Rows
+from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY, HOPELESS, Rows
 from callipper_db.upsert import ADD_SEEN, SEEN, remove_unseen, upsert
 
 __all__ = ["FileSummary", "LoadOptions", "LoadSummary", "load"]
@@ -46,8 +46,6 @@ REFUSE = """
 DELETE FROM poi_load
 WHERE (x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90) IS NOT TRUE
 RETURNING "row", x IS NULL, left(jsonb_strip_nulls(to_jsonb(poi_load))::text, %s)"""
-
-HOPELESS = 200_000  # refused rows at the beginning of a file, after which no good one is expected
 
 # Columns that may hold the category that no row got: some values, each of many rows.
 LIKE_CATEGORIES = """

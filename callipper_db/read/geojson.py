@@ -15,6 +15,7 @@ from callipper_db.read.overpass import from_element
 from callipper_db.read.record import (
     BAD_JSON,
     BAD_UTF8,
+    HOPELESS,
     LINE_TOO_LONG,
     TOO_DEEP,
     Reader,
@@ -183,10 +184,11 @@ def _survey(reader: Reader, records: Records, text: Text, advance: Callable[[int
     """Read the whole file to learn its columns and the paths in nested ones: a key may first appear near the end."""
     names: dict[str, None] = {}
     parts: dict[str, dict[str, None]] = {}
-    done, sound, refused = 0, 0, None
+    done, sound, refusals, refused = 0, 0, 0, None
     for rows in in_blocks(records):
         for record in rows:
             if isinstance(record, Refused):
+                refusals += 1
                 refused = refused or record.reason
             if not isinstance(record, Record):
                 continue
@@ -199,6 +201,9 @@ def _survey(reader: Reader, records: Records, text: Text, advance: Callable[[int
                     paths.update(dict.fromkeys(_paths(name, value)))
         advance(text.tell() - done)
         done = text.tell()
+        if not sound and refusals >= HOPELESS:
+            refused = f"{refused}. The rest of the file was not read"
+            break
     reader.unreadable = None if sound else refused
     reader.names[:] = [str(name) for name in names]
     reader.parts = {name: list(paths) for name, paths in parts.items() if paths}

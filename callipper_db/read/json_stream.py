@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from callipper_db.read.record import BAD_BYTE, BAD_JSON, BAD_UTF8, FEATURE_TOO_LONG, TOO_DEEP
 from callipper_db.read.text import Text
 
 MAX_ITEM = 1_000_000  # characters
-STRUCTURE = re.compile(r'["\[\]{}]')
-STRING_END = re.compile(r'["\\]')
+ESCAPED = re.compile(r"\\.", re.DOTALL)
+FIRST_PIECE = 1000  # characters in which the end of a value is looked for first
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -127,28 +129,38 @@ class Stream:
 
 
 def _end_of_value(text: str, at: int, depth: int, in_string: bool) -> tuple[int, int, bool]:
-    """Where a value ends, or the end of the text; the depth and whether a string is open there."""
+    """Where a value ends, or the end of the text; the depth and whether a string is open there.
+
+    The last character is left for the next piece if it may escape the one behind it.
+    """
+    size = FIRST_PIECE
     while at < len(text):
-        if in_string:
-            found = STRING_END.search(text, at)
-            if found is None:
-                return len(text), depth, True
-            if found[0] == "\\":
-                if found.end() == len(text):
-                    return found.start(), depth, True  # the escaped character comes with the next piece
-                at = found.end() + 1
-                continue
-            at, in_string = found.end(), False
-        else:
-            found = STRUCTURE.search(text, at)
-            if found is None:
-                return len(text), depth, False
-            at = found.end()
-            in_string = found[0] == '"'
-            depth += 1 if found[0] in "[{" else -1 if found[0] in "]}" else 0
-        if depth <= 0 and not in_string:
-            return at, 0, False
+        piece = ESCAPED.sub("__", text[at : at + size]).removesuffix("\\")
+        if not piece:
+            break
+        end, depth, in_string = _end_in(piece, depth, in_string)
+        if end is not None:
+            return at + end, depth, in_string
+        at += len(piece)
+        size *= 4
     return at, depth, in_string
+
+
+def _end_in(piece: str, depth: int, in_string: bool) -> tuple[int | None, int, bool]:
+    """The same for a piece without escaped characters; None if the value does not end there.
+
+    All brackets are counted at once, because a hostile file may consist of them.
+    """
+    codes = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")
+    quote = codes == ord('"')
+    inside = (np.cumsum(quote) + in_string) % 2 == 1  # behind an opening quote, up to the closing one
+    lower = codes | (ord("{") - ord("["))  # brackets and braces count alike
+    step = np.where(inside, 0, (lower == ord("{")).astype(np.int8) - (lower == ord("}")))
+    levels = depth + np.cumsum(step, dtype=np.int64)
+    ends = np.flatnonzero((levels <= 0) & ~inside & (quote | (step != 0)))
+    if len(ends):
+        return int(ends[0]) + 1, 0, False
+    return None, int(levels[-1]), bool(inside[-1])
 
 
 def _has_lone_surrogate(value: Any, raw: str) -> bool:

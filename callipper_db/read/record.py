@@ -16,6 +16,8 @@ BAD_BYTE = "\U0010ffff"
 BLOCK = 5000  # rows
 BLOCK_CHARACTERS = 8_000_000  # in memory; fewer rows if they are long
 
+HOPELESS = 200_000  # refused rows at the beginning of a file, after which no good one is expected
+
 BAD_UTF8 = "not valid UTF-8"
 BAD_CSV = "quotes that do not pair up"
 BAD_JSON = "not valid JSON"

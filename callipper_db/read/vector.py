@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import sqlite3
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +40,12 @@ KML_STYLE = frozenset(
 )
 TABLE_BATCH = 1000  # rows, because a row of a database may be long
 BATCH_BYTES = 32_000_000  # of a batch, on average
-LONG_VALUE = 10_000_000  # bytes of a value of a GeoPackage; a column that has longer ones is not read
+# Bytes of a value of a GeoPackage, in which a column with a longer one is not read, and of a feature of FlatGeobuf.
+LONG_VALUE = 10_000_000
 GEOMETRIES = re.compile("(multi)?(point|linestring|polygon)|geometry(collection)?", re.IGNORECASE)
+
+UINT32 = struct.Struct("<I")
+INDEX_NODE = 40  # bytes of a node of FlatGeobuf's index
 
 SHAPEFILE = b"\x00\x00\x27\x0a"
 FLATGEOBUF = b"fgb\x03"
@@ -85,6 +91,8 @@ def open_vector(path: Path, kind: str, layer: str | None, encoding: str | None) 
             names = _choose_layers(path, kind, pyogrio.list_layers(source), layer)
             about = {name: pyogrio.read_info(source, layer=name) for name in names}
             oversize = _oversize(path, names[0]) if kind == "gpkg" else []
+            if kind == "flatgeobuf":
+                _check_features(path)
             if oversize:
                 arguments["columns"] = [name for name in about[names[0]]["fields"] if name not in oversize]
             opened = [
@@ -250,6 +258,43 @@ def _oversize(path: Path, layer: str) -> list[str]:
                     ) from None
                 found.append(name)
     return found
+
+
+def _check_features(path: Path) -> None:
+    """Raises BadInput for a feature of a FlatGeobuf file that would fill the memory. Each feature begins with its size."""
+    if path.stat().st_size < BATCH_BYTES:
+        return
+    with open(path, "rb") as file, closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:
+        number, at, end = 1, _first_feature(data), len(data) - UINT32.size
+        while 0 <= at <= end:
+            (size,) = UINT32.unpack_from(data, at)
+            if size > LONG_VALUE:
+                reason = (
+                    f"feature {number:,} has {size:,} bytes, and {LONG_VALUE:,} can be read. Leave it out, or simplify"
+                )
+                raise BadInput(path=path, reason=f"{reason} it: ogr2ogr -simplify 0.0001 pois.fgb {path.name}")
+            if size < UINT32.size:
+                return  # no feature is that short; GDAL will say what is wrong
+            number, at = number + 1, at + UINT32.size + size
+
+
+def _first_feature(data: mmap.mmap) -> int:
+    """Where the first feature begins: behind the header and the index, https://github.com/flatgeobuf/flatgeobuf"""
+    try:
+        header: int = 12 + UINT32.unpack_from(data, 8)[0]
+        root = 12 + UINT32.unpack_from(data, 12)[0]
+        fields = root - struct.unpack_from("<i", data, root)[0]
+        known = (struct.unpack_from("<H", data, fields)[0] - 4) // 2
+        offsets = struct.unpack_from(f"<{known}H", data, fields + 4)
+        items = struct.unpack_from("<Q", data, root + offsets[8])[0] if known > 8 and offsets[8] else 0
+        width = struct.unpack_from("<H", data, root + offsets[9])[0] if known > 9 and offsets[9] else 16
+    except struct.error:
+        return -1  # GDAL will say what is wrong
+    nodes = level = items if width > 1 else 0
+    while level > 1:
+        level = -(-level // width)
+        nodes += level
+    return header + (max(nodes, 2) if nodes else 0) * INDEX_NODE
 
 
 def _srid(path: Path, systems: set[str | None]) -> int | None:
