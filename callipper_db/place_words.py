@@ -40,6 +40,9 @@ class Thesaurus(NamedTuple):
     landmarks: frozenset[str]  # names of kinds that a place is known by
     street_words: frozenset[str]  # names of kinds that streets, quarters and pubs are called after
     shop_words: frozenset[str]  # names of kinds that shops and restaurants are called after
+    open_shops: frozenset[str]  # readings of categories that leave open what kind of shop a POI is
+    open_eating: frozenset[str]  # the same for places to eat
+    eating: frozenset[str]  # names of kinds of places to eat and drink
     found: dict[str, tuple[Kind, str]]  # look_up_key of every name and code -> its kind, its reading
     spelt: dict[str, Kind]  # look_up_key of every name that a person says -> its kind
 
@@ -89,7 +92,7 @@ def kinds_in_name(name: str, *, of_stop: bool = False) -> list[Kind]:
     is nothing but one word for a kind ("The Castle") is a fancy. of_stop: the name is a bus stop's, or that of another kind
     which is named after what is near.
     """
-    parts = [words for words in map(_plain_words, PARTS.split(name)) if words]
+    parts = [words for words in map(plain_words, PARTS.split(name)) if words]
     if len(parts) == 1 and len(parts[0]) == 1:
         return []
     found = (_kind_at_end(words, of_stop) for words in parts)
@@ -134,7 +137,19 @@ def load_thesaurus() -> Thesaurus:
     street_words, shop_words = (frozenset(map(look_up_key, data[words])) for words in ("street_words", "shop_words"))
     spelt = {look_up_key(name): kind for kind in kinds.values() for name in (kind.name, *kind.also, *kind.narrower)}
     landmarks = frozenset(data["landmarks"])
-    return Thesaurus(kinds, tuple(data["areas"]), landmarks, street_words, shop_words, found, spelt)
+    open_shops, open_eating, eating = (frozenset(data[words]) for words in ("open_shops", "open_eating", "eating"))
+    return Thesaurus(
+        kinds,
+        tuple(data["areas"]),
+        landmarks,
+        street_words,
+        shop_words,
+        open_shops,
+        open_eating,
+        eating,
+        found,
+        spelt,
+    )
 
 
 def look_up_key(category: str) -> str:
@@ -151,8 +166,8 @@ def _kind(name: str, entry: dict[str, Any]) -> Kind:
     )
 
 
-def _plain_words(part: str) -> list[str]:
-    """The words of a part of a name, without an article and without "Ltd" and numbers at the end."""
+def plain_words(part: str) -> list[str]:
+    """The words of a name or of a part of it, without an article and without "Ltd" and numbers at the end."""
     words = look_up_key(part).split()
     while words and (words[-1] in ENDINGS or words[-1].isdigit()):
         words.pop()

@@ -19,7 +19,7 @@ PACKAGES = {"callipper_db": ROOT, "callipper_trainer": ROOT / "trainer"}
 # The rooms of each side, from the ground up. A room is a module or a folder. It imports only rooms on lower floors.
 DATABASE_FLOORS = (
     {"arrays", "errors", "figures", "place_words", "progress", "tables", "versions"},
-    {"config", "db", "h3_cells"},
+    {"brands", "config", "db", "h3_cells"},
     {"binary_copy", "disk", "layers", "models", "outliers", "partitions", "points", "pois", "text_encoders", "waiting"},
     {"export", "grid", "hnsw", "place_encoder", "plot", "read", "schema", "search", "server", "upsert"},
     {"doctor", "load", "own_file", "own_table", "web"},

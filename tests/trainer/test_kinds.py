@@ -83,8 +83,8 @@ def test_every_poi_is_of_the_kind_of_its_category() -> None:
 
 
 def test_a_name_suggests_kinds() -> None:
-    pois = samples((OTHER, "Evans Cycles"), (OTHER, "Smith"), (OTHER, None), ("florist", "Evans Blooms"))
-    kinds = read(pois, Evans=vector(bicycle_shop=0.7, bakery=CLOSE - 0.01))
+    pois = samples((OTHER, "Evers Cycles"), (OTHER, "Smith"), (OTHER, None), ("florist", "Evers Blooms"))
+    kinds = read(pois, Evers=vector(bicycle_shop=0.7, bakery=CLOSE - 0.01))
     assert kinds_of(pois, kinds)[4:] == [(0, "bicycle shop", Basis.ALIKE), (3, "bicycle shop", Basis.ALIKE)]
 
 
@@ -127,8 +127,8 @@ def test_a_name_of_one_word_is_a_hint_and_a_bar_called_zoo_is_none() -> None:
 
 
 def test_the_kind_of_the_category_is_not_said_twice() -> None:
-    pois = samples(("bicycle_shop", "Evans Cycles"))
-    assert kinds_of(pois, read(pois, Evans=vector(bicycle_shop=0.9))) == [(0, "bicycle shop", Basis.CATEGORY)]
+    pois = samples(("bicycle_shop", "Evers Cycles"))
+    assert kinds_of(pois, read(pois, Evers=vector(bicycle_shop=0.9))) == [(0, "bicycle shop", Basis.CATEGORY)]
 
 
 def test_a_name_suggests_no_more_kinds_than_the_limit() -> None:
@@ -149,8 +149,8 @@ def test_a_name_suggests_no_more_kinds_than_the_limit() -> None:
 
 @pytest.mark.parametrize("category", ["bus stop", "bench", "car park", "bus_stop"])
 def test_the_name_of_a_bus_stop_says_nothing_of_it(category: str) -> None:
-    pois = samples((category, "Evans Cycles"), (OTHER, "Evans Cycles"))
-    kinds = read(pois, Evans=vector(bicycle_shop=0.9))
+    pois = samples((category, "Evers Cycles"), (OTHER, "Evers Cycles"))
+    kinds = read(pois, Evers=vector(bicycle_shop=0.9))
     assert kinds_of(pois, kinds) == [
         (0, place_words.reading(category), Basis.CATEGORY),
         (1, "shop", Basis.CATEGORY),
@@ -168,17 +168,17 @@ def test_the_name_of_a_bus_stop_says_what_is_near() -> None:
 @pytest.mark.parametrize("kind", ["bus stop", "bench", "railway station", "car park"])
 def test_no_name_is_read_as_a_bus_stop(kind: str) -> None:
     """A kind that is called after what is near is never what a name suggests, however like it is."""
-    pois, kinds = samples((OTHER, "Evans Cycles")), Kinds()
+    pois, kinds = samples((OTHER, "Evers Cycles")), Kinds()
     kinds.read_texts([OTHER])
     for text, found in ((kind, []), ("bicycle shop", [(0, "bicycle shop", Basis.ALIKE)])):
         turned = [np.array([1.0, 0.0]) if name == text else np.array([0.0, 1.0]) for name in names_of_kinds()]
-        kinds.read_named_texts([f"Evans Cycles, {OTHER}"], np.array([[1.0, 0.0]]), lambda _, to=turned: np.array(to))
+        kinds.read_named_texts([f"Evers Cycles, {OTHER}"], np.array([[1.0, 0.0]]), lambda _, to=turned: np.array(to))
         assert kinds_of(pois, kinds)[1:] == found
 
 
 def test_a_category_of_several_kinds_is_a_kind_that_people_ask_for_by_the_phrases_of_each() -> None:
-    pois = samples(("Bakery/florist", "Evans Loaves"))
-    kinds = read(pois, Evans=vector(bakery=0.9))
+    pois = samples(("Bakery/florist", "Evers Loaves"))
+    kinds = read(pois, Evers=vector(bakery=0.9))
     assert kinds_of(pois, kinds) == [(0, "bakery or florist", Basis.CATEGORY), (0, "bakery", Basis.ALIKE)]
     phrases = kinds.phrases(0)
     assert phrases[0] == "bakery or florist"
@@ -224,3 +224,12 @@ def test_rows_of_new_kinds_go_on_with_the_numbers() -> None:
 def test_names_as_the_source_has_them() -> None:
     pois = samples(("cafe", "A, B, cafe"), ("cafe", None), ("cafe", "cafe"), ("Bakery, old", "Bun, Bakery, old"))
     assert plain_names(pois) == ["A, B, cafe", "", "cafe", "Bun, Bakery, old"]
+
+
+def test_a_brand_says_what_a_shop_is_and_is_like_no_other_kind() -> None:
+    """However near its name is to that of another kind."""
+    pois = samples((OTHER, "Ladbrokes"), ("Pub", "Ladbrokes"))
+    found = kinds_of(pois, read(pois, Ladbrokes=vector(bicycle_shop=0.9)))
+    assert (0, "betting shop", Basis.SAID) in found
+    assert (0, "bicycle shop") not in [(row, name) for row, name, _ in found]
+    assert (1, "betting shop") not in [(row, name) for row, name, _ in found]

@@ -2,7 +2,7 @@
 
 The thesaurus (callipper_db/place_words.py) lists kinds and the phrases by which people ask for them. A category is found there
 by its spelling; one that is not there is a kind of its own. A name says a kind in words ('Holt Bakery & Deli'), or it suggests
-one whose sentence vector is close: 'Evans Cycles, Retailers - other' is a bicycle shop. A bus stop's name says what is near.
+one whose sentence vector is close: 'Evers Cycles, Retailers - other' is a bicycle shop. A bus stop's name says what is near.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from psycopg import sql
 from callipper_db import partitions, place_words
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import write_rows
+from callipper_db.brands import kinds_of_brand
 from callipper_db.db import Connection
 from callipper_db.tables import SCHEMA
 from callipper_trainer.data.sample_file import StoredSamples
@@ -38,7 +39,7 @@ class Basis(IntEnum):
 
     CATEGORY = 0
     SAID = 1  # its name says so: 'Holt Bakery'
-    ALIKE = 2  # its name is like the kind's: 'Evans Cycles' is like 'bicycle shop'
+    ALIKE = 2  # its name is like the kind's: 'Evers Cycles' is like 'bicycle shop'
     HINT = 3  # its name is like another name of the kind; enough for search, not for describe
     NEAR = 4  # it is a bus stop or such, whose name says what is near
 
@@ -110,12 +111,14 @@ class Kinds:
                 if stop is not None and stop.named_after:
                     found = {column[kind.name]: Basis.NEAR for kind in said}
                 else:
-                    like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n]]
+                    branded = [column[kind.name] for kind in kinds_of_brand(name, category)]
+                    like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n] and not branded]
                     in_words = {column[kind.name] for kind in said}
                     in_words |= {n for n in like if not landmark[n] and place_words.is_named(kinds[n], name)}
                     fancy = len(place_words.look_up_key(name).split()) < 2  # a club that is called Fabric
                     found = {n: Basis.HINT if fancy or own[row, n] < CLOSE_TO_WORD else Basis.ALIKE for n in like}
                     found |= {n: Basis.SAID for n in sorted(in_words) if own[row, n] >= CLOSE_TO_WORD}
+                    found |= dict.fromkeys(branded, Basis.SAID)
                 self.of_named_text[text] = [
                     (self.add_same(kinds[number].name), basis) for number, basis in found.items()
                 ]

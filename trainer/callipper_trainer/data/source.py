@@ -541,5 +541,5 @@ def _reason(error: psycopg.Error) -> str:
 
 
 def named_text(name_sql: str, text_sql: str) -> str:
-    """SQL for a POI's name and text in one: 'Evans Cycles, bicycle shop'. NULL for a POI without a name."""
+    """SQL for a POI's name and text in one: 'Evers Cycles, bicycle shop'. NULL for a POI without a name."""
     return f"{TRIMMED.format(name_sql)} || ', ' || {TRIMMED.format(text_sql)}"
