@@ -12,6 +12,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+# The function of revision 0001 goes: sql/ has one with another argument instead.
 # A row up to a page stays in its page: a weight that had to be fetched from a TOAST table would cost ten times as much.
 STATEMENTS = """
 CREATE TABLE callipper.text_token (
@@ -88,7 +89,9 @@ COMMENT ON COLUMN callipper.text_embedding.vocabulary IS 'a common word for plac
 ALTER TABLE callipper.text_embedding ADD COLUMN city_distances real[];
 COMMENT ON COLUMN callipper.text_embedding.city_distances IS
     'of the vocabulary: minus the similarity of each cell of cell_sample, ascending; computed anew where it is NULL';
-CREATE INDEX text_embedding_vocabulary_idx ON callipper.text_embedding (version) WHERE vocabulary
+CREATE INDEX text_embedding_vocabulary_idx ON callipper.text_embedding (version) WHERE vocabulary;
+
+DROP FUNCTION IF EXISTS callipper._find_text(text)
 """
 
 

@@ -6,8 +6,11 @@ them unreadable: a change of what a feature or a layer means gets a name of its 
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
+import re
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ import numpy as np
 import psycopg
 import pytest
 import torch
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
 from callipper_db import db, models, schema
@@ -28,6 +32,8 @@ from callipper_trainer.evaluation.evaluate import assess
 from callipper_trainer.evaluation.labels import LabelSource
 from callipper_trainer.model_rows import load_model
 from callipper_trainer.refresh.refresh import RefreshSummary, refresh
+from catalogue import GOLDEN, catalogue
+from conftest import clone
 from deployments import binaries, succeed
 from freeze import FIXTURES, answers
 from processes import wait_for
@@ -36,33 +42,46 @@ from untrained import MIDDLE, embed, places, publish_untrained
 
 VERSIONS = {1: "coordinate", 2: "contextual"}  # the second is active
 TOLERANCE = 1e-5  # as between torch and SQL
+DROPPED = {"by_name"}  # columns that a migration has replaced by others
 
 
-@pytest.fixture(params=sorted(path.name for path in FIXTURES.iterdir()))
-def fixture(request: pytest.FixtureRequest) -> Path:
-    return FIXTURES / str(request.param)
+@pytest.fixture(scope="module")
+def old_template(cluster_dsn: str, bare_template: str, module_folder: Path) -> Iterator[str]:
+    """The name of a database as the program of revision 0003 left it."""
+    with clone(cluster_dsn, bare_template) as dsn:
+        restore(FIXTURES / "0003", dsn, module_folder)
+        yield conninfo_to_dict(dsn)["dbname"]
+
+
+@pytest.fixture(scope="module")
+def upgraded_template(cluster_dsn: str, old_template: str) -> Iterator[str]:
+    with clone(cluster_dsn, old_template) as dsn:
+        schema.init(dsn)
+        yield conninfo_to_dict(dsn)["dbname"]
 
 
 @pytest.fixture
-def old(fixture: Path, empty_database: str, open_folder: Path) -> str:
+def old(cluster_dsn: str, old_template: str) -> Iterator[str]:
     """The DSN of a database as it was."""
-    with user_session(empty_database) as connection:
-        connection.execute("CREATE EXTENSION postgis")
-        connection.execute("CREATE EXTENSION vector")
-    dump = open_folder / "database.sql"
-    dump.write_bytes(gzip.decompress((fixture / "database.sql.gz").read_bytes()))
-    succeed(binaries(empty_database) / "psql", *("-Xq", "-v", "ON_ERROR_STOP=1", "-d", empty_database, "-f", dump))
-    return empty_database
+    with clone(cluster_dsn, old_template) as dsn:
+        yield dsn
 
 
 @pytest.fixture
-def upgraded(old: str) -> str:
-    schema.init(old)
-    return old
+def upgraded(cluster_dsn: str, upgraded_template: str) -> Iterator[str]:
+    with clone(cluster_dsn, upgraded_template) as dsn:
+        yield dsn
 
 
-def renew(dsn: str, fixture: Path) -> RefreshSummary:
-    return refresh(dsn, Silent(), text_encoder=str(fixture / "encoder"), compare=True)
+def restore(frozen: Path, dsn: str, folder: Path) -> None:
+    """Restore a fixture by way of a folder that the server's user can read."""
+    dump = folder / "database.sql"
+    dump.write_bytes(lzma.decompress((frozen / "database.sql.xz").read_bytes()))
+    succeed(binaries(dsn) / "psql", *("-Xq", "-v", "ON_ERROR_STOP=1", "-d", dsn, "-f", dump))
+
+
+def renew(dsn: str) -> RefreshSummary:
+    return refresh(dsn, Silent(), text_encoder=str(FIXTURES / "0003" / "encoder"), compare=True)
 
 
 def vectors_of(connection: db.Connection, version: int) -> tuple[Array, Array]:
@@ -74,6 +93,52 @@ def vectors_of(connection: db.Connection, version: int) -> tuple[Array, Array]:
         {"version": version},
     ).fetchall()
     return np.array([row[:2] for row in rows]), np.array([row[2] for row in rows], np.float32)
+
+
+def rows_of(connection: db.Connection) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every table and partition."""
+    tables = connection.execute(
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relname <> ALL ('{alembic_version, change}')"
+        " AND relnamespace::regnamespace::text IN ('callipper', 'callipper_map')"
+    ).fetchall()
+    return {
+        table: [row for (row,) in connection.execute(f"SELECT to_jsonb(t) FROM {table} t".encode())]
+        for (table,) in tables
+    }
+
+
+def counted(rows: list[dict[str, Any]], columns: set[str]) -> Counter[tuple[str, ...]]:
+    """How often each row is there. An embedding had one half, which is the second now: zeros before it do not count."""
+    return Counter(
+        tuple(re.sub(r"^\[(0,)+", "[", str(value)) for name, value in sorted(row.items()) if name in columns)
+        for row in rows
+    )
+
+
+@pytest.mark.parametrize("state", sorted(path.name for path in FIXTURES.iterdir()))
+def test_every_earlier_state_is_upgraded_with_its_data(state: str, bare_database: str, open_folder: Path) -> None:
+    """No row is lost, the models answer as before, and without them the catalogue is that of a new database."""
+    restore(FIXTURES / state, bare_database, open_folder)
+    with user_session(bare_database) as connection:
+        before = rows_of(connection)
+    report = schema.init(bare_database)
+    assert report.before == state
+    with user_session(bare_database) as connection:
+        assert schema.is_current(connection)
+        after = rows_of(connection)
+        for table, rows in before.items():
+            columns = set(rows[0]) - DROPPED if rows else set()
+            lost = counted(rows, columns) - counted(after[table], columns)
+            assert not lost, f"{table}: {list(lost)[:3]}"
+        expected = json.loads((FIXTURES / state / "answers.json").read_text())
+        found = answers(connection, expected)
+        for name, values in expected.items():
+            added = np.shape(found[name])[-1] - np.shape(values)[-1]
+            assert not np.any(np.array(found[name])[..., :added])
+            np.testing.assert_allclose(np.array(found[name])[..., added:], values, atol=TOLERANCE, err_msg=name)
+        connection.execute("SELECT callipper.drop_model(version, true) FROM callipper.model")
+        connection.execute("SET search_path = public, callipper")
+        assert catalogue(connection) == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_a_migration_keeps_no_reader_waiting(old: str) -> None:
@@ -99,19 +164,8 @@ def test_a_migration_keeps_no_reader_waiting(old: str) -> None:
     schema.ensure_current(old)
 
 
-def test_an_upgraded_database_answers_as_before(fixture: Path, upgraded: str) -> None:
-    expected = json.loads((fixture / "answers.json").read_text())
-    with psycopg.connect(upgraded) as connection:
-        found = answers(connection)
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        # An embedding had one half, which is the second now.
-        added = np.shape(found[name])[-1] - np.shape(values)[-1]
-        assert not np.any(np.array(found[name])[..., :added])
-        np.testing.assert_allclose(np.array(found[name])[..., added:], values, atol=TOLERANCE, err_msg=name)
+def test_without_evidence_the_embedding_answers(upgraded: str) -> None:
     with user_session(upgraded) as connection:
-        assert schema.is_current(connection)
-        # Without evidence, the embedding answers.
         rows = connection.execute("SELECT cell_id, relevant, lift, because FROM search('park', 5)").fetchall()
         nearest = connection.execute(
             "SELECT cell_id, NULL, NULL, NULL FROM cells ORDER BY emb <#> text_embed('park') LIMIT 5"
@@ -147,15 +201,15 @@ def test_an_old_model_is_embedded_in_torch_as_it_was(upgraded: str, version: int
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_old_model_is_refreshed(fixture: Path, upgraded: str, version: int) -> None:
+def test_an_old_model_is_refreshed(upgraded: str, version: int) -> None:
     models.activate_model(upgraded, version)
-    assert not renew(upgraded, fixture).anything  # the lattices are counted as they were
+    assert not renew(upgraded).anything  # the lattices are counted as they were
     with user_session(upgraded) as connection:
         connection.execute(
             "INSERT INTO callipper.poi (source, source_id, name, category, category_group, geom)"
             " VALUES ('new', '1', 'The Fresh River', 'pub', 'food', ST_SetSRID(ST_Point(5.121, 52.091), 4326))"
         )
-    summary = renew(upgraded, fixture)
+    summary = renew(upgraded)
     assert summary.added == 1 and (summary.lattice_cells > 0) == (VERSIONS[version] == "contextual")
     with user_session(upgraded) as connection:
         centres, stored = vectors_of(connection, version)
