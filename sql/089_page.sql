@@ -30,13 +30,14 @@ CREATE OR REPLACE FUNCTION callipper._match_tile(
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     model constant integer := callipper._require_model(version);
-    side constant integer := callipper._block_size(z);
     envelope constant @extschema:postgis@.geometry := @extschema:postgis@.ST_TileEnvelope(z, x, y);
     box @extschema:postgis@.geometry := @extschema:postgis@.ST_Transform(envelope, 4326);
     grid callipper.grid;
+    side integer;
     tile bytea;
 BEGIN
     SELECT g.* INTO grid FROM callipper.model m JOIN callipper.grid g ON g.grid_id = m.grid_id WHERE m.version = model;
+    SELECT callipper._block_side(z, grid.size_m, m.extent) INTO side FROM callipper.model m WHERE m.version = model;
     IF side > 1 THEN  -- all cells of the blocks that touch the tile
         box := @extschema:postgis@.ST_Expand(box, callipper._block_margin(grid.size_m, side, box));
     END IF;
@@ -163,13 +164,12 @@ BEGIN
                 @extschema:postgis@.ST_Transform(b.geom, 3857), @extschema:postgis@.ST_TileEnvelope($1, $2, $3)::@extschema:postgis@.box2d,
                 4096, 64, true) AS geom
             FROM (
-                SELECT c.block AS id, round(100 * avg(l.similarity))::integer AS similarity,
+                SELECT min(c.cell_id) AS id, round(100 * avg(l.similarity))::integer AS similarity,
                     round(avg(l.percentile))::integer AS percentile, round(100 * avg(coalesce(m.support, 1)))::integer AS support,
-                    CASE count(*) WHEN 1 THEN min(c.geom::text)::@extschema:postgis@.geometry
-                        ELSE @extschema:postgis@.ST_Envelope(@extschema:postgis@.ST_Collect(c.geom)) END AS geom
+                    @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_Extent(c.geom), 4326)::@extschema:postgis@.geometry AS geom
                 FROM callipper_map.%I l JOIN callipper._tile_cells($1, $2, $3) c ON c.cell_id = l.cell_id
                     JOIN callipper_map.cell m ON m.cell_id = l.cell_id
-                WHERE l.geom OPERATOR(@extschema:postgis@.&&) $4 GROUP BY c.block
+                WHERE l.geom OPERATOR(@extschema:postgis@.&&) $4 GROUP BY coalesce(c.block, c.cell_id)
             ) b ORDER BY b.id
         ) t WHERE t.geom IS NOT NULL
     $query$, layer) INTO tile USING z, x, y, box;

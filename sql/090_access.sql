@@ -32,7 +32,7 @@ BEGIN
         WHERE p.pronamespace = 'callipper'::regnamespace AND p.proname NOT IN ('activate', 'drop_model', 'save_layer', 'remove_layer') AND (
             left(p.proname, 1) <> '_'
             OR p.proname IN ('_active_version', '_points_are_pois', '_find_text', '_locate', '_rate_support', '_city_of', '_examples',
-                '_percentile', '_cells_by', '_block_of', '_block_size', '_block_margin', '_h3_index', '_h3_parent', '_tile_cells', '_stamp',
+                '_percentile', '_cells_by', '_block_of', '_block_side', '_block_margin', '_h3_index', '_h3_parent', '_tile_cells', '_stamp',
                 '_question_vector', '_match_tile',
                 '_match_cells', '_labelled_points', '_changed_cells', '_layer_tile')
         )

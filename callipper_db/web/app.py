@@ -1,34 +1,30 @@
-"""The map's server: each route checks its parameters, asks once, and answers JSON, a tile, or a file of the page."""
+"""The map's server: answers, tiles, operations, and the files of the page."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
-from callipper_db.errors import AnswerUnusable, CallipperError
-from callipper_db.web import failures, queries, sql_shown
+from callipper_db.errors import CallipperError
+from callipper_db.web import answers, failures, tiles
 from callipper_db.web.access import Access
-from callipper_db.web.database import Cache, MapDatabase
+from callipper_db.web.database import MapDatabase
 from callipper_db.web.metrics import Measured, Metrics
-from callipper_db.web.questions import MOST_CELLS, CellQuestion, ChangeQuestion, Download, PlaceQuestion, Question
+from callipper_db.web.queries import Vectors
+from callipper_db.web.replies import Replies
 from callipper_db.web.settings import MapSettings
-from callipper_db.web.tiles import Column, Row, Tiles, Zoom, tile_of
 
 SPARE_THREADS = 40
 STATIC = Path(__file__).parent / "static"
@@ -68,140 +64,19 @@ def create_app(settings: MapSettings) -> FastAPI:
         responses={code: {"description": "A sentence that says what is wrong."} for code in (400, 404, 409, 503, 504)},
     )
     app.state.database = database
-    _add_answers(app, settings, database)
-    _add_tiles(app, database)
+    app.state.replies = Replies(database, Vectors(database))
+    app.include_router(answers.router)
+    app.include_router(tiles.router)
     _add_operations(app, database, metrics)
     _add_page(app)
     return app
-
-
-def _add_answers(app: FastAPI, settings: MapSettings, database: MapDatabase) -> None:
-    vectors = queries.Vectors(database)
-    kept: Cache[list[str]] = Cache(room=4)
-
-    @app.get("/api/city")
-    def city() -> dict[str, Any]:
-        """The models, their sources, groups of cells and saved layers, and how the page is set up."""
-        return {
-            "stamp": database.stamp(),
-            "title": settings.title,
-            "basemap": settings.basemap,
-            "version": version("callipper-db"),
-            "most_cells": MOST_CELLS,
-            **queries.city(database),
-        }
-
-    @app.get("/api/examples")
-    def examples() -> list[str]:
-        """Questions that this city answers."""
-        stamp = database.stamp()
-        return kept.get(stamp) or kept.put(stamp, queries.examples(database))
-
-    @app.get("/api/search")
-    def search(request: Request, question: Annotated[CellQuestion, Query()]) -> Response:
-        """The best cells for a question, with the reasons."""
-        _check(question)
-        model = question.model or _active(database)
-        return _json(
-            request,
-            database,
-            lambda: {
-                "model": model,
-                "cells": queries.search_cells(database, question, model, vectors),
-                "sql": sql_shown.of_cells(question),
-                "heat_sql": sql_shown.of_heat(question),
-            },
-        )
-
-    @app.get("/api/place")
-    def place(request: Request, question: Annotated[PlaceQuestion, Query()]) -> Response:
-        """What a place is like, its support, and the cells most like it elsewhere, with the reasons."""
-        model = question.model or _active(database)
-        return _json(
-            request,
-            database,
-            lambda: {
-                "model": model,
-                **queries.describe_place(database, question, model),
-                "sql": sql_shown.of_place(question),
-            },
-        )
-
-    @app.get("/api/changes")
-    def changes(request: Request, question: Annotated[ChangeQuestion, Query()]) -> Response:
-        """The cells whose percentile for a question differs most between two versions."""
-        _check(question)
-        model = question.model or _active(database)
-        return _json(
-            request,
-            database,
-            lambda: {
-                "model": model,
-                "other": question.other,
-                "cells": queries.changed_cells(database, question, model, vectors),
-            },
-        )
-
-    @app.get("/api/cells")
-    def cells(question: Annotated[Download, Query()]) -> Response:
-        """All cells and how well they fit, best first, as a file."""
-        _check(question)
-        model = question.model or _active(database)
-        rows = queries.cells(database, question, model, vectors)
-        headers = {"Content-Disposition": f'attachment; filename="cells.{question.format}"'}
-        if question.format == "csv":
-            return Response(_csv(rows), media_type="text/csv; charset=utf-8", headers=headers)
-        return Response(_geojson(rows), media_type="application/geo+json", headers=headers)
-
-
-def _add_tiles(app: FastAPI, database: MapDatabase) -> None:
-    tiles = Tiles(database)
-    vectors = queries.Vectors(database)
-
-    @app.get("/tiles/match/{z}/{x}/{y}.mvt", response_class=Response)
-    def match_tile(request: Request, z: Zoom, x: Column, y: Row, question: Annotated[Question, Query()]) -> Response:
-        """How well cells fit a question: layer `cells`, whole percents."""
-        _check(question)
-        model = question.model or _active(database)
-        return tiles.answer(
-            request,
-            ("match", model, question.key),
-            (z, x, y),
-            lambda connection: tile_of(
-                connection,
-                "SELECT callipper._match_tile(%s, %s, %s, %s, %s::text::@vector)",
-                *(z, x, y, model, vectors.of(connection, question, model)),
-            ),
-        )
-
-    @app.get("/tiles/cells/{z}/{x}/{y}.mvt", response_class=Response)
-    def cell_tile(request: Request, z: Zoom, x: Column, y: Row) -> Response:
-        """Groups, colours and support of the active version's cells: layer `cells`."""
-        make = "SELECT callipper_map.cell_tile(%s, %s, %s)"
-        return tiles.answer(request, ("cells",), (z, x, y), lambda connection: tile_of(connection, make, z, x, y))
-
-    @app.get("/tiles/places/{z}/{x}/{y}.mvt", response_class=Response)
-    def place_tile(request: Request, z: Zoom, x: Column, y: Row) -> Response:
-        """POIs: layer `places`."""
-        make = "SELECT callipper_map.place_tile(%s, %s, %s)"
-        return tiles.answer(request, ("places",), (z, x, y), lambda connection: tile_of(connection, make, z, x, y))
-
-    @app.get("/tiles/layer/{name}/{z}/{x}/{y}.mvt", response_class=Response)
-    def layer_tile(request: Request, name: str, z: Zoom, x: Column, y: Row) -> Response:
-        """A saved layer: as /tiles/match."""
-        if "\x00" in name or len(name) > 63:
-            raise AnswerUnusable(reason="There is no layer of this name.")
-        make = "SELECT callipper._layer_tile(%s, %s, %s, %s)"
-        return tiles.answer(
-            request, ("layer", name), (z, x, y), lambda connection: tile_of(connection, make, z, x, y, name)
-        )
 
 
 def _add_operations(app: FastAPI, database: MapDatabase, metrics: Metrics) -> None:
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         """Whether the map can answer: the database is there, and a model is active."""
-        return {"status": "ok", "model": database.stamp().partition(".")[0]}
+        return {"status": "ok", "model": str(database.version_of(None))}
 
     @app.get("/metrics", response_class=Response)
     def openmetrics() -> Response:
@@ -224,38 +99,3 @@ class _Static(StaticFiles):
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
-
-
-def _check(question: Question) -> None:
-    if question.is_empty:
-        raise AnswerUnusable(reason="There is nothing to look for. Give a text with q, or a place with like_at.")
-
-
-def _active(database: MapDatabase) -> int:
-    return int(database.stamp().partition(".")[0])
-
-
-def _json(request: Request, database: MapDatabase, answer: Any) -> Response:
-    """An answer, or 304: its ETag is made of the model's state and the address."""
-    state = f"{database.stamp()} {request.url.path}?{request.url.query}"
-    headers = {"ETag": f'W/"{hashlib.sha256(state.encode()).hexdigest()[:24]}"', "Cache-Control": "private, no-cache"}
-    if headers["ETag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return JSONResponse(answer(), headers=headers)
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    names = ("cell_id", "lon", "lat", "similarity", "percentile")
-    csv.writer(text).writerows([names, *([row[name] for name in names] for row in rows)])
-    return text.getvalue()
-
-
-def _geojson(rows: list[dict[str, Any]]) -> str:
-    features = (
-        f'{{"type":"Feature","id":{row["cell_id"]},"geometry":{row["geometry"]},"properties":'
-        + json.dumps({"similarity": row["similarity"], "percentile": row["percentile"]})
-        + "}"
-        for row in rows
-    )
-    return f'{{"type":"FeatureCollection","features":[{",".join(features)}]}}'

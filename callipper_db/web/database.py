@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import psycopg
 import psycopg_pool
@@ -24,35 +22,6 @@ BEGIN = (
 )
 AS_READER = f"SELECT pg_catalog.set_config('role', '{READER}', true)"
 STAMP_HOLDS_S = 1.0  # how long the name of the active model is trusted; a tile asks for it too
-
-V = TypeVar("V")
-
-
-class Cache(Generic[V]):
-    """The values used last, up to a total size."""
-
-    def __init__(self, room: int, size: Callable[[V], int] = lambda _: 1) -> None:
-        self._room, self._size, self._used = room, size, 0
-        self._values: OrderedDict[Hashable, V] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: Hashable) -> V | None:
-        """The value of a key, None where it is not there."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: Hashable, value: V) -> V:
-        """Keep a value; those used least recently go where there is no room."""
-        with self._lock:
-            if key not in self._values:
-                self._used += self._size(value)
-                self._values[key] = value
-            while self._used > self._room and self._values:
-                _, gone = self._values.popitem(last=False)
-                self._used -= self._size(gone)
-        return value
 
 
 class MapDatabase:
@@ -87,6 +56,15 @@ class MapDatabase:
         """The rows of one of our statements, in which PostGIS and pgvector get their schemas."""
         with connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(connection.named(statement), values).fetchall()
+
+    def bytes_of(self, connection: db.Connection, statement: str, *values: object) -> bytes:
+        """What a function returns that makes a file, such as a tile; nothing for NULL."""
+        row = connection.execute(connection.named(statement), values).fetchone()
+        return bytes(row[0]) if row and row[0] is not None else b""
+
+    def version_of(self, asked: int | None) -> int:
+        """The model version that is asked: the active one for None. Raises NoActiveModel."""
+        return asked or int(self.stamp().partition(".")[0])
 
     def stamp(self) -> str:
         """The name of what is answered now: the active version and its last change. Raises NoActiveModel."""

@@ -32,26 +32,22 @@ Count = Annotated[int, Field(ge=1, le=20, description="How many, at most.")]
 
 def create_server(dsn: str) -> MCPServer:
     """The server with its tools. Nothing is read before a tool is called."""
-    database = MapDatabase(MapSettings(dsn, connections=2))
-    vectors = queries.Vectors(database)
     server = MCPServer("callipper-db", instructions=INSTRUCTIONS, version=version("callipper-db"), log_level="WARNING")
+    tools = Tools(MapDatabase(MapSettings(dsn, connections=2)))
+    for tool in (tools.search, tools.describe, tools.similar, tools.compare):
+        server.tool(annotations=READ_ONLY, structured_output=False)(_saying_why(tool))
+    return server
 
-    def tool(function: Callable[..., str]) -> None:
-        @wraps(function)
-        def saying_why(*args: Any, **kwargs: Any) -> str:
-            try:
-                return function(*args, **kwargs)
-            except CallipperError as error:
-                raise ToolError(str(error)) from error
-            except ValidationError as error:
-                first = error.errors()[0]
-                raise ToolError(
-                    f"{'text' if first['loc'][0] == 'q' else first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}."
-                ) from error
 
-        server.tool(annotations=READ_ONLY, structured_output=False)(saying_why)
+class Tools:
+    """What an assistant may call. The docstrings are what it reads."""
+
+    def __init__(self, database: MapDatabase) -> None:
+        self._database = database
+        self._vectors = queries.Vectors(database)
 
     def search(
+        self,
         text: Annotated[str, Field(description="What is looked for: 'a quiet park'.")],
         k: Count = 5,
         unlike: Annotated[list[str] | None, Field(description="Texts that the places should be unlike.")] = None,
@@ -59,44 +55,59 @@ def create_server(dsn: str) -> MCPServer:
     ) -> str:
         """The best places of the city for a text, at least 250 m apart, with the POIs that are the reasons."""
         question = CellQuestion(q=text, k=k, unlike=unlike or [], within=within, apart=queries.REACH_M)
-        cells = queries.search_cells(database, question, _active(database), vectors)
+        cells = queries.search_cells(self._database, question, self._database.version_of(None), self._vectors)
         return answer([_cell(cell) for cell in cells], "places")
 
-    def describe(lon: Lon, lat: Lat) -> str:
+    def describe(self, lon: Lon, lat: Lat) -> str:
         """What stands out within 250 m of a place, with POIs as reasons, and how well POIs support it (0 to 1)."""
-        found = queries.describe_place(
-            database, PlaceQuestion(at=f"{lon},{lat}", k=8), _active(database), similar=False
-        )
+        found = self._describe(PlaceQuestion(at=f"{lon},{lat}", k=8), similar=False)
         return answer([_kind(kind) for kind in found["kinds"]], "kinds", support=found["support"])
 
     def similar(
+        self,
         lon: Lon,
         lat: Lat,
         k: Count = 5,
         min_distance: Annotated[float, Field(ge=0, le=1e7, description="Metres away at least.")] = 500,
     ) -> str:
         """The places that are most like a place, and what each is known for."""
-        question = PlaceQuestion(at=f"{lon},{lat}", k=k, min_distance=min_distance)
-        found = queries.describe_place(database, question, _active(database))
+        found = self._describe(PlaceQuestion(at=f"{lon},{lat}", k=k, min_distance=min_distance), similar=True)
         return answer([_cell(cell) for cell in found["similar"]], "places")
 
-    def compare(lon: Lon, lat: Lat, other_lon: Lon, other_lat: Lat) -> str:
+    def compare(self, lon: Lon, lat: Lat, other_lon: Lon, other_lat: Lat) -> str:
         """How like two places are (cosine of their embeddings), and what stands out at each, with the reasons."""
         places = [PlaceQuestion(at=f"{x},{y}", k=5) for x, y in ((lon, lat), (other_lon, other_lat))]
-        first, other = (queries.describe_place(database, place, _active(database), similar=False) for place in places)
-        likeness = queries.likeness(database, *(place.at for place in places))
-        kinds = [
-            _kind(kind) | {"at": name}
-            for name, place in (("first", first), ("other", other))
-            for kind in place["kinds"]
-        ]
+        first, other = (self._describe(place, similar=False) for place in places)
+        kinds = [_kind(kind) | {"at": "first"} for kind in first["kinds"]]
+        kinds += [_kind(kind) | {"at": "other"} for kind in other["kinds"]]
         kinds.sort(key=lambda kind: -kind["lift"])
-        supports = {"first_support": first["support"], "other_support": other["support"]}
-        return answer(kinds, "kinds", similarity=likeness, **supports)
+        return answer(
+            kinds,
+            "kinds",
+            similarity=queries.likeness(self._database, *(place.at for place in places)),
+            first_support=first["support"],
+            other_support=other["support"],
+        )
 
-    for function in (search, describe, similar, compare):
-        tool(function)
-    return server
+    def _describe(self, place: PlaceQuestion, *, similar: bool) -> dict[str, Any]:
+        return queries.describe_place(self._database, place, self._database.version_of(None), similar=similar)
+
+
+def _saying_why(tool: Callable[..., str]) -> Callable[..., str]:
+    """The tool, with errors that an assistant can act on."""
+
+    @wraps(tool)
+    def saying_why(*args: Any, **kwargs: Any) -> str:
+        try:
+            return tool(*args, **kwargs)
+        except CallipperError as error:
+            raise ToolError(str(error)) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "text" if first["loc"][0] == "q" else first["loc"][0]
+            raise ToolError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from error
+
+    return saying_why
 
 
 def answer(rows: list[dict[str, Any]], name: str, **figures: object) -> str:
@@ -107,10 +118,6 @@ def answer(rows: list[dict[str, Any]], name: str, **figures: object) -> str:
         if len(text.encode()) <= LONGEST_ANSWER:
             return text
     raise AssertionError("an answer without rows is short")
-
-
-def _active(database: MapDatabase) -> int:
-    return int(database.stamp().partition(".")[0])
 
 
 def _cell(cell: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import psycopg
 from callipper_db import db
 from callipper_db.errors import AnswerUnusable, BadArea, NoActiveModel
 from callipper_db.search import read_area
-from callipper_db.web.database import Cache, MapDatabase
+from callipper_db.web.cache import Cache
+from callipper_db.web.database import MapDatabase
 from callipper_db.web.questions import AreaQuestion, CellQuestion, ChangeQuestion, Download, PlaceQuestion, Question
 
 CELL = """
@@ -94,12 +95,16 @@ ORDER BY m.version DESC
 CLUSTERS = """
 WITH cell AS MATERIALIZED (SELECT cluster, cluster_label, lon, lat FROM callipper_map.cell WHERE cluster IS NOT NULL),
     middle AS (
-        SELECT cluster, cluster_label, count(*) AS cells, percentile_disc(0.5) WITHIN GROUP (ORDER BY lon) AS lon,
+        SELECT cluster, cluster_label AS label, count(*) AS cells, percentile_disc(0.5) WITHIN GROUP (ORDER BY lon) AS lon,
             percentile_disc(0.5) WITHIN GROUP (ORDER BY lat) AS lat FROM cell GROUP BY 1, 2
+    ),
+    nearest AS (
+        SELECT cluster, min(ARRAY[point(c.lon, c.lat) <-> point(m.lon, m.lat), c.lon, c.lat]) AS found
+        FROM middle m JOIN cell c USING (cluster) GROUP BY 1
     )
-SELECT DISTINCT ON (m.cluster) m.cluster, m.cluster_label AS label, m.cells, c.lon, c.lat
-FROM middle m JOIN cell c USING (cluster) ORDER BY m.cluster, point(c.lon, c.lat) <-> point(m.lon, m.lat), c.lon, c.lat
+SELECT cluster, m.label, m.cells, n.found[2] AS lon, n.found[3] AS lat FROM middle m JOIN nearest n USING (cluster) ORDER BY 1
 """
+SOURCES = "SELECT source, count(*) AS pois FROM callipper.poi GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 12"
 KINDS = """
 SELECT kind, count(*) AS pois FROM callipper_map.place WHERE kind IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %(k)s
 """
@@ -110,7 +115,7 @@ EVERYDAY = (
     "a playground for the children",
     "luxury shopping",
     "see some art",
-    "swim in the sea",
+    "go for a swim",
     "a quiet park",
     "catch a train",
     "fix my bike",
@@ -204,24 +209,26 @@ def changed_cells(
         return database.rows(connection, CHANGED, model=model, other=question.other, k=question.k, **values)
 
 
-def city(database: MapDatabase) -> dict[str, Any]:
-    """The models, what they were made of, groups of cells, saved layers. Raises NoActiveModel."""
+def city(database: MapDatabase, kept: Cache[dict[str, Any]]) -> dict[str, Any]:
+    """The models, what they were made of, groups of cells, saved layers. Raises NoActiveModel.
+
+    `kept` is for what takes a scan of all cells or POIs: it is the same while the model is.
+    """
     with database.reading() as connection:
         models = database.rows(connection, MODELS)
         active = next((model for model in models if model["status"] == "active"), None)
         if active is None:
             raise NoActiveModel
-        sources = database.rows(
-            connection, "SELECT source, count(*) AS pois FROM callipper.poi GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 12"
-        )
-        from_pois = active["source"] == "callipper.poi"
-        return {
-            "active": active["version"],
-            "models": models,
-            "sources": sources if from_pois else [{"source": active["source"], "pois": active["pois"]}],
-            "clusters": database.rows(connection, CLUSTERS),
-            "layers": database.rows(connection, "SELECT name, question FROM callipper.list_layers()"),
-        }
+        layers = database.rows(connection, "SELECT name, question FROM callipper.list_layers()")
+        scanned = kept.of(database.stamp_of(connection), lambda: _scan(database, connection, active))
+    return {"active": active["version"], "models": models, "layers": layers, **scanned}
+
+
+def _scan(database: MapDatabase, connection: db.Connection, active: dict[str, Any]) -> dict[str, Any]:
+    sources = [{"source": active["source"], "pois": active["pois"]}]
+    if active["source"] == "callipper.poi":
+        sources = database.rows(connection, SOURCES)
+    return {"sources": sources, "clusters": database.rows(connection, CLUSTERS)}
 
 
 def examples(database: MapDatabase) -> list[str]:
@@ -250,7 +257,7 @@ class Vectors:
         if question.is_empty:
             raise AnswerUnusable(reason="There is nothing to look for. Give a text with q, or a place with like_at.")
         key = (self._database.stamp_of(connection), model, question.key)
-        return self._kept.get(key) or self._kept.put(key, _vector(connection, question, model))
+        return self._kept.of(key, lambda: _vector(connection, question, model))
 
 
 def _vector(connection: db.Connection, question: Question, model: int) -> str:

@@ -1,63 +1,74 @@
-"""Vector tiles: from the database, compressed once, kept while the model is the same."""
+"""Vector tiles from the database."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-from collections.abc import Callable, Hashable
-from threading import Lock
+from collections.abc import Hashable
 from typing import Annotated
 
-from fastapi import Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from callipper_db import db
 from callipper_db.errors import AnswerUnusable
-from callipper_db.web.database import Cache, MapDatabase
+from callipper_db.web.questions import Question
+from callipper_db.web.replies import Replies, Served
 
 HIGHEST_ZOOM = 22
-ROOM_BYTES = 64 * 2**20  # of compressed tiles in memory
-MEDIA_TYPE = "application/vnd.mapbox-vector-tile"
+MATCH = "SELECT callipper._match_tile(%s, %s, %s, %s, %s::text::@vector)"
 
 Zoom = Annotated[int, Path(ge=0, le=HIGHEST_ZOOM)]
 Column = Annotated[int, Path(ge=0, lt=2**HIGHEST_ZOOM)]
 Row = Annotated[int, Path(ge=0, lt=2**HIGHEST_ZOOM)]
+Address = tuple[int, int, int]
+
+router = APIRouter(prefix="/tiles", default_response_class=Response)
 
 
-class Tiles:
-    """The tiles of one server."""
+@router.get("/match/{z}/{x}/{y}.mvt")
+def match_tile(
+    request: Request, served: Served, z: Zoom, x: Column, y: Row, question: Annotated[Question, Query()]
+) -> Response:
+    """How well cells fit a question: layer `cells`, whole percents."""
+    address = _checked(z, x, y)
+    model = served.database.version_of(question.model)
 
-    def __init__(self, database: MapDatabase) -> None:
-        self._database = database
-        self._kept: Cache[bytes] = Cache(ROOM_BYTES, lambda tile: len(tile) + 200)
-        self._locks = [Lock() for _ in range(256)]  # so that a tile that many ask for at once is made once
+    def make() -> bytes:
+        with served.database.reading() as connection:
+            vector = served.vectors.of(connection, question, model)
+            return served.database.bytes_of(connection, MATCH, *address, model, vector)
 
-    def answer(
-        self,
-        request: Request,
-        key: tuple[Hashable, ...],
-        tile: tuple[int, int, int],
-        make: Callable[[db.Connection], bytes],
-    ) -> Response:
-        """A tile, or 304 where the browser has it already. The key names what it shows."""
-        z, x, y = tile
-        if x >= 2**z or y >= 2**z:
-            raise AnswerUnusable(reason=f"There is no tile {x}, {y} at zoom {z}: both go from 0 to {2**z - 1}.")
-        whole = (self._database.stamp(), *key, *tile)
-        etag = f'W/"{hashlib.sha256(repr(whole).encode()).hexdigest()[:24]}"'
-        headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Accept-Encoding"}
-        if etag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        with self._locks[hash(whole) % len(self._locks)]:
-            packed = self._kept.get(whole)
-            if packed is None:
-                with self._database.reading() as connection:
-                    packed = self._kept.put(whole, gzip.compress(make(connection), 5, mtime=0))
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(packed, media_type=MEDIA_TYPE, headers=headers | {"Content-Encoding": "gzip"})
-        return Response(gzip.decompress(packed), media_type=MEDIA_TYPE, headers=headers)
+    return served.as_tile(request, ("match", model, question.key, address), make)
 
 
-def tile_of(connection: db.Connection, statement: str, *values: object) -> bytes:
-    """The bytes that a tile function returns."""
-    row = connection.execute(connection.named(statement), values).fetchone()
-    return bytes(row[0]) if row and row[0] is not None else b""
+@router.get("/cells/{z}/{x}/{y}.mvt")
+def cell_tile(request: Request, served: Served, z: Zoom, x: Column, y: Row) -> Response:
+    """Groups, colours and support of the active version's cells: layer `cells`."""
+    return _tile(request, served, "SELECT callipper_map.cell_tile(%s, %s, %s)", _checked(z, x, y))
+
+
+@router.get("/places/{z}/{x}/{y}.mvt")
+def place_tile(request: Request, served: Served, z: Zoom, x: Column, y: Row) -> Response:
+    """POIs: layer `places`."""
+    return _tile(request, served, "SELECT callipper_map.place_tile(%s, %s, %s)", _checked(z, x, y))
+
+
+@router.get("/layer/{name}/{z}/{x}/{y}.mvt")
+def layer_tile(request: Request, served: Served, name: str, z: Zoom, x: Column, y: Row) -> Response:
+    """A saved layer: as /tiles/match."""
+    if "\x00" in name or len(name) > 63:
+        raise AnswerUnusable(reason="There is no layer of this name.")
+    return _tile(request, served, "SELECT callipper._layer_tile(%s, %s, %s, %s)", _checked(z, x, y), name)
+
+
+def _checked(z: int, x: int, y: int) -> Address:
+    if x >= 2**z or y >= 2**z:
+        raise AnswerUnusable(reason=f"There is no tile {x}, {y} at zoom {z}: both go from 0 to {2**z - 1}.")
+    return z, x, y
+
+
+def _tile(request: Request, served: Replies, statement: str, address: Address, *values: Hashable) -> Response:
+    """A tile that the statement and its values name."""
+
+    def make() -> bytes:
+        with served.database.reading() as connection:
+            return served.database.bytes_of(connection, statement, *address, *values)
+
+    return served.as_tile(request, (statement, address, values), make)

@@ -85,7 +85,7 @@ CALLED_BY_QUESTIONS |= {
     "_examples",
     "_percentile",
     "_cells_by",
-    "_block_size",
+    "_block_side",
     "_tile_cells",
     "_block_margin",
     "_block_of",

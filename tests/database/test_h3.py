@@ -56,7 +56,7 @@ def test_a_model_of_h3_cells(
             ).fetchone()
             np.testing.assert_allclose(emb, row[0] if row else None, atol=1e-5)
         # A tile merges the cells of each coarser cell.
-        z = 10
+        z = 9
         (tile,) = connection.execute(
             "SELECT callipper_map.cell_tile(%s, %s, %s)", [z, *tile_of(connection, z)]
         ).fetchone() or (None,)

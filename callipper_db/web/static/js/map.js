@@ -34,7 +34,7 @@ export function start(found, onPlace, onProblem) {
     if (event.key === "Enter" && !map.drawing) onPlace(map.getCenter());
   });
   onScheme(() => map.setStyle(style()));
-  return new Promise((resolve) => map.once("load", resolve));
+  return new Promise((resolve) => map.once("style.load", resolve)); // not "load", which waits for all tiles
 }
 
 // A map of the city, in an element of the page; `other` is the version of a second map.
@@ -55,8 +55,8 @@ export function create(container, other) {
   return made;
 }
 
-function bounds() {
-  const [west, south, east, north] = city.models.find((model) => model.version === city.active).bounds;
+function bounds(version = city.active) {
+  const [west, south, east, north] = city.models.find((model) => model.version === Number(version)).bounds;
   return [[west, south], [east, north]];
 }
 
@@ -81,7 +81,7 @@ function style(other) {
 }
 
 function sources(other) {
-  const [west, south, east, north] = city.models[0].bounds;
+  const [[west, south], [east, north]] = bounds(other);
   const around = { minzoom: 4, maxzoom: 16, bounds: [west - 0.1, south - 0.1, east + 0.1, north + 0.1] };
   const vector = (path, parameters) => ({ type: "vector", tiles: tiles(path, parameters), ...around });
   return {
@@ -125,8 +125,8 @@ function layers(withLand) {
       paint: { "fill-color": ["interpolate", ["linear"], ["coalesce", ["get", "percentile"], 0], ...scale],
                "fill-opacity": support, "fill-antialias": false } },
     { id: "places", type: "circle", source: "places", "source-layer": "places", layout: visible(state.places !== "0"),
-      paint: { "circle-color": c.poi, "circle-opacity": 0.8,
-               "circle-radius": ["interpolate", ["linear"], ["zoom"], 10, 0.8, 13, 1.4, 15, 2.2, 17, 4, 19, 6] } },
+      paint: { "circle-color": c.poi, "circle-opacity": ["interpolate", ["linear"], ["get", "places"], 1, 0.4, 10, 0.9],
+               "circle-radius": ["interpolate", ["linear"], ["zoom"], 8, many(0.5, 1.9), 13, many(1, 2.4), 15, 2.2, 17, 4, 19, 6] } },
     { id: "area", type: "fill", source: "area", filter: ["==", ["geometry-type"], "Polygon"], paint: { "fill-color": c.area, "fill-opacity": 0.06 } },
     { id: "area-line", type: "line", source: "area", paint: { "line-color": c.area, "line-width": 2, "line-dasharray": [2, 1.5] } },
     { id: "found", type: "line", source: "found", paint: { "line-color": c.ink, "line-width": ["case", ["get", "chosen"], 3, 1.2] } },
@@ -154,6 +154,11 @@ function groups() {
     type: "Feature", properties: { label }, geometry: { type: "Point", coordinates: [lon, lat] },
   }));
   return { type: "FeatureCollection", features };
+}
+
+// The radius of a dot, in pixels: below zoom 15 it stands for several POIs, so the city's centres are dark.
+function many(one, most) {
+  return ["interpolate", ["linear"], ["sqrt", ["get", "places"]], 1, one, 6, most];
 }
 
 function clusterColor() {
