@@ -143,10 +143,23 @@ text_token = Table(
     _encoder_key(),
     Column("token_id", Integer, nullable=False, comment="row of the vocabulary, from 0"),
     Column("piece", Text, nullable=False),
-    Column("embedding", VECTOR, nullable=False),
+    Column("embedding", VECTOR),
+    Column("half", HALFVEC, comment="the input vector in half the space, in place of embedding"),
+    Column("score", Float(53), comment="log probability of a SentencePiece piece; NULL for WordPiece"),
     PrimaryKeyConstraint("text_encoder_id", "token_id"),
     UniqueConstraint("text_encoder_id", "piece"),
-    comment="the vocabulary of a text encoder: WordPiece pieces and their input vectors",
+    CheckConstraint("num_nonnulls(embedding, half) = 1", name="vector"),
+    comment="the vocabulary of a text encoder: pieces of words and their input vectors",
+)
+
+text_normal = Table(
+    "text_normal",
+    metadata,
+    _encoder_key(),
+    Column("source", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    PrimaryKeyConstraint("text_encoder_id", "source"),
+    comment="the characters that a SentencePiece encoder replaces before it reads a text",
 )
 
 text_position = Table(
@@ -169,8 +182,11 @@ text_weight = Table(
     Column("bias", REAL, nullable=False),
     Column("weight", VECTOR, nullable=False),
     PrimaryKeyConstraint("text_encoder_id", "layer", "part", "neuron"),
-    CheckConstraint("part IN ('query', 'key', 'value', 'attention', 'intermediate', 'output')", name="part"),
-    comment="the transformer of a text encoder, a row per neuron",
+    CheckConstraint(
+        "part IN ('query', 'key', 'value', 'attention', 'intermediate', 'output', 'projection', 'first', 'second', 'skip')",
+        name="part",
+    ),
+    comment="the network of a text encoder, a row per neuron",
 )
 
 text_norm = Table(

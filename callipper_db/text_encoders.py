@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 from callipper_db import db
 from callipper_db.errors import TextEncoderNotInstalled
 
-TABLES = ("text_token", "text_position", "text_weight", "text_norm")
+TABLES = ("text_token", "text_normal", "text_position", "text_weight", "text_norm")
 
 
 def list_text_encoders(dsn: str) -> list[dict[str, Any]]:

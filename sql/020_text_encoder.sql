@@ -200,7 +200,7 @@ DECLARE
     answer @extschema:vector@.vector;
 BEGIN
     x := ARRAY(
-        SELECT @extschema:vector@.vector_add(t.embedding, p.embedding)
+        SELECT @extschema:vector@.vector_add(coalesce(t.embedding, t.half::@extschema:vector@.vector), p.embedding)
         FROM unnest(tokens) WITH ORDINALITY AS u (token_id, number)
         JOIN callipper.text_token t ON t.text_encoder_id = encoder AND t.token_id = u.token_id
         JOIN callipper.text_position p ON p.text_encoder_id = encoder AND p.position = u.number - 1

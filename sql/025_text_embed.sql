@@ -18,7 +18,8 @@ END
 $$;
 COMMENT ON FUNCTION callipper._sign(text, integer, text) IS 'signature of the embedding of a text, as an open cursor keeps it';
 
--- Whether a text has words of which the encoder knows none, such as an emoji. The vector of such a text means nothing.
+-- Whether a text has words of which the encoder knows none, such as an emoji. The vector of such a text means nothing. The mark
+-- of a word, which SentencePiece may make a token of its own, is no word.
 CREATE OR REPLACE FUNCTION callipper._knows_no_word(content text, encoder integer) RETURNS boolean
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -27,9 +28,15 @@ DECLARE
             JOIN callipper.text_token t ON t.text_encoder_id = e.text_encoder_id AND t.piece = e.arch -> 'tokenizer' ->> 'unknown'
         WHERE e.text_encoder_id = encoder
     );
-    tokens constant integer[] := callipper._wordpiece(content, encoder);
+    mark constant integer := (
+        SELECT t.token_id FROM callipper.text_encoder e
+            JOIN callipper.text_token t ON t.text_encoder_id = e.text_encoder_id AND t.piece = e.arch -> 'tokenizer' ->> 'mark'
+        WHERE e.text_encoder_id = encoder
+    );
+    tokens integer[] := callipper._token_ids(content, encoder);
 BEGIN
-    RETURN cardinality(tokens) > 2 AND unknown = ALL (tokens[2:cardinality(tokens) - 1]);
+    tokens := array_remove(tokens[2:cardinality(tokens) - 1], mark);
+    RETURN cardinality(tokens) > 0 AND unknown = ALL (tokens);
 END
 $$;
 COMMENT ON FUNCTION callipper._knows_no_word(text, integer) IS 'whether a text encoder knows none of a text''s words';
@@ -54,7 +61,7 @@ BEGIN
                           'The texts it knows: SELECT text FROM callipper.text_embedding WHERE version = %s.',
                           encoder.name, left(content, 60), version);
     END IF;
-    tokens := callipper._wordpiece(content, encoder.text_encoder_id);
+    tokens := callipper._token_ids(content, encoder.text_encoder_id);
     IF cardinality(tokens) <= 2 THEN  -- the marks of begin and end
         RAISE EXCEPTION 'the text holds nothing that can be read' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Give a word or a phrase, such as ''park''.';
@@ -63,6 +70,9 @@ BEGIN
         RAISE WARNING 'the text encoder % knows no word of the text "%", so its embedding means nothing', encoder.name,
                 left(content, 60) || CASE WHEN length(content) > 60 THEN '...' ELSE '' END
             USING HINT = 'Ask in English words.';
+    END IF;
+    IF encoder.arch ->> 'prompt' <> '' THEN  -- such as 'query: '
+        tokens := callipper._token_ids((encoder.arch ->> 'prompt') || content, encoder.text_encoder_id);
     END IF;
     RETURN callipper._encode_tokens(tokens, encoder.text_encoder_id);
 END

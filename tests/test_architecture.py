@@ -36,6 +36,7 @@ TRAINER_FLOORS = (
         "standing_out",
         "stopwatch",
         "text_encoder",
+        "unigram",
         "weight_rows",
     },
     {"cell_summary", "context", "install_text_encoder"},

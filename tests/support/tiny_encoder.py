@@ -12,7 +12,7 @@ import torch
 from psycopg import sql
 from safetensors.torch import load_file, save_file
 from tokenizers.implementations import BertWordPieceTokenizer
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 from transformers.utils import logging
 
 from callipper_db import binary_copy, db
@@ -23,6 +23,7 @@ from callipper_trainer.install_text_encoder import install
 from callipper_trainer.text_encoder import TextEncoder, find_encoder
 from published import expected_texts
 from sessions import user_session
+from unigram import REPLACED, nfkc, train_unigram
 
 logging.disable_progress_bar()  # of saving, amid pytest's own
 
@@ -30,6 +31,11 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["a", "quiet", "park", "pub", "cafe", "fresh", "fish", "street", "old", "river", "駅", "##ing", "##s"]
 LETTERS = string.ascii_letters + string.digits
 PIECES = list(dict.fromkeys([*SPECIAL, *WORDS, *string.punctuation, *LETTERS, *(f"##{letter}" for letter in LETTERS)]))
+# As multilingual-e5-small has it.
+UNIGRAM_CONFIG = {
+    "tokenizer_class": "XLMRobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>",
+    "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>",
+}  # fmt: skip
 TEXTS = [
     "park",
     "a quiet park",
@@ -53,9 +59,15 @@ def write_encoder(
     dtype: torch.dtype = torch.float32,
     prefix: str = "",
     lower_case: bool = True,
+    unigram: bool = False,
+    roberta: bool = False,
+    prompt: str = "",
     **config: Any,
 ) -> TextEncoder:
-    """An encoder's folder in the form that the hub has; `config` goes to BertConfig."""
+    """An encoder's folder in the form that the hub has; `config` goes to BertConfig.
+
+    unigram: with a SentencePiece tokenizer; roberta: a network of XLM-RoBERTa; prompt: before each text.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shape = {
         "vocab_size": len(PIECES) + 3,  # as where the vocabulary is filled up to a round number
@@ -66,19 +78,30 @@ def write_encoder(
         "max_position_embeddings": 64,
     }
     torch.manual_seed(seed)
-    model = BertModel(BertConfig(**(shape | config)))
+    model = (
+        XLMRobertaModel(XLMRobertaConfig(**(shape | config))) if roberta else BertModel(BertConfig(**(shape | config)))
+    )
     _randomise(model)
     model.to(dtype).save_pretrained(folder)
     if prefix:
         path = folder / "model.safetensors"
         tensors = {prefix + name: tensor for name, tensor in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
-    _write_tokenizer(folder, lower_case)
+    if unigram:
+        content = train_unigram([*TEXTS, *WORDS, string.ascii_letters], nfkc(50) | REPLACED, size=len(PIECES))
+        write_json(folder / "tokenizer.json", content)
+        limit = {"model_max_length": 62} if roberta else {}  # its first two positions are never used
+        write_json(folder / "tokenizer_config.json", UNIGRAM_CONFIG | limit)
+    else:
+        _write_tokenizer(folder, lower_case)
+    if prompt:
+        prompts = {"prompts": {"question": prompt}, "default_prompt_name": "question"}
+        write_json(folder / "config_sentence_transformers.json", prompts)
     _write_modules(folder, pooling, normalize)
     return find_encoder(str(folder))
 
 
-def _randomise(model: BertModel) -> None:
+def _randomise(model: BertModel | XLMRobertaModel) -> None:
     """Weights of a size that makes every part matter; BERT's own beginning is close to no network at all."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -27,6 +27,7 @@ from callipper_db.errors import TextEncoderUnsupported
 from callipper_db.progress import Advance, Reporter, silent
 from callipper_db.tables import SCHEMA
 from callipper_trainer.text_encoder import TextEncoder, register_encoder
+from callipper_trainer.unigram import Unigram, read_unigram
 
 # part of a layer -> its name in the file (Hugging Face's), in the order of computation
 PARTS = {
@@ -60,6 +61,8 @@ class Transformer:
     weights: Path
     arch: dict[str, Any]
     pieces: list[str]
+    unigram: Unigram | None  # None: its tokenizer is WordPiece
+    first_position: int  # row of the first token's position in the file
 
     @contextmanager
     def tensors(self) -> Iterator[Callable[[str], Array]]:
@@ -75,37 +78,46 @@ class Transformer:
 
 def read_transformer(encoder: TextEncoder) -> Transformer:
     """What the database needs to know about an encoder. Raises TextEncoderUnsupported for another family, with the reason."""
-    config = DEFAULTS | encoder.arch
+    config: dict[str, Any] = DEFAULTS | encoder.arch
     folder = encoder.folder
 
     def refuse(reason: str) -> TextEncoderUnsupported:
         return TextEncoderUnsupported(name=encoder.name, reason=reason)
 
-    if config.get("model_type") != "bert":
+    if config.get("model_type") not in ("bert", "xlm-roberta"):
         raise refuse(f"it is of the type {config.get('model_type')}, not bert")
     if config["hidden_act"] != "gelu":
         raise refuse(f"its activation is {config['hidden_act']}, not gelu")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise refuse("its positions are not absolute")
-    tokenizer = _json(folder / "tokenizer.json")
-    if tokenizer.get("model", {}).get("type", "WordPiece") != "WordPiece" or "vocab" not in tokenizer.get("model", {}):
-        raise refuse("its tokenizer is not WordPiece, or tokenizer.json is missing")
     modules = _modules(folder)
     if unknown := set(modules) - {"Transformer", "Pooling", "Normalize"}:
         raise refuse(f"after the transformer comes {', '.join(sorted(unknown))}")
     pooling = _pooling(folder, modules)
     if pooling is None:
         raise refuse("its pooling is neither the mean nor the first token")
-    vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
-    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-    if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
-        raise refuse("its vocabulary is not numbered from 0 without gaps")
+    # XLM-RoBERTa numbers positions from the one after its padding token's.
+    first = 1 + int(config.get("pad_token_id") or 1) if config["model_type"] == "xlm-roberta" else 0
+    limit = _limit(folder, int(config["max_position_embeddings"]) - first)
+    tokenizer = _json(folder / "tokenizer.json")
+    kind, vocabulary = tokenizer.get("model", {}).get("type", "WordPiece"), tokenizer.get("model", {}).get("vocab")
+    unigram = read_unigram(tokenizer, limit, refuse) if kind == "Unigram" and isinstance(vocabulary, list) else None
+    if unigram:
+        pieces, settings = unigram.pieces, unigram.settings
+    elif kind == "WordPiece" and isinstance(vocabulary, dict):
+        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+        if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
+            raise refuse("its vocabulary is not numbered from 0 without gaps")
+        settings = _tokenizer(tokenizer, limit, refuse)
+    else:
+        raise refuse("its tokenizer is neither WordPiece nor Unigram, or tokenizer.json is missing")
     added = {
         "pooling": pooling,
         "normalize": "Normalize" in modules,
-        "tokenizer": _tokenizer(tokenizer, _limit(folder, config), refuse),
+        "prompt": encoder.prompt,
+        "tokenizer": settings,
     }
-    return Transformer(encoder.name, folder / "model.safetensors", config | added, pieces)
+    return Transformer(encoder.name, folder / "model.safetensors", config | added, pieces, unigram, first)
 
 
 def _json(path: Path) -> Any:
@@ -135,9 +147,8 @@ def _pooling(folder: Path, modules: dict[str, str]) -> str | None:
     return "first" if modes in ({"pooling_mode_cls_token"}, {"pooling_mode_cls_tokens"}) else None
 
 
-def _limit(folder: Path, config: dict[str, Any]) -> int:
+def _limit(folder: Path, positions: int) -> int:
     """The most tokens of a text, the two special ones included."""
-    positions = int(config["max_position_embeddings"])
     stated = _json(folder / "sentence_bert_config.json").get("max_seq_length")
     stated = stated or _json(folder / "tokenizer_config.json").get("model_max_length") or positions
     return min(positions, int(stated))
@@ -192,7 +203,9 @@ def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
         _try_out(connection, encoder, text_encoder_id)
     with db.session(dsn, autocommit=True) as connection:
         # VACUUM also sets the visibility of all rows; otherwise the first readers would have to write it.
-        connection.execute("VACUUM ANALYZE callipper.text_token, callipper.text_position, callipper.text_weight")
+        connection.execute(
+            "VACUUM ANALYZE callipper.text_token, callipper.text_normal, callipper.text_position, callipper.text_weight"
+        )
     return True
 
 
@@ -210,9 +223,9 @@ def _try_out(connection: Connection, encoder: TextEncoder, text_encoder_id: int)
     So a difference that read_transformer does not know about ends here, and not in wrong answers.
     """
     rows = connection.execute(
-        "SELECT callipper._encode_tokens(callipper._wordpiece(text, %(id)s), %(id)s)::real[]"
+        "SELECT callipper._encode_tokens(callipper._token_ids(%(prompt)s || text, %(id)s), %(id)s)::real[]"
         " FROM unnest(%(texts)s::text[]) WITH ORDINALITY AS u (text, number) ORDER BY number",
-        {"id": text_encoder_id, "texts": list(TRIALS)},
+        {"id": text_encoder_id, "texts": list(TRIALS), "prompt": encoder.prompt},
     ).fetchall()
     expected = encoder.encode(list(TRIALS))
     found = np.array([vector or [np.nan] * encoder.dim for (vector,) in rows])
@@ -233,8 +246,10 @@ def _write(connection: Connection, transformer: Transformer, text_encoder_id: in
         write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, report)
 
     with transformer.tensors() as tensor:
-        write("text_token", _token_columns(transformer.pieces, tensor), advance)
-        write("text_position", _position_columns(transformer.arch["tokenizer"]["max_tokens"], tensor))
+        write("text_token", _token_columns(transformer, tensor), advance)
+        if transformer.unigram:
+            write("text_normal", _normal_columns(transformer.unigram))
+        write("text_position", _position_columns(transformer, tensor))
         norms = [(EMBEDDING, "embedding", "embeddings.LayerNorm")]
         for layer in range(transformer.arch["num_hidden_layers"]):
             inside = f"encoder.layer.{layer}."
@@ -244,18 +259,32 @@ def _write(connection: Connection, transformer: Transformer, text_encoder_id: in
         write("text_norm", _norm_columns(norms, tensor))
 
 
-def _token_columns(pieces: list[str], tensor: Callable[[str], Array]) -> Columns:
-    return {
+def _token_columns(transformer: Transformer, tensor: Callable[[str], Array]) -> Columns:
+    """Vectors that float16 holds exactly, as where the file has them so, take half the space."""
+    pieces = transformer.pieces
+    vectors = tensor("embeddings.word_embeddings.weight")[: len(pieces)]
+    with np.errstate(over="ignore"):
+        is_half = bool((vectors.astype(np.float16) == vectors).all())
+    columns: Columns = {
         "token_id": ("int4", np.arange(len(pieces))),
         "piece": ("text", [piece.encode() for piece in pieces]),
-        "embedding": ("vector", tensor("embeddings.word_embeddings.weight")[: len(pieces)]),
+        "half" if is_half else "embedding": ("halfvec" if is_half else "vector", vectors),
+    }
+    return columns | ({"score": ("float8", np.array(transformer.unigram.scores))} if transformer.unigram else {})
+
+
+def _normal_columns(unigram: Unigram) -> Columns:
+    return {
+        "source": ("text", [source.encode() for source in unigram.replaced]),
+        "target": ("text", [target.encode() for target in unigram.replaced.values()]),
     }
 
 
-def _position_columns(limit: int, tensor: Callable[[str], Array]) -> Columns:
+def _position_columns(transformer: Transformer, tensor: Callable[[str], Array]) -> Columns:
     # All tokens of a single text have the token type 0, so its embedding is the same everywhere and is added here.
     positions = tensor("embeddings.position_embeddings.weight") + tensor("embeddings.token_type_embeddings.weight")[0]
-    return {"position": ("int4", np.arange(limit)), "embedding": ("vector", positions[:limit])}
+    limit, first = transformer.arch["tokenizer"]["max_tokens"], transformer.first_position
+    return {"position": ("int4", np.arange(limit)), "embedding": ("vector", positions[first : first + limit])}
 
 
 def _neuron_columns(layer: int, part: str, name: str, tensor: Callable[[str], Array]) -> Columns:

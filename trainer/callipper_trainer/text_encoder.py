@@ -61,6 +61,15 @@ class TextEncoder:
             reason = f"{self.folder / 'config.json'} does not describe a transformer"
             raise TextEncoderMissing(name=self.name, reason=reason) from error
 
+    @cached_property
+    def prompt(self) -> str:
+        """What stands before each text, such as "query: ": the default prompt of config_sentence_transformers.json."""
+        try:
+            config = json.loads((self.folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+            return str((config.get("prompts") or {}).get(config.get("default_prompt_name")) or "")
+        except (OSError, ValueError, AttributeError):
+            return ""
+
     @property
     def dim(self) -> int:
         """Length of its vectors."""
@@ -95,8 +104,9 @@ class TextEncoder:
         return vectors
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, cut at the encoder's limit."""
+        """Token ids of each text with the prompt before it, cut at the encoder's limit."""
         limit = self.transformer.max_seq_length
+        texts = [self.prompt + text for text in texts]
         ids = self.transformer.tokenizer(texts, truncation=limit is not None, max_length=limit)["input_ids"]
         return list(ids)
 
