@@ -11,6 +11,8 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
@@ -19,6 +21,7 @@ import psycopg
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from callipper_db.layers import add_layer
@@ -97,11 +100,14 @@ def visit(browser: Browser, address: str) -> Iterator[Open]:
     pages: list[Page] = []
     wrong: list[str] = []
 
-    def visit(path: str = "/", at: str = address, allow: str = "$^", **context: object) -> Page:
+    def visit(path: str = "/", at: str = address, allow: str = "$^", also: str = "$^", **context: object) -> Page:
         page = browser.new_context(viewport=context.pop("viewport", WIDE), **context).new_page()  # type: ignore[arg-type]
         page.on("console", lambda message: note(message.text, allow) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: note(str(error), allow))
-        page.on("request", lambda request: note(request.url, f"^(blob:)?{re.escape(at)}/|^data:|^blob:{re.escape(at)}"))
+        page.on(
+            "request",
+            lambda request: note(request.url, f"^(blob:)?{re.escape(at)}/|^data:|^blob:{re.escape(at)}|{also}"),
+        )
         page.goto(at + path)
         pages.append(page)
         return page
@@ -342,6 +348,43 @@ def test_no_model_and_too_little_time_are_said(visit: Open, database: str, dsn: 
         page = visit("/", served.address, "504|503")
         expect(page.get_by_role("alert")).to_contain_text("no answer within 0.001 seconds")
         keep(page, "too-slow")
+
+
+class RedTiles(BaseHTTPRequestHandler):
+    """Raster tiles of one red pixel, which the browser stretches."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "image/png")
+        self.send_header("Access-Control-Allow-Origin", "*")
+        self.end_headers()
+        pixel = BytesIO()
+        Image.new("RGB", (1, 1), (255, 0, 0)).save(pixel, "PNG")
+        self.wfile.write(pixel.getvalue())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_raster_basemap_lies_below(visit: Open, dsn: str) -> None:
+    """From another server of this machine; and a sentence says when it is gone."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), RedTiles) as tiles:
+        Thread(target=tiles.serve_forever).start()
+        basemap = f"http://127.0.0.1:{tiles.server_port}/{{z}}/{{x}}/{{y}}.png"
+        host = re.escape(f"http://127.0.0.1:{tiles.server_port}/")
+        with serving(MapSettings(dsn, basemap=basemap)) as served:
+            page = ready(visit("/?q=cafe", served.address, also=f"^{host}"))
+            expect(page.locator("#results .card").first).to_be_visible()
+            page.wait_for_load_state("networkidle")
+            keep(page, "raster")
+            shown = page.screenshot()
+            red, green, blue = Image.open(BytesIO(shown)).convert("RGB").getpixel((1000, 700))
+            assert red > green + 30 and red > blue + 30
+            tiles.shutdown()
+            tiles.server_close()
+            page = ready(visit("/", served.address, "ERR_CONNECTION_REFUSED|Failed to fetch", also=f"^{host}"))
+            expect(page.get_by_role("alert")).to_contain_text("The basemap at 127.0.0.1")
+            ask(page, "cafe")
 
 
 def test_a_text_that_the_model_cannot_answer_is_said(visit: Open) -> None:

@@ -69,9 +69,9 @@ function problem(error, again) {
 }
 
 // A tile that did not come. What else has failed has said more already.
-function undrawn(error) {
+function undrawn(error, source) {
   if (!$("problem").hidden) return;
-  const says = error?.status === 504 ? "It takes the database too long: zoom in, or start the map with a longer --timeout." : "Is the server still there?";
+  const says = source === "basemap" ? `The basemap at ${new URL(city.basemap, location).host} does not answer. All else works.` : error?.status === 504 ? "It takes the database too long: zoom in, or start the map with a longer --timeout." : "Is the server still there?";
   problem(new Error(`A part of the map could not be drawn. ${says}`), () => location.reload());
 }
 
@@ -95,7 +95,7 @@ function bindForms() {
 function showCity() {
   const model = city.models.find(({ version }) => version === city.active);
   const cell = model.size_m ? `cells of ${model.size_m.toLocaleString("en")} m` : "cells";
-  $("title").textContent = city.title ?? "What is where";
+  $("title").textContent = city.title || "What is where";
   document.title = city.title ? `${city.title} · callipper-db map` : "callipper-db map";
   $("subtitle").textContent = `${plural(model.pois, "POI", "POIs")}, ${cell}`;
   const day = (text) => new Date(text).toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" });

@@ -45,7 +45,7 @@ export function create(container, other) {
     container, ...placed, style: style(other), attributionControl: city.basemap && !other ? { compact: false } : false, dragRotate: false, pitchWithRotate: false,
     maxZoom: 19, fadeDuration: smooth() ? 150 : 0,
   });
-  made.on("error", ({ error }) => error?.name !== "AbortError" && onTrouble(error));
+  made.on("error", ({ error, sourceId }) => error?.name !== "AbortError" && onTrouble(error, sourceId));
   // A basemap's style knows nothing of our layers.
   made.on("style.load", () => {
     if (made.getSource("match")) return;
@@ -111,8 +111,9 @@ function layers(withLand) {
   const c = colors();
   const scale = c.scale.flatMap(([percent, color]) => [percent, color]);
   const cells = { source: "cells", "source-layer": "cells" };
-  // Where no POI supports what is said, the colour is faint.
-  const support = ["interpolate", ["linear"], ["get", "support"], 0, 0.12, 5, 0.45, 30, 0.9];
+  // Where no POI supports what is said, the colour is faint. A basemap stays visible below the colours.
+  const most = city.basemap ? 0.6 : 0.9;
+  const support = ["interpolate", ["linear"], ["get", "support"], 0, most / 7.5, 5, most / 2, 30, most];
   return [
     ...(withLand ? [{ id: "land", type: "fill", ...cells, paint: {
       "fill-color": c.land, "fill-antialias": false,
@@ -125,8 +126,8 @@ function layers(withLand) {
       paint: { "fill-color": ["interpolate", ["linear"], ["coalesce", ["get", "percentile"], 0], ...scale],
                "fill-opacity": support, "fill-antialias": false } },
     { id: "places", type: "circle", source: "places", "source-layer": "places", layout: visible(state.places !== "0"),
-      paint: { "circle-color": c.poi, "circle-opacity": ["interpolate", ["linear"], ["get", "places"], 1, 0.4, 10, 0.9],
-               "circle-radius": ["interpolate", ["linear"], ["zoom"], 8, many(0.5, 1.9), 13, many(1, 2.4), 15, 2.2, 17, 4, 19, 6] } },
+      paint: { "circle-color": c.poi, "circle-opacity": placeOpacity(),
+               "circle-radius": ["interpolate", ["linear"], ["zoom"], 8, many(0.5, 2.8), 13, many(1, 3), 15, 2.2, 17, 4, 19, 6] } },
     { id: "area", type: "fill", source: "area", filter: ["==", ["geometry-type"], "Polygon"], paint: { "fill-color": c.area, "fill-opacity": 0.06 } },
     { id: "area-line", type: "line", source: "area", paint: { "line-color": c.area, "line-width": 2, "line-dasharray": [2, 1.5] } },
     { id: "found", type: "line", source: "found", paint: { "line-color": c.ink, "line-width": ["case", ["get", "chosen"], 3, 1.2] } },
@@ -158,7 +159,13 @@ function groups() {
 
 // The radius of a dot, in pixels: below zoom 15 it stands for several POIs, so the city's centres are dark.
 function many(one, most) {
-  return ["interpolate", ["linear"], ["sqrt", ["get", "places"]], 1, one, 6, most];
+  return ["interpolate", ["linear"], ["sqrt", ["get", "places"]], 1, one, 10, most];
+}
+
+// Where cells have colours, the dots of a whole city would hide them.
+function placeOpacity() {
+  const coloured = showsHeat() || ["clusters", "colors"].includes(shown());
+  return ["interpolate", ["linear"], ["zoom"], 10, coloured ? 0.1 : 0.9, 13, 0.8];
 }
 
 function clusterColor() {
@@ -187,6 +194,7 @@ export function refresh(target = map, other = undefined) {
   show("colors", shown() === "colors");
   show("places", state.places !== "0");
   show("place-names", state.places !== "0");
+  target.setPaintProperty("places", "circle-opacity", placeOpacity());
 }
 
 // Marks for a list of cells, which are buttons: they are reached by the keyboard too. `names` are what they say.
