@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
+
+from psycopg import sql
 
 from callipper_db import db, schema
 from callipper_db.errors import CallipperError
@@ -15,10 +18,22 @@ EXTRAS = {
     "map": ("matplotlib", "fastapi", "uvicorn", "psycopg_pool", "prometheus_client"),
     "mcp": ("mcp", "psycopg_pool"),
 }
+LARGE_BYTES = 2**20  # of a table whose statistics matter
+SLOW_TEXT_MS = 5000  # a long text that is not remembered, on a busy server
 NEW_OWNER = (
     "CREATE ROLE callipper_owner; ALTER SCHEMA callipper OWNER TO callipper_owner;"
     " ALTER SCHEMA callipper_map OWNER TO callipper_owner;"
 )
+
+# Tables that were never analysed, and indexes that are not valid.
+LEFT_BEHIND = """
+SELECT ARRAY(SELECT format('callipper.%%I', relname) FROM pg_catalog.pg_class
+             WHERE relnamespace = 'callipper'::regnamespace AND relkind = 'r'
+                 AND reltuples < 0 AND pg_catalog.pg_relation_size(oid) > %s ORDER BY 1),
+       ARRAY(SELECT format('callipper.%%I', x.relname) FROM pg_catalog.pg_index i
+             JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+             WHERE c.relnamespace = 'callipper'::regnamespace AND c.relkind = 'r' AND NOT i.indisvalid ORDER BY 1)
+"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ def examine(dsn: str) -> list[Finding]:
                 warnings = schema.open_schemas(connection)
                 findings += [Finding("who may create functions", False, says, needed=False) for says in warnings]
                 findings += _owner(connection)
+                findings += _settings(connection) + _data(connection)
     except CallipperError as error:
         findings = [Finding("connection", False, str(error))]
     return findings + [_extra(name, modules) for name, modules in EXTRAS.items()]
@@ -90,6 +106,10 @@ def _schema(connection: db.Connection) -> Finding:
 def _model(connection: db.Connection) -> Finding:
     row = connection.execute("SELECT callipper._active_version()").fetchone()
     version = row[0] if row else 0
+    ready = connection.execute("SELECT max(version) FROM callipper.model").fetchone()
+    if version == 0 and ready and ready[0]:
+        says = f"none; run: callipper-db models activate {ready[0]}"
+        return Finding("active model", False, says, needed=False)
     if version == 0:
         return Finding(
             "active model", False, "none yet; run: callipper-db load FILE, then callipper-db train", needed=False
@@ -115,6 +135,82 @@ def _owner(connection: db.Connection) -> list[Finding]:
             f" {NEW_OWNER} Then run: callipper-db init"
         )
     return [Finding("who owns the schema", False, says, needed=False)]
+
+
+def _settings(connection: db.Connection) -> list[Finding]:
+    """Warnings of settings of the server, the database or the role that make questions or commands fail."""
+    row = connection.execute(
+        "SELECT current_setting('transaction_read_only') = 'on', pg_catalog.pg_is_in_recovery(),"
+        " (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'),"
+        " current_setting('autovacuum') = 'on', ARRAY(SELECT format('callipper.%I', relname) FROM pg_catalog.pg_class"
+        " WHERE relnamespace = 'callipper'::regnamespace AND 'autovacuum_enabled=false' = ANY(reloptions) ORDER BY 1)"
+    ).fetchone()
+    assert row is not None
+    read_only, standby, timeout_ms, vacuums, excepted = row
+    database = sql.Identifier(connection.info.dbname).as_string()
+    found = {}
+    if "callipper" not in [name.strip(' "') for name in connection.users_path.split(",")]:
+        found["search_path"] = (
+            f"callipper is not in {connection.users_path}, so write callipper.text_embed, or run: callipper-db init. A"
+            ' setting of the role goes before that of the database: ALTER ROLE ... SET search_path = "$user", public, callipper'
+        )
+    if standby:
+        found["read only"] = "this is a standby: questions are answered here; load, train and refresh on its primary"
+    elif read_only:
+        found["read only"] = (
+            f"transactions cannot write, so load, train and refresh fail: ALTER DATABASE {database} RESET"
+            " default_transaction_read_only; or the same for the role"
+        )
+    if 0 < timeout_ms < SLOW_TEXT_MS:
+        found["statement_timeout"] = (
+            f"{timeout_ms} ms; a text that is not remembered may take longer: ALTER DATABASE {database} SET statement_timeout ="
+            f" '{SLOW_TEXT_MS // 1000}s'; or the same for the role"
+        )
+    if not vacuums:
+        found["autovacuum"] = "off, so tables grow with each refresh: ALTER SYSTEM SET autovacuum = on; then reload"
+    elif excepted:
+        found["autovacuum"] = (
+            f"off for {', '.join(excepted)}, which grow with each refresh: ALTER TABLE {excepted[0]} RESET (autovacuum_enabled)"
+        )
+    return [Finding(what, False, says, needed=False) for what, says in found.items()]
+
+
+def _data(connection: db.Connection) -> list[Finding]:
+    """Warnings of tables and indexes that a restore, a crash or a missing refresh has left behind. A reader sees some."""
+    unanalysed, invalid = connection.execute(LEFT_BEHIND, [LARGE_BYTES]).fetchone() or ([], [])
+    found = {}
+    if unanalysed:
+        found["statistics"] = (
+            f"{', '.join(unanalysed)}: never analysed, as after a restore, so queries may be planned badly. Run: ANALYZE"
+        )
+    if invalid:
+        found["indexes"] = (
+            f"{', '.join(invalid)} cannot be used, as after a cancelled build: REINDEX INDEX {invalid[0]}"
+        )
+    if _may_read(connection, "text_norm"):
+        row = connection.execute(
+            "SELECT e.name FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
+            " WHERE m.status = 'active'"
+            " AND NOT EXISTS (SELECT FROM callipper.text_norm n WHERE n.text_encoder_id = e.text_encoder_id)"
+        ).fetchone()
+        if row is not None:
+            found["text encoder"] = (
+                f"the weights of {row[0]} are not in the database, so only remembered texts are understood: run callipper-db"
+                f" text-encoder install {shlex.quote(row[0])}"
+            )
+    if _may_read(connection, "poi_change"):
+        (changes,) = connection.execute("SELECT count(*) FROM callipper.poi_change").fetchone() or (0,)
+        followed = connection.execute(
+            "SELECT FROM callipper.model WHERE status = 'active' AND follows_changes"
+        ).fetchone()
+        if changes and followed is not None:
+            found["freshness"] = "POIs have changed since the last refresh; run: callipper-db refresh"
+    return [Finding(what, False, says, needed=False) for what, says in found.items()]
+
+
+def _may_read(connection: db.Connection, table: str) -> bool:
+    query = "SELECT has_table_privilege(%s, 'SELECT')"
+    return connection.execute(query, [f"callipper.{table}"]).fetchone() == (True,)
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Finding:

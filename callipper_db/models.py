@@ -1,4 +1,4 @@
-"""Model versions: list, show, compare, activate, drop."""
+"""Model versions: list, show, compare, activate, drop, prune."""
 
 from __future__ import annotations
 
@@ -164,6 +164,17 @@ def drop_model(dsn: str, version: int, *, force: bool = False) -> None:
         if isinstance(error.__cause__, psycopg.errors.ObjectInUse):
             raise ModelActive(version=version) from error
         raise
+
+
+def versions_to_prune(dsn: str, keep: int) -> list[int]:
+    """All versions but the `keep` newest and the active one, oldest first."""
+    with db.session(dsn) as connection:
+        rows = connection.execute(
+            "SELECT version FROM callipper.model WHERE status <> 'active' AND version NOT IN"
+            " (SELECT version FROM callipper.model ORDER BY version DESC LIMIT %s) ORDER BY version",
+            [keep],
+        ).fetchall()
+    return [int(version) for (version,) in rows]
 
 
 def _check_range(version: int) -> None:

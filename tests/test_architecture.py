@@ -22,7 +22,7 @@ DATABASE_FLOORS = (
     {"brands", "config", "db", "h3_cells"},
     {"binary_copy", "disk", "layers", "models", "outliers", "partitions", "points", "pois", "text_encoders", "waiting"},
     {"export", "grid", "hnsw", "place_encoder", "plot", "read", "schema", "search", "server", "upsert"},
-    {"doctor", "load", "own_file", "own_table", "web"},
+    {"doctor", "load", "own_file", "own_table", "status", "web"},
     {"city", "cli"},
     {"place_embedder", "__main__"},
 )

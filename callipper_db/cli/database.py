@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from callipper_db import schema
-from callipper_db.cli.console import make_reporter, print_json
+from callipper_db.cli.console import make_reporter, print_json, print_table
 from callipper_db.cli.options import resolve_dsn, with_dsn
 
 
@@ -59,6 +60,60 @@ def doctor(dsn: str, as_json: bool) -> None:
             click.echo(f"{'ok' if finding.ok else 'NO' if finding.needed else '--'}  {finding.what}: {finding.says}")
     if any(finding.needed and not finding.ok for finding in findings):
         sys.exit(1)
+
+
+@click.command()
+@with_dsn
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(dsn: str, as_json: bool) -> None:
+    """The state of the database: versions, sizes, freshness, indexes, remembered texts and slow questions.
+
+    \b
+    Examples:
+      callipper-db status
+      callipper-db status --json
+    """
+    from callipper_db.status import read_status
+
+    found = read_status(dsn)
+    if as_json:
+        print_json(found)
+        return
+    print_table(["", ""], [[name, says] for name, says in _status_lines(found).items()])
+
+
+def _status_lines(found: dict[str, Any]) -> dict[str, str]:
+    """What a person reads of a status."""
+    lines = {name: str(version) for name, version in found["versions"].items() if name != "standby"}
+    lines["role of the server"] = "standby" if found["versions"]["standby"] else "primary"
+    lines["model versions"] = ", ".join(str(model["version"]) for model in found["models"]) or "none"
+    if active := found["active"]:
+        lines["active version"] = f"{active['version']}, {active['pois'] or 0:,} POIs of {active['source']}"
+        refreshed = active["refreshed_at"]
+        lines["last refresh"] = f"{refreshed:%Y-%m-%d %H:%M}" if refreshed else "none since the training"
+        changed = found["changed_pois"]
+        lines["POIs changed since"] = "not known; refresh compares all" if changed is None else f"{changed:,}"
+    lines |= {f"MB of {what}": f"{size / 1e6:,.1f}" for what, size in found["bytes"].items()}
+    lines["HNSW indexes"] = (
+        ", ".join(
+            f"{index['name']} ({'valid' if index['valid'] else 'INVALID: REINDEX it'})" for index in found["indexes"]
+        )
+        or "none, so all cells are compared"
+    )
+    lines |= {
+        f"building on {build['table']}": f"{build['phase']}, {build['tuples_done']:,} of {build['tuples_total']:,}"
+        for build in found["index_builds"]
+    }
+    rate = found["texts"]["hit_rate"]
+    lines["texts remembered"] = (
+        "none asked yet" if rate is None else f"{rate:.0%} of {found['texts']['looked_up']:,} asked"
+    )
+    if found["slow_statements"] is None:
+        lines["slow questions"] = "not known without the extension pg_stat_statements"
+    for number, slow in enumerate(found["slow_statements"] or [], 1):
+        took = f"{slow['mean_ms'] + slow['mean_plan_ms']:,.0f} ms, {slow['calls']:,} times"
+        lines[f"slow question {number}"] = f"{took}: {' '.join(slow['query'].split())}"
+    return lines
 
 
 @click.command("dsn")

@@ -98,6 +98,7 @@ def main() -> None:
 for command in (
     database.init,
     database.doctor,
+    database.status,
     database.print_dsn,
     loading.load,
     pois.pois,

@@ -15,7 +15,7 @@ from callipper_db.cli.options import with_dsn
 
 @click.group()
 def models() -> None:
-    """Model versions: list, show, compare, activate, drop."""
+    """Model versions: list, show, compare, activate, drop, prune."""
 
 
 @models.command("list")
@@ -126,3 +126,30 @@ def drop_model(dsn: str, version: int, force: bool) -> None:
     schema.ensure_current(dsn)
     model_versions.drop_model(dsn, version, force=force)
     click.echo(f"Model version {version} is gone.")
+
+
+@models.command("prune")
+@click.option(
+    "--keep", type=click.IntRange(min=0), required=True, metavar="N", help="How many of the newest versions stay."
+)
+@click.option("--dry-run", is_flag=True, help="Say which versions would go, and drop none.")
+@with_dsn
+def prune_models(dsn: str, keep: int, dry_run: bool) -> None:
+    """Remove old versions. The N newest stay, and the active one.
+
+    Each version goes in a transaction of its own, so that a version that is being read stops only itself.
+
+    \b
+    Example:
+      callipper-db models prune --keep 3
+    """
+    schema.ensure_current(dsn)
+    found = model_versions.versions_to_prune(dsn, keep)
+    for version in found:
+        if dry_run:
+            click.echo(f"Model version {version} would go.")
+            continue
+        model_versions.drop_model(dsn, version)
+        click.echo(f"Model version {version} is gone.")
+    if not found:
+        click.echo("There is no version to remove.")
