@@ -78,7 +78,7 @@ def cluster_dsn() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def bare_template(cluster_dsn: str) -> Iterator[str]:
     """The name of a database with the two extensions alone. Nobody connects to it: it is there to be cloned."""
-    with clone(cluster_dsn, "template0") as dsn:
+    with _database(cluster_dsn, "template0") as dsn:
         with user_session(dsn) as connection:
             connection.execute("CREATE EXTENSION postgis")
             connection.execute("CREATE EXTENSION vector")
@@ -91,7 +91,7 @@ def template_database(cluster_dsn: str, bare_template: str) -> Iterator[str]:
     """The name of a database with the extensions and the schema, to be cloned."""
     from callipper_db import schema
 
-    with clone(cluster_dsn, bare_template) as dsn:
+    with _database(cluster_dsn, bare_template) as dsn:
         schema.init(dsn)
         with user_session(dsn) as connection:
             name = connection.info.dbname
@@ -101,34 +101,34 @@ def template_database(cluster_dsn: str, bare_template: str) -> Iterator[str]:
 @pytest.fixture
 def empty_database(cluster_dsn: str) -> Iterator[str]:
     """The DSN of a database with nothing in it, not even the extensions."""
-    with clone(cluster_dsn, "template0") as dsn:
+    with _database(cluster_dsn, "template0") as dsn:
         yield dsn
 
 
 @pytest.fixture
 def bare_database(cluster_dsn: str, bare_template: str) -> Iterator[str]:
     """The DSN of a database with the two extensions alone."""
-    with clone(cluster_dsn, bare_template) as dsn:
+    with _database(cluster_dsn, bare_template) as dsn:
         yield dsn
 
 
 @pytest.fixture
 def database(cluster_dsn: str, template_database: str) -> Iterator[str]:
     """The DSN of a database of the test's own, with the extensions and the schema."""
-    with clone(cluster_dsn, template_database) as dsn:
+    with _database(cluster_dsn, template_database) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="module")
 def module_database(cluster_dsn: str, template_database: str) -> Iterator[str]:
     """The DSN of a database that the tests of one file share."""
-    with clone(cluster_dsn, template_database) as dsn:
+    with _database(cluster_dsn, template_database) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
 def shared_database(cluster_dsn: str, template_database: str) -> Iterator[str]:
-    with clone(cluster_dsn, template_database) as dsn:
+    with _database(cluster_dsn, template_database) as dsn:
         yield dsn
 
 
@@ -186,7 +186,7 @@ def town_template(
     """The name of a database with the town's POIs, model version 1 of them, and the vectors of all its texts."""
     from town import fill_town, train_town
 
-    with clone(cluster_dsn, template_database) as dsn:
+    with _database(cluster_dsn, template_database) as dsn:
         fill_town(dsn)
         train_town(dsn, tmp_path_factory.mktemp("town"))
         with user_session(dsn) as connection:
@@ -197,26 +197,26 @@ def town_template(
 @pytest.fixture
 def town(cluster_dsn: str, town_template: str) -> Iterator[str]:
     """The DSN of a trained town of the test's own."""
-    with clone(cluster_dsn, town_template) as dsn:
+    with _database(cluster_dsn, town_template) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="module")
 def module_town(cluster_dsn: str, town_template: str) -> Iterator[str]:
     """The DSN of a trained town that the tests of one file share."""
-    with clone(cluster_dsn, town_template) as dsn:
+    with _database(cluster_dsn, town_template) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
 def shared_town(cluster_dsn: str, town_template: str) -> Iterator[str]:
     """The DSN of a trained town to read from."""
-    with clone(cluster_dsn, town_template) as dsn:
+    with _database(cluster_dsn, town_template) as dsn:
         yield dsn
 
 
 @contextmanager
-def clone(cluster_dsn: str, template: str) -> Iterator[str]:
+def _database(cluster_dsn: str, template: str) -> Iterator[str]:
     """The DSN of a copy of a database that nobody is connected to."""
     name = f"callipper_test_{os.getpid()}_{next(_numbers)}"
     new, old = sql.Identifier(name), sql.Identifier(template)

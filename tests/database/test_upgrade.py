@@ -33,7 +33,7 @@ from callipper_trainer.evaluation.labels import LabelSource
 from callipper_trainer.model_rows import load_model
 from callipper_trainer.refresh.refresh import RefreshSummary, refresh
 from catalogue import GOLDEN, catalogue
-from conftest import clone
+from conftest import _database
 from deployments import binaries, succeed
 from freeze import FIXTURES, answers
 from processes import wait_for
@@ -48,14 +48,14 @@ DROPPED = {"by_name"}  # columns that a migration has replaced by others
 @pytest.fixture(scope="module")
 def old_template(cluster_dsn: str, bare_template: str, module_folder: Path) -> Iterator[str]:
     """The name of a database as the program of revision 0003 left it."""
-    with clone(cluster_dsn, bare_template) as dsn:
+    with _database(cluster_dsn, bare_template) as dsn:
         restore(FIXTURES / "0003", dsn, module_folder)
         yield conninfo_to_dict(dsn)["dbname"]
 
 
 @pytest.fixture(scope="module")
 def upgraded_template(cluster_dsn: str, old_template: str) -> Iterator[str]:
-    with clone(cluster_dsn, old_template) as dsn:
+    with _database(cluster_dsn, old_template) as dsn:
         schema.init(dsn)
         yield conninfo_to_dict(dsn)["dbname"]
 
@@ -63,13 +63,13 @@ def upgraded_template(cluster_dsn: str, old_template: str) -> Iterator[str]:
 @pytest.fixture
 def old(cluster_dsn: str, old_template: str) -> Iterator[str]:
     """The DSN of a database as it was."""
-    with clone(cluster_dsn, old_template) as dsn:
+    with _database(cluster_dsn, old_template) as dsn:
         yield dsn
 
 
 @pytest.fixture
 def upgraded(cluster_dsn: str, upgraded_template: str) -> Iterator[str]:
-    with clone(cluster_dsn, upgraded_template) as dsn:
+    with _database(cluster_dsn, upgraded_template) as dsn:
         yield dsn
 
 
