@@ -53,7 +53,7 @@ def _from_the_top(text: str) -> str:
             return f"[{text}]({target.removeprefix('docs/')}{anchor})"
         return f"[{text}](../{target}{anchor})"
 
-    return LINK.sub(lead, text).replace("](docs/images/", "](images/")
+    return re.sub(r'(\]\(|")docs/images/', r"\1images/", LINK.sub(lead, text))
 
 
 def sql_reference() -> str:
