@@ -1,5 +1,5 @@
 # Everything here works on a bare Debian or Ubuntu machine: setup installs what is missing and is instant when nothing is.
-.PHONY: help setup demo test torture bench compat docs lint clean
+.PHONY: help setup demo test torture bench compat docs extension lint clean
 python := .venv/bin/python
 
 help: ## list the targets
@@ -26,6 +26,9 @@ compat: setup ## open the clients of docs/tools.md and the map in a browser; ins
 
 docs: setup ## build the documentation as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --quiet --strict && echo "The site is build/site/index.html"
+
+extension: setup ## write the files of CREATE EXTENSION callipper, in build/extension
+	@.venv/bin/callipper-db extension build/extension
 
 lint: setup ## check style and types
 	@$(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m mypy

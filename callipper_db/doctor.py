@@ -100,7 +100,8 @@ def _schema(connection: db.Connection) -> Finding:
         return Finding(
             "schema callipper", False, f"newer than this program: it is {by}; pip install --upgrade callipper-db"
         )
-    return Finding("schema callipper", False, f"revision {found}, not this program's; run: callipper-db init")
+    fix = "ALTER EXTENSION callipper UPDATE" if schema.is_extension(connection) else "callipper-db init"
+    return Finding("schema callipper", False, f"revision {found}, not this program's; run: {fix}")
 
 
 def _model(connection: db.Connection) -> Finding:

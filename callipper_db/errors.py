@@ -109,6 +109,11 @@ class NoRightToCreate(SchemaError):
     """Role {role} may not {action} in database {database}. Ask its owner for: {remedy}"""
 
 
+class ManagedByExtension(SchemaError):
+    """The extension callipper manages the schema in database {database}, so init leaves it alone. To update it, install the
+    files that callipper-db extension writes on the server, and run there: ALTER EXTENSION callipper UPDATE"""
+
+
 class SchemaNewer(SchemaError):
     """The schema in this database {found}. This is callipper-db {known}; update it: pip install --upgrade callipper-db"""
 

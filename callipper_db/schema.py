@@ -28,6 +28,7 @@ from callipper_db.errors import (
     DatabaseFailed,
     ExtensionMissing,
     ExtensionTooOld,
+    ManagedByExtension,
     NoRightToCreate,
     NotInitialised,
     PostgresTooOld,
@@ -62,9 +63,10 @@ def init(dsn: str, *, search_path: bool = True, reporter: Reporter | None = None
 
     With `search_path`, appends `callipper` to the database's search_path so that `text_embed` needs no prefix. The reporter
     learns whom it waits for, if it does so for longer than SILENT_S.
-    Raises PostgresTooOld, ExtensionMissing, ExtensionTooOld, NoRightToCreate, SchemaNewer.
+    Raises PostgresTooOld, ExtensionMissing, ExtensionTooOld, NoRightToCreate, SchemaNewer, ManagedByExtension.
     """
     with db.session(dsn) as connection:
+        _refuse_extension(connection)
         notices: list[str] = []
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
         alchemy = alchemy_connection(connection)
@@ -84,8 +86,8 @@ def init(dsn: str, *, search_path: bool = True, reporter: Reporter | None = None
             if waited > SILENT_S:
                 waiting.say(readers=True)
             time.sleep(PAUSE_S)
-        connection.execute(_stamp())
-        connection.execute((_folder("sql") / OWNER_FILE).read_bytes())  # the stamp too
+        connection.execute(stamp())
+        connection.execute(owner_statements().encode())  # the stamp too
         report = InitReport(before, head(), open_schemas(connection))
         if search_path:
             report.notes += _append_search_path(connection)
@@ -96,6 +98,7 @@ def init(dsn: str, *, search_path: bool = True, reporter: Reporter | None = None
 def pending_sql(dsn: str, *, search_path: bool = True) -> str:
     """The SQL that init would run in this database, as text."""
     with db.session(dsn) as connection:
+        _refuse_extension(connection)
         check_server(connection)
         check_not_newer(connection)
         found = revision(connection)
@@ -108,21 +111,22 @@ def pending_sql(dsn: str, *, search_path: bool = True) -> str:
         "CREATE SCHEMA IF NOT EXISTS callipper_map;",
         f"SET search_path = {db.SEARCH_PATH};",
         "SET client_min_messages = warning;",  # migrations drop what may not be there
-        db.name_extensions(_offline_migrations(found), extensions),
+        db.name_extensions(offline_migrations(found), extensions),
         "RESET client_min_messages;",
         *sql_statements(extensions),
-        _stamp().as_string() + ";",
-        (_folder("sql") / OWNER_FILE).read_text(encoding="utf-8"),
+        stamp().as_string() + ";",
+        owner_statements(),
         f"{append.as_string()};" if append else "",
     ]
     return "\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
 def ensure_current(dsn: str) -> None:
-    """Raise NotInitialised unless the schema is the one that this program makes."""
+    """Raise NotInitialised or ManagedByExtension unless the schema is the one that this program makes."""
     with db.session(dsn) as connection:
         if not is_current(connection):
             check_not_newer(connection)
+            _refuse_extension(connection)
             raise NotInitialised
 
 
@@ -131,6 +135,16 @@ def is_current(connection: db.Connection) -> bool:
     if connection.execute("SELECT to_regprocedure('callipper._sql_digest()')").fetchone() == (None,):
         return False
     return connection.execute("SELECT callipper._sql_digest()").fetchone() == (sql_digest(),)
+
+
+def is_extension(connection: db.Connection) -> bool:
+    """Whether CREATE EXTENSION callipper has made the schema, so that ALTER EXTENSION updates it."""
+    return connection.execute("SELECT FROM pg_catalog.pg_extension WHERE extname = 'callipper'").fetchone() is not None
+
+
+def _refuse_extension(connection: db.Connection) -> None:
+    if is_extension(connection):
+        raise ManagedByExtension(database=connection.info.dbname)
 
 
 def check_not_newer(connection: db.Connection) -> None:
@@ -309,14 +323,15 @@ def _restore_map(connection: db.Connection) -> None:
             connection.execute(connection.named(statement))
 
 
-def _offline_migrations(found: str | None) -> str:
+def offline_migrations(found: str | None, to: str = "head") -> str:
+    """The SQL of the migrations after one revision, up to another, in one transaction."""
     if found == head():
         return ""
     output = io.StringIO()
     config = alembic_config()
     config.output_buffer = output
     with redirect_stdout(output):
-        command.upgrade(config, f"{found}:head" if found else "head", sql=True)
+        command.upgrade(config, f"{found}:{to}" if found else to, sql=True)
     return output.getvalue()
 
 
@@ -415,7 +430,12 @@ def _search_path_statement(connection: db.Connection) -> sql.Composed | None:
     )
 
 
-def _stamp() -> sql.Composed:
+def owner_statements() -> str:
+    """The last file of sql/, which is run once more after the stamp."""
+    return (_folder("sql") / OWNER_FILE).read_text(encoding="utf-8")
+
+
+def stamp() -> sql.Composed:
     """Two functions that say which program has made the schema: of its state a digest, and its version, which has an order."""
     values = {
         "_sql_digest": (sql_digest(), "names the state of sql/ and migrations/ that init was run with"),

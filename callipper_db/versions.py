@@ -9,3 +9,5 @@ SAFE_PARALLEL_BUILD = (
     8,
     3,
 )  # of pgvector: an older one can overflow a buffer in parallel HNSW builds (CVE-2026-3172)
+# Released version -> the newest revision that it knew. The extension gets an update script for each.
+RELEASES: dict[str, str] = {}

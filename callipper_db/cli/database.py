@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -114,6 +115,30 @@ def _status_lines(found: dict[str, Any]) -> dict[str, str]:
         took = f"{slow['mean_ms'] + slow['mean_plan_ms']:,.0f} ms, {slow['calls']:,} times"
         lines[f"slow question {number}"] = f"{took}: {' '.join(slow['query'].split())}"
     return lines
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--extensions-in",
+    default="public",
+    metavar="SCHEMA",
+    help="The schema that holds postgis and vector (default: public).",
+)
+def extension(folder: Path, extensions_in: str) -> None:
+    """Write the schema as a PostgreSQL extension, for those who want CREATE EXTENSION in place of init.
+
+    Copy the .control and .sql files to the folder that pg_config --sharedir names, extension/ in it. Where nobody may write
+    there but pg_tle is installed, run the file .pgtle.sql in the database instead.
+
+    \b
+    Example:
+      callipper-db extension build/extension
+    """
+    from callipper_db.extension import write_extension
+
+    for path in write_extension(folder, extensions_in):
+        click.echo(path)
 
 
 @click.command("dsn")

@@ -99,6 +99,7 @@ for command in (
     database.init,
     database.doctor,
     database.status,
+    database.extension,
     database.print_dsn,
     loading.load,
     pois.pois,

@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """The function that knew only the zoom; _block_side() takes its place."""
+    """Drop the function that knew only the zoom. One that also knows the size of cells takes its place."""
     op.execute("DROP FUNCTION IF EXISTS callipper._block_size(integer)")
 
 
