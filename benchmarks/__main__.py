@@ -35,8 +35,9 @@ NAMES = (
     "other_city",
     "answers",
     "few_shot",
+    "languages",
 )
-WITH_OPTIONS = ("quality", "other_city", "answers", "few_shot")
+WITH_OPTIONS = ("quality", "other_city", "answers", "few_shot", "languages")
 
 
 def main(arguments: list[str]) -> int:

@@ -183,7 +183,7 @@ text_weight = Table(
     Column("weight", VECTOR, nullable=False),
     PrimaryKeyConstraint("text_encoder_id", "layer", "part", "neuron"),
     CheckConstraint(
-        "part IN ('query', 'key', 'value', 'attention', 'intermediate', 'output', 'projection', 'first', 'second', 'skip')",
+        "part IN ('query', 'key', 'value', 'attention', 'intermediate', 'output', 'projection', 'first', 'second')",
         name="part",
     ),
     comment="the network of a text encoder, a row per neuron",

@@ -199,6 +199,9 @@ DECLARE
     attended @extschema:vector@.vector[];
     answer @extschema:vector@.vector;
 BEGIN
+    IF arch ->> 'model_type' = 'ngrams' THEN
+        RETURN callipper._encode_ngrams(tokens, encoder);
+    END IF;
     x := ARRAY(
         SELECT @extschema:vector@.vector_add(coalesce(t.embedding, t.half::@extschema:vector@.vector), p.embedding)
         FROM unnest(tokens) WITH ORDINALITY AS u (token_id, number)

@@ -32,7 +32,7 @@ COMMENT ON COLUMN callipper.text_token.half IS 'the input vector in half the spa
 COMMENT ON COLUMN callipper.text_token.score IS 'log probability of a SentencePiece piece; NULL for WordPiece';
 ALTER TABLE callipper.text_weight DROP CONSTRAINT text_weight_part_check;
 ALTER TABLE callipper.text_weight ADD CONSTRAINT text_weight_part_check CHECK (part IN (
-    'query', 'key', 'value', 'attention', 'intermediate', 'output', 'projection', 'first', 'second', 'skip'));
+    'query', 'key', 'value', 'attention', 'intermediate', 'output', 'projection', 'first', 'second'));
 COMMENT ON TABLE callipper.text_weight IS 'the network of a text encoder, a row per neuron'
 """
 

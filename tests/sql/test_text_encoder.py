@@ -34,6 +34,7 @@ from handmade import Model, write_model
 from processes import wait_for
 from sessions import user_session
 from tiny_encoder import (
+    ENCODED_BY,
     PIECES,
     TEXTS,
     change_json,
@@ -47,8 +48,6 @@ from tiny_encoder import (
 from town import CONFIG, ENCODER, fill_town
 
 AGREES = 2e-6
-ENCODED = """callipper._encode_tokens(callipper._token_ids(
-    (SELECT arch ->> 'prompt' FROM callipper.text_encoder WHERE text_encoder_id = {0}) || text, {0}), {0})"""
 
 VARIED = [
     *("Café", "CAFÉ crème", "naïve", "Ångström", "Žižkov", "İstanbul", "Straße", "São Paulo", "Kraków", "e\u0301te\u0301"),
@@ -130,7 +129,7 @@ def test_any_text_has_the_vector_that_torch_gives(asking: db.Connection, encoder
 def test_the_encoder_alone(asking: db.Connection, encoder: TextEncoder) -> None:
     texts = VARIED[::8]
     expected = encoder.transformer.encode(texts)
-    found = read_vectors(asking, ENCODED.format(1), texts)
+    found = read_vectors(asking, ENCODED_BY.format(1), texts)
     np.testing.assert_allclose(found, expected, atol=AGREES, rtol=0)
 
 
@@ -161,7 +160,7 @@ def check_tiny(dsn: str, encoder: TextEncoder) -> None:
     expected = encoder.transformer.encode(TEXTS)
     assert len(np.unique(np.round(expected, 3), axis=0)) > 5, "the encoder tells texts apart"
     with user_session(dsn) as connection:
-        found = read_vectors(connection, ENCODED.format(number), TEXTS)
+        found = read_vectors(connection, ENCODED_BY.format(number), TEXTS)
     largest = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(found, expected, atol=AGREES * largest, rtol=0)
 

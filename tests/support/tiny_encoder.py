@@ -27,6 +27,11 @@ from unigram import REPLACED, nfkc, train_unigram
 
 logging.disable_progress_bar()  # of saving, amid pytest's own
 
+# The vector of a text by an encoder, in SQL.
+ENCODED_BY = (
+    "callipper._encode_tokens(callipper._token_ids("
+    "(SELECT arch ->> 'prompt' FROM callipper.text_encoder WHERE text_encoder_id = {0}) || text, {0}), {0})"
+)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["a", "quiet", "park", "pub", "cafe", "fresh", "fish", "street", "old", "river", "駅", "##ing", "##s"]
 LETTERS = string.ascii_letters + string.digits

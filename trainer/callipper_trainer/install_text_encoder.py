@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from callipper_db.disk import check_room
 from callipper_db.errors import TextEncoderUnsupported
 from callipper_db.progress import Advance, Reporter, silent
 from callipper_db.tables import SCHEMA
-from callipper_trainer.text_encoder import TextEncoder, register_encoder
+from callipper_trainer.ngram_network import ngram_tables, read_arch, read_tokenizer
+from callipper_trainer.text_encoder import NgramEncoder, TextEncoder, register_encoder
 from callipper_trainer.unigram import Unigram, read_unigram
 
 # part of a layer -> its name in the file (Hugging Face's), in the order of computation
@@ -191,15 +193,15 @@ def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
 
     Raises TextEncoderUnsupported.
     """
-    transformer = read_transformer(encoder)
+    rows = read_rows(encoder)
     with db.session(dsn) as connection:
         connection.execute("LOCK TABLE callipper.text_norm IN SHARE ROW EXCLUSIVE MODE")  # one install at a time
         text_encoder_id = register_encoder(connection, encoder)
         if is_installed(connection, text_encoder_id):
             return False
-        check_room(connection, _rows_bytes(transformer), f"The text encoder {encoder.name}")
-        reporter.stage("installing the text encoder", len(transformer.pieces))
-        _write(connection, transformer, text_encoder_id, reporter.advance)
+        check_room(connection, rows.bytes, f"The text encoder {encoder.name}")
+        reporter.stage("installing the text encoder", rows.pieces)
+        _write(connection, rows, text_encoder_id, reporter.advance)
         _try_out(connection, encoder, text_encoder_id)
     with db.session(dsn, autocommit=True) as connection:
         # VACUUM also sets the visibility of all rows; otherwise the first readers would have to write it.
@@ -234,29 +236,52 @@ def _try_out(connection: Connection, encoder: TextEncoder, text_encoder_id: int)
         raise TextEncoderUnsupported(name=encoder.name, reason=f"its vectors come out different there, by {off:.1g}")
 
 
-def _write(connection: Connection, transformer: Transformer, text_encoder_id: int, advance: Advance) -> None:
-    connection.execute(
-        "UPDATE callipper.text_encoder SET arch = %s WHERE text_encoder_id = %s",
-        [Jsonb(transformer.arch), text_encoder_id],
-    )
+@dataclass(frozen=True)
+class EncoderRows:
+    """An encoder as the database keeps it. `tables` yields the vocabulary first, which has most rows."""
 
-    def write(table: str, columns: Columns, report: Advance = silent) -> None:
+    arch: dict[str, Any]
+    bytes: int
+    pieces: int
+    tables: Iterator[tuple[str, Columns]]
+
+
+def read_rows(encoder: TextEncoder) -> EncoderRows:
+    """The rows of an encoder, read as they are asked for. Raises TextEncoderUnsupported."""
+    if isinstance(encoder, NgramEncoder):
+        unigram = read_tokenizer(encoder.folder)
+        arch = encoder.arch | read_arch(encoder.folder) | {"prompt": "", "tokenizer": unigram.settings}
+        tables = chain(ngram_tables(encoder.folder, unigram), [("text_normal", _normal_columns(unigram))])
+        return EncoderRows(arch, round(1.1 * 2 * encoder.dim * len(unigram.pieces)), len(unigram.pieces), tables)
+    transformer = read_transformer(encoder)
+    size = _rows_bytes(transformer)
+    return EncoderRows(transformer.arch, size, len(transformer.pieces), _bert_tables(transformer))
+
+
+def _write(connection: Connection, rows: EncoderRows, text_encoder_id: int, advance: Advance) -> None:
+    connection.execute(
+        "UPDATE callipper.text_encoder SET arch = %s WHERE text_encoder_id = %s", [Jsonb(rows.arch), text_encoder_id]
+    )
+    for table, columns in rows.tables:
         count = len(next(iter(columns.values()))[1])
         key: Columns = {"text_encoder_id": ("int4", np.full(count, text_encoder_id))}
+        report = advance if table == "text_token" else silent
         write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, report)
 
+
+def _bert_tables(transformer: Transformer) -> Iterator[tuple[str, Columns]]:
     with transformer.tensors() as tensor:
-        write("text_token", _token_columns(transformer, tensor), advance)
+        yield "text_token", _token_columns(transformer, tensor)
         if transformer.unigram:
-            write("text_normal", _normal_columns(transformer.unigram))
-        write("text_position", _position_columns(transformer, tensor))
+            yield "text_normal", _normal_columns(transformer.unigram)
+        yield "text_position", _position_columns(transformer, tensor)
         norms = [(EMBEDDING, "embedding", "embeddings.LayerNorm")]
         for layer in range(transformer.arch["num_hidden_layers"]):
             inside = f"encoder.layer.{layer}."
             for part, name in PARTS.items():
-                write("text_weight", _neuron_columns(layer, part, inside + name, tensor))
+                yield "text_weight", _neuron_columns(layer, part, inside + name, tensor)
             norms += [(layer, part, inside + name) for part, name in NORMS.items()]
-        write("text_norm", _norm_columns(norms, tensor))
+        yield "text_norm", _norm_columns(norms, tensor)
 
 
 def _token_columns(transformer: Transformer, tensor: Callable[[str], Array]) -> Columns:

