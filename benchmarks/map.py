@@ -91,7 +91,7 @@ def _first_answers(server: EmbeddedServer) -> dict[str, Any]:
     """Milliseconds of answers in Monaco: the very first one, others that nobody has asked before, and the same again."""
     dsn = _make_database(server, "bench_first")
     command = [sys.executable, "-m", "callipper_db"]
-    for arguments in (["load", str(MONACO)], ["train", "--grid-size", str(MONACO_CELL_M)]):
+    for arguments in (["load", str(MONACO)], ["train", "--epochs", "1", "--grid-size", str(MONACO_CELL_M)]):
         subprocess.run([*command, *arguments, "--dsn", dsn], check=True, capture_output=True)
     with user_session(dsn) as connection:
         (cells,) = connection.execute("SELECT count(*) FROM callipper_map.cell").fetchone() or (0,)

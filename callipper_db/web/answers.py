@@ -40,7 +40,7 @@ def search(request: Request, served: Served, question: Annotated[CellQuestion, Q
         model = served.database.version_of(question.model)
         cells = queries.search_cells(served.database, question, model, served.vectors)
         statements = {"sql": sql_shown.of_cells(question), "heat_sql": sql_shown.of_heat(question)}
-        return {"model": model, "cells": cells, **statements}
+        return {"model": model, "cells": cells, **statements, "layer_sql": sql_shown.of_layer(question)}
 
     return served.as_json(request, question, answer)
 

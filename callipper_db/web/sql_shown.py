@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from psycopg import sql
@@ -37,6 +38,22 @@ def of_heat(question: AreaQuestion) -> str | None:
         else f"cells_by_examples({_texts(question.likes)}, {_texts(question.unlike)})"
     )
     return f"SELECT cell_id, geom, percentile\nFROM callipper_map.{call};"
+
+
+def of_layer(question: AreaQuestion) -> str | None:
+    """The heat map as a view that a GIS opens; None where of_heat() is."""
+    if of_heat(question) is None:
+        return None
+    text, *likes = question.likes
+    arguments = [_text(_layer_name(text)), _text(text)]
+    arguments += [_texts(likes), _texts(question.unlike)] if likes or question.unlike else []
+    return f"SELECT callipper.save_layer({', '.join(arguments)});"
+
+
+def _layer_name(text: str) -> str:
+    """A name that save_layer() takes: a letter, then letters, digits and _."""
+    words = re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
+    return (words if words[:1].isalpha() else f"layer_{words}")[:50].rstrip("_")
 
 
 def of_place(question: PlaceQuestion) -> str:

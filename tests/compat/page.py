@@ -284,8 +284,8 @@ def test_the_sql_of_what_is_shown_runs(visit: Open, dsn: str) -> None:
     expect(page.locator("#results .card").first).to_be_visible()
     page.get_by_role("button", name="Show the SQL").click()
     shown = page.locator("dialog pre").all_inner_texts()
-    assert len(shown) == 3
-    with psycopg.connect(dsn) as connection:
+    assert len(shown) == 4
+    with psycopg.connect(dsn) as connection, connection.transaction(force_rollback=True):
         for text in shown:
             for statement in filter(None, map(str.strip, text.split(";"))):
                 assert connection.execute(statement.encode()).fetchall()

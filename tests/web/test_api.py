@@ -18,7 +18,9 @@ from psycopg.conninfo import make_conninfo
 from callipper_db import db, models
 from callipper_db.web.app import STATIC, create_app
 from callipper_db.web.database import MapDatabase
+from callipper_db.web.questions import CellQuestion
 from callipper_db.web.settings import MapSettings, is_loopback
+from callipper_db.web.sql_shown import of_layer
 from handmade import write_model
 from mvt import features
 from sessions import user_session
@@ -72,6 +74,31 @@ def test_search_gives_the_answers_of_the_function_with_its_pois(client: TestClie
         assert cell["geometry"]["type"] == "Polygon"
 
 
+@pytest.mark.parametrize("asked", [{"q": "cafe"}, {"q": "cafe", "like": "park", "unlike": "factory"}])
+def test_what_is_shown_can_be_saved_as_a_layer(client: TestClient, dsn: str, asked: dict[str, str]) -> None:
+    answer = client.get("/api/search", params=asked).json()
+    with user_session(dsn) as connection:
+        heat = connection.execute(answer["heat_sql"].encode()).fetchall()
+        connection.execute(answer["layer_sql"].encode())
+        layer = connection.execute("SELECT cell_id, geom, percentile FROM callipper_map.layer_cafe")
+        assert sorted(layer.fetchall()) == sorted(heat)
+        connection.rollback()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Somewhere: to drink coffee!", "somewhere_to_drink_coffee"),
+        ("24 h café", "layer_24_h_caf"),
+        ("咖啡", "layer"),
+        ("quiet " * 20, "quiet_quiet_quiet_quiet_quiet_quiet_quiet_quiet_qu"),
+    ],
+)
+def test_a_layer_is_named_after_its_question(text: str, name: str) -> None:
+    statement = of_layer(CellQuestion(q=text))
+    assert statement == f"SELECT callipper.save_layer('{name}', '{text.strip()}');"
+
+
 def test_cells_of_a_list_may_be_kept_apart(client: TestClient) -> None:
     cells = client.get("/api/search", params={"q": "cafe", "k": 5, "apart": 500}).json()["cells"]
     assert len(cells) == 5
@@ -89,7 +116,7 @@ def test_search_by_examples_within_an_area(client: TestClient, dsn: str) -> None
         assert [row[0] for row in connection.execute(answer["sql"].encode()).fetchall()] == [
             cell["cell_id"] for cell in answer["cells"]
         ]
-    assert answer["heat_sql"] is None, "no public function takes places for every cell"
+    assert answer["heat_sql"] is answer["layer_sql"] is None, "no public function takes places for every cell"
     assert all(abs(cell["lon"] - MIDDLE[0]) < 0.012 for cell in answer["cells"])
     assert all("known_for" in cell and cell["because"] is None for cell in answer["cells"] if "because" in cell)
 
