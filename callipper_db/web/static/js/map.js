@@ -127,7 +127,7 @@ function layers(withLand) {
                "fill-opacity": support, "fill-antialias": false } },
     { id: "places", type: "circle", source: "places", "source-layer": "places", layout: visible(state.places !== "0"),
       paint: { "circle-color": c.poi, "circle-opacity": placeOpacity(),
-               "circle-radius": ["interpolate", ["linear"], ["zoom"], 8, many(0.5, 2.8), 13, many(1, 3), 15, 2.2, 17, 4, 19, 6] } },
+               "circle-radius": ["interpolate", ["linear"], ["zoom"], 8, many(0.5, 2.8), 13, many(1.3, 3), 15, 2.2, 17, 4, 19, 6] } },
     { id: "area", type: "fill", source: "area", filter: ["==", ["geometry-type"], "Polygon"], paint: { "fill-color": c.area, "fill-opacity": 0.06 } },
     { id: "area-line", type: "line", source: "area", paint: { "line-color": c.area, "line-width": 2, "line-dasharray": [2, 1.5] } },
     { id: "found", type: "line", source: "found", paint: { "line-color": c.ink, "line-width": ["case", ["get", "chosen"], 3, 1.2] } },
