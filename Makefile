@@ -21,7 +21,7 @@ bench: setup ## run the benchmarks (ARGS="name" picks some)
 	@$(python) -m benchmarks $(ARGS)
 
 compat: setup ## open the clients of docs/tools.md and the map in a browser; installs what they need
-	@bash scripts/install-chromium.sh && $(python) -m pip install --quiet -c constraints.txt -e '.[compat]' && \
+	@bash scripts/install-chromium.sh && bash scripts/install-clients.sh && $(python) -m pip install --quiet -c constraints.txt -e '.[compat]' && \
 		$(python) -m pytest $(or $(ARGS),tests/compat/clients.py tests/compat/page.py tests/compat/api_schema.py)
 
 docs: setup ## build the documentation as a site, in build/site

@@ -96,7 +96,8 @@ class City:
     def cells(self) -> tuple[geopandas.GeoDataFrame, Array]:
         """All C cells with the columns of callipper_map.cell, and their (C, D) float32 embeddings in the same order.
 
-        Of a version of an earlier program, `cluster` and `poi_count` are -1 and `support` is NaN.
+        With a grid of H3 cells, `h3index` is the index of each. Of a version of an earlier program, `cluster` and
+        `poi_count` are -1 and `support` is NaN.
 
         Raises MissingExtra without geopandas.
         """
@@ -115,14 +116,19 @@ class City:
                 " FROM callipper_map.cell ORDER BY cell_id"
             )
             columns = dict(zip(NUMBERS, read_rows(connection, numbers, list(NUMBERS.values())), strict=True))
-            texts = connection.named("SELECT {}, ST_AsBinary(geom) FROM callipper_map.cell ORDER BY cell_id").format(
-                sql.SQL(", ").join(map(sql.Identifier, TEXTS))
+            (has_h3,) = connection.execute("SELECT EXISTS (SELECT FROM callipper_map.cell_h3)").fetchone() or (False,)
+            names = (*TEXTS, "h3index") if has_h3 else TEXTS
+            texts = connection.named("SELECT {}, ST_AsBinary(geom) FROM callipper_map.cell {} ORDER BY cell_id").format(
+                sql.SQL(", ").join(map(sql.Identifier, names)),
+                sql.SQL(
+                    "JOIN (SELECT cell_id, h3index FROM callipper_map.cell_h3) AS h USING (cell_id)" if has_h3 else ""
+                ),
             )
             rows = connection.cursor(binary=True).execute(texts).fetchall()
             vectors = sql.SQL("SELECT emb FROM callipper.cells ORDER BY cell_id")
             (emb,) = read_rows(connection, vectors, ["vector"], DIMENSIONS)
-        *said, shapes = zip(*rows, strict=True) if rows else [()] * (len(TEXTS) + 1)
-        frame = pandas.DataFrame(columns | dict(zip(TEXTS, said, strict=True)))
+        *said, shapes = zip(*rows, strict=True) if rows else [()] * (len(names) + 1)
+        frame = pandas.DataFrame(columns | dict(zip(names, said, strict=True)))
         return geopandas.GeoDataFrame(frame, geometry=shapely.from_wkb(np.array(shapes, object)), crs=4326), emb
 
     def label_cells(self, lon: npt.ArrayLike, lat: npt.ArrayLike, labels: Sequence[Any]) -> pandas.DataFrame:

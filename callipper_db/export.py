@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,35 @@ class Layer:
     numbers: dict[str, str]
     geometry: str
     vectors: str  # a query of its embeddings by key
+    rows: str  # where its columns are
 
 
 LAYERS = {
     "cells": Layer(
-        "cell", "cell_id", CELL_TEXTS, CELL_NUMBERS, "Polygon", "SELECT cell_id AS key, emb FROM callipper.cells"
+        "cell",
+        "cell_id",
+        CELL_TEXTS,
+        CELL_NUMBERS,
+        "Polygon",
+        "SELECT cell_id AS key, emb FROM callipper.cells",
+        "callipper_map.cell",
     ),
     "places": Layer(
-        "place", "place_id", PLACE_TEXTS, PLACE_NUMBERS, "Point", "SELECT point_id AS key, emb FROM callipper.points"
+        "place",
+        "place_id",
+        PLACE_TEXTS,
+        PLACE_NUMBERS,
+        "Point",
+        "SELECT point_id AS key, emb FROM callipper.points",
+        "callipper_map.place",
     ),
 }
+# Cells of a grid of H3 cells also have their index.
+H3_CELLS = replace(
+    LAYERS["cells"],
+    texts=("h3index", *CELL_TEXTS),
+    rows="(SELECT m.*, h.h3index FROM callipper_map.cell m JOIN callipper_map.cell_h3 h USING (cell_id)) AS q",
+)
 
 
 def export_layer(dsn: str, what: str, form: str, path: Path, reporter: Reporter) -> ExportSummary:
@@ -99,9 +118,9 @@ def export_layer(dsn: str, what: str, form: str, path: Path, reporter: Reporter)
     """
     writers: dict[str, Callable[..., int]] = {"geoparquet": _geoparquet, "csv": _csv, "gpkg": _gpkg}
     began = time.monotonic()
-    layer = LAYERS[what]
     with _snapshot(dsn) as connection:
         model = _active(connection)
+        layer = H3_CELLS if what == "cells" and model.grid_kind == "h3" else LAYERS[what]
         (count,) = connection.execute(
             sql.SQL("SELECT count(*) FROM callipper_map.{}").format(sql.Identifier(layer.name))
         ).fetchone() or (0,)
@@ -257,8 +276,8 @@ def _tables(
     bounds = connection.named(
         "ST_XMin(geom::@box3d), ST_YMin(geom::@box3d), ST_XMax(geom::@box3d), ST_YMax(geom::@box3d)"
     )
-    query = connection.named("SELECT {}, ST_AsBinary(geom), {} FROM callipper_map.{} ORDER BY {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)), bounds, sql.Identifier(layer.name), sql.Identifier(layer.key)
+    query = connection.named("SELECT {}, ST_AsBinary(geom), {} FROM {} ORDER BY {}").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)), bounds, sql.SQL(layer.rows), sql.Identifier(layer.key)
     )
     types = [pa.type_for_alias(ARROW[kind]) for kind in layer.numbers.values()] + [pa.string()] * len(layer.texts)
     with connection.cursor("exported", binary=True) as cursor:

@@ -43,7 +43,7 @@ TRAINER_FLOORS = (
     {"context_targets", "features", "install_text_encoder", "peaks"},
     {"model"},
     {"embed", "loss", "model_rows"},
-    {"data", "remember"},
+    {"data", "onnx_towers", "remember"},
     {"fit", "kinds"},
     {"fit_peaks", "publish"},
     {"evaluation", "refresh", "train"},

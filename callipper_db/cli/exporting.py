@@ -11,11 +11,18 @@ from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import with_dsn
 from callipper_db.errors import MissingExtra
 
-SUFFIXES = {".parquet": "geoparquet", ".gpkg": "gpkg", ".tif": "geotiff", ".csv": "csv", ".safetensors": "safetensors"}
+SUFFIXES = {
+    ".parquet": "geoparquet",
+    ".gpkg": "gpkg",
+    ".tif": "geotiff",
+    ".csv": "csv",
+    ".safetensors": "safetensors",
+    ".onnx": "onnx",
+}
 FORMATS = {
     "cells": ("geoparquet", "gpkg", "geotiff", "csv"),
     "places": ("geoparquet", "gpkg", "csv"),
-    "model": ("safetensors",),
+    "model": ("safetensors", "onnx"),
 }
 
 
@@ -34,6 +41,7 @@ def export_command(dsn: str, what: str, output: Path, form: str | None, as_json:
 
     GeoParquet and CSV include the embeddings, a GeoPackage does not. A GeoTIFF has one band per dimension and a STAC item next
     to it; it needs a grid of squares. safetensors holds the weights of both towers, and a JSON file next to it describes them.
+    ONNX runs without this program: model.onnx makes model.places.onnx and model.texts.onnx.
 
     \b
     Examples:
@@ -41,6 +49,7 @@ def export_command(dsn: str, what: str, output: Path, form: str | None, as_json:
       callipper-db export places -o places.gpkg
       callipper-db export cells -o cells.tif
       callipper-db export model -o model.safetensors
+      callipper-db export model -o model.onnx
     """
     form = form or SUFFIXES.get(output.suffix.lower())
     if form not in FORMATS[what]:
@@ -52,15 +61,19 @@ def export_command(dsn: str, what: str, output: Path, form: str | None, as_json:
                 summary = export.export_raster(dsn, output, reporter)
             elif form == "safetensors":
                 summary = export.export_model(dsn, output, reporter)
+            elif form == "onnx":
+                from callipper_trainer.onnx_towers import export_onnx
+
+                summary = export_onnx(dsn, output, reporter)
             else:
                 summary = export.export_layer(dsn, what, form, output, reporter)
     except ModuleNotFoundError as error:
-        extra = {"geotiff": "raster", "safetensors": "train"}.get(form, "geo")
+        extra = {"geotiff": "raster", "safetensors": "train", "onnx": "onnx"}.get(form, "geo")
         raise MissingExtra(feature="This format", module=error.name, extra=extra) from error
     if as_json:
         print_json(summary.to_dict())
     else:
-        unit = "tensors" if form == "safetensors" else "rows"
+        unit = {"safetensors": "tensors", "onnx": "towers"}.get(form, "rows")
         click.echo(
             f"Wrote {summary.path}: {summary.rows:,} {unit} of model version {summary.version}, {summary.seconds:.1f} s."
         )

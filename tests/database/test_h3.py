@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import h3
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from test_map_functions import tile_of
 from test_wide import around, write_places
 
 from callipper_db import db, models
+from callipper_db.city import City
 from callipper_db.errors import GridNotSquare
-from callipper_db.export import export_raster
+from callipper_db.export import export_layer, export_raster
 from callipper_db.h3_cells import edge_m
 from callipper_db.load import load
 from callipper_db.progress import Silent
@@ -62,6 +64,11 @@ def test_a_model_of_h3_cells(
         ).fetchone() or (None,)
         shown = features(tile, "cells")
         assert 0 < len(shown) <= len({h3.cell_to_parent(cell[0], RESOLUTION - 1) for cell in cells})
+    # Python and files have the index as well.
+    frame, _ = City(database, torch=False).cells()
+    assert frame.set_index("cell_id")["h3index"].to_dict() == at
+    export_layer(database, "cells", "geoparquet", tmp_path / "cells.parquet", Silent())
+    assert geopandas.read_parquet(tmp_path / "cells.parquet").set_index("cell_id")["h3index"].to_dict() == at
     with pytest.raises(GridNotSquare, match="h3"):
         export_raster(database, tmp_path / "cells.tif", Silent())
     compared = models.compare_models(database, summary.version, summary.version)

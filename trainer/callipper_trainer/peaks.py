@@ -110,7 +110,7 @@ class KindPeaks:
     foretold: Array  # (128, 128) float32: the summary's numbers from those of the second half
 
     @cached_property
-    def _squares(self) -> tuple[Array, csr_array, Array]:
+    def squares(self) -> tuple[Array, csr_array, Array]:
         """(S,) keys of the squares, ascending, (S, K) what they hold of each kind, and (S,) how many POIs."""
         points = self.points
         key, square = np.unique(cell_key(points.ij), return_inverse=True)
@@ -128,7 +128,7 @@ class KindPeaks:
 
     def evidence(self, metres: Array) -> csr_array:
         """(N, 2) easting and northing -> (N, K) how many POIs of each kind stand around, for their surroundings."""
-        key, held, pois = self._squares
+        key, held, pois = self.squares
         reach = self.rule.reach_m / SQUARE_M
         here = metres / SQUARE_M - 0.5  # centres of squares are whole numbers here
         first = np.ceil(here - reach).astype(np.int64)

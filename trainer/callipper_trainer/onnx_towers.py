@@ -1,0 +1,291 @@
+"""Both towers as ONNX files, so that programs in any language embed places and texts without a database.
+
+torch.onnx translates torch code. So what context.py and peaks.py compute with numpy and scipy is here again in operations that
+ONNX has: no sparse matrices, and a bisection instead of searchsorted.
+
+Shapes: B rows, L lattices, M cells of all lattices, Q cells per row, S squares, K kinds, T dimensions of the sentence encoder.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from callipper_db import db
+from callipper_db.arrays import Array
+from callipper_db.export import ExportSummary
+from callipper_db.progress import Reporter
+from callipper_db.tables import PEAK_DIMENSIONS
+from callipper_trainer.context import CORNERS, Pyramid
+from callipper_trainer.features import ContextFeatures
+from callipper_trainer.model import TrainedModel
+from callipper_trainer.model_rows import LoadedModel, load_model
+from callipper_trainer.peaks import SQUARE_M, KindPeaks
+
+OPSET = 18  # the first that scatters with a sum is 16
+
+
+def export_onnx(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
+    """Write the active model's towers: model.onnx makes model.places.onnx and model.texts.onnx.
+
+    Places: `metres`, (B, 2) float64 easting and northing in the model's CRS. Texts: `vectors`, (B, T) float32 of the sentence
+    encoder. Both give `emb`, (B, 256) float32. The metadata of each file has the model version, CRS and sentence encoder.
+    Raises NoActiveModel, ModelUnreadable; ModuleNotFoundError without onnx and onnxscript.
+    """
+    import onnx  # noqa: F401
+    import onnxscript  # noqa: F401
+
+    began = time.monotonic()
+    reporter.stage("reading weights")
+    with db.session(dsn, autocommit=True) as connection:
+        loaded = load_model(connection)
+    places, texts = (path.with_name(f"{path.stem}.{tower}.onnx") for tower in ("places", "texts"))
+    reporter.stage("writing towers", 2)
+    origin = torch.from_numpy(loaded.trained.origin)
+    # Two rows, because torch takes the size of a batch of one for a constant.
+    _write(PlaceTower(loaded.trained), "metres", torch.stack([origin, origin + 1]), places, loaded)
+    reporter.advance(1)
+    text_dim = loaded.trained.model.text_projection.in_features
+    _write(TextTower(loaded.trained), "vectors", torch.ones(2, text_dim), texts, loaded)
+    reporter.advance(1)
+    return ExportSummary(f"{places} and {texts}", loaded.version, 2, round(time.monotonic() - began, 2))
+
+
+def _write(tower: nn.Module, name: str, example: Tensor, path: Path, loaded: LoadedModel) -> None:
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns that torchvision is missing
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                tower.eval(),
+                (example,),
+                dynamo=True,
+                input_names=[name],
+                output_names=["emb"],
+                dynamic_shapes=({0: torch.export.Dim("rows")},),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    finally:
+        log.setLevel(level)
+    assert program is not None
+    encoder, revision = loaded.text_encoder
+    program.model.metadata_props.update(
+        {
+            "callipper_db.version": str(loaded.version),
+            "callipper_db.srid": str(loaded.srid),
+            "callipper_db.text_encoder": f"{encoder} {revision}",
+        }
+    )
+    program.save(path)
+
+
+class SortedKeys(nn.Module):
+    """Finds cells by their (i, j) in sorted lists, one list a lattice."""
+
+    key: Tensor
+    start: Tensor
+    end: Tensor
+
+    def __init__(self, keys: Sequence[Array]) -> None:
+        """keys: per lattice (M_l,) int64, ascending, see context.cell_key()."""
+        super().__init__()
+        ends = np.cumsum([len(key) for key in keys])
+        self.register_buffer("key", torch.from_numpy(np.concatenate(keys)))
+        self.register_buffer("start", torch.from_numpy(ends - [len(key) for key in keys])[:, None])
+        self.register_buffer("end", torch.from_numpy(ends)[:, None])
+        self.steps = max(len(key) for key in keys).bit_length()
+
+    def forward(self, ij: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, Q, 2) int64 -> (B, L, Q) int64 their rows in their lattice, and whether they are there."""
+        wanted = ij[..., 0] * (1 << 32) + ij[..., 1]
+        low = torch.zeros_like(wanted) + self.start
+        high = torch.zeros_like(wanted) + self.end
+        last = len(self.key) - 1
+        for _ in range(self.steps):
+            middle = (low + high) // 2
+            before = (self.key[middle.clamp(max=last)] < wanted) & (low < high)
+            low = torch.where(before, middle + 1, low)
+            high = torch.where(before, high, middle)
+        found = (low < self.end) & (self.key[low.clamp(max=last)] == wanted)
+        return torch.where(found, low - self.start, 0), found
+
+
+class ContextLookup(nn.Module):
+    """Pyramid.features(), standardised."""
+
+    size_m: Tensor
+    corners: Tensor
+
+    def __init__(self, pyramid: Pyramid, features: ContextFeatures) -> None:
+        super().__init__()
+        self.features = features
+        self.keys = SortedKeys([level.key for level in pyramid.levels])
+        self.code_size, self.prior = pyramid.code_size, pyramid.prior
+        self.register_buffer("size_m", torch.tensor([level.size_m for level in pyramid.levels], dtype=torch.float64))
+        self.register_buffer("corners", torch.from_numpy(CORNERS))
+        for number, level in enumerate(pyramid.levels):
+            sums = np.concatenate([level.count[:, None], level.code_sum], axis=1).astype(np.float32)
+            self.register_buffer(f"sums{number}", torch.from_numpy(sums))
+
+    def forward(self, metres: Tensor) -> Tensor:
+        """(B, 2) float64 metres from the origin -> (B, C) float32."""
+        position = metres[:, None] / self.size_m[:, None] - 0.5  # (B, L, 2); cell centres are whole numbers here
+        corner = position.floor()
+        fraction = (position - corner)[:, :, None]
+        weight = torch.where(self.corners == 1, fraction, 1 - fraction).prod(dim=3)
+        row, found = self.keys(corner.long()[:, :, None] + self.corners)
+        weight = torch.where(found, weight, 0).float()
+        parts = []
+        for number in range(len(self.size_m)):
+            sums = self.get_buffer(f"sums{number}")
+            mixed = (sums[row[:, number]] * weight[:, number, :, None]).sum(dim=1)
+            count, code, kinds = mixed[:, :1], mixed[:, 1 : 1 + self.code_size], mixed[:, 1 + self.code_size :]
+            count = count.clamp(min=0)
+            parts += [code / (count + self.prior), count.log1p(), kinds.clamp(min=0).log1p()]
+        return self.features.standardise(torch.cat(parts, dim=1))
+
+
+class Peaks(nn.Module):
+    """KindPeaks.embed_places()."""
+
+    grid: Tensor
+    pois: Tensor
+    kind: Tensor
+    held: Tensor
+    threshold: Tensor
+    gain: Tensor
+    direction: Tensor
+    summary_weight: Tensor
+    summary_bias: Tensor
+
+    def __init__(self, peaks: KindPeaks) -> None:
+        super().__init__()
+        self.rule = peaks.rule
+        key, held, pois = peaks.squares
+        kinds = held.shape[1]
+        widest = max(int(np.diff(held.indptr).max()), 1)
+        # A square has few of the kinds. Rows are filled up with a kind that does not count.
+        column = np.arange(widest) + held.indptr[:-1, None]
+        used = column < held.indptr[1:, None]
+        column = np.minimum(column, len(held.indices) - 1)
+        self.keys = SortedKeys([key])
+        steps = np.arange(int(2 * self.reach) + 1)
+        grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
+        weight, bias = peaks.summary
+        for name, values in {
+            "grid": grid,
+            "pois": pois.astype(np.float32),
+            "kind": np.where(used, held.indices[column], kinds).astype(np.int64),
+            "held": np.where(used, held.data[column], 0).astype(np.float32),
+            "threshold": peaks.threshold,
+            "gain": peaks.gain,
+            "direction": peaks.code,
+            "summary_weight": weight,
+            "summary_bias": bias,
+        }.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)))
+
+    @property
+    def reach(self) -> float:
+        return self.rule.reach_m / SQUARE_M
+
+    def forward(self, metres: Tensor, context: Tensor) -> Tensor:
+        """(B, 2) float64 easting and northing, (B, C) standardised context -> (B, 128) float32, length <= 1."""
+        here = metres / SQUARE_M - 0.5  # centres of squares are whole numbers here
+        first = (here - self.reach).ceil().long()
+        ij = first[:, None] + self.grid  # (B, Q, 2)
+        share = (1 - (here[:, None] - ij).abs() / self.reach).clamp(min=0).prod(dim=2)
+        row, found = self.keys(ij[:, None])
+        row, share = row[:, 0], torch.where(found[:, 0], share, 0).float()
+        surroundings = ((share * self.pois[row]).sum(dim=1, keepdim=True) + self.rule.prior) ** -self.rule.power
+        counted = metres.new_zeros(metres.shape[0], len(self.threshold) + 1, dtype=torch.float32)
+        counted = counted.scatter_add(1, self.kind[row].flatten(1), (self.held[row] * share[:, :, None]).flatten(1))
+        evidence = counted[:, :-1] * surroundings
+        over = torch.where(evidence > 0, (evidence - self.threshold).clamp(min=0) * self.gain, 0)
+        result = _shorten(over @ self.direction, self.rule.length)
+        summary = functional.normalize(functional.linear(context, self.summary_weight, self.summary_bias), dim=1)
+        return _shorten(result + self.rule.summary * summary, 1)
+
+
+def _shorten(rows: Tensor, length: float) -> Tensor:
+    """(B, D): rows longer than `length` become of length 1, others a `length`-th of what they are."""
+    divisor: Tensor = rows.norm(dim=1, keepdim=True).clamp(min=length)
+    return rows / divisor
+
+
+class PlaceTower(nn.Module):
+    """embed.embed_places()."""
+
+    origin: Tensor
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        self.location = trained.model.location
+        self.register_buffer("origin", torch.from_numpy(trained.origin))
+        features, pyramid = self.location.context, trained.pyramid
+        self.context = None if features is None or pyramid is None else ContextLookup(pyramid, features)
+        self.peaks = None if trained.peaks is None else Peaks(trained.peaks)
+
+    def forward(self, metres: Tensor) -> Tensor:
+        """(B, 2) float64 easting and northing in the model's CRS -> (B, 256) float32, unit length."""
+        inside = metres - self.origin
+        context = None if self.context is None else self.context(inside)
+        second = self.location(inside, context)
+        if self.peaks is None or context is None:
+            return functional.pad(second, (PEAK_DIMENSIONS, 0))
+        first = self.peaks(metres, context)
+        return torch.cat([first, second * (1 - (first**2).sum(dim=1, keepdim=True)).clamp(min=0).sqrt()], dim=1)
+
+
+class TextTower(nn.Module):
+    """embed.embed_texts()."""
+
+    phrases: Tensor
+    phrase: Tensor
+    direction: Tensor
+    foretold: Tensor
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        self.projection = trained.model.text_projection
+        self.rule = None
+        if (peaks := trained.peaks) is None:
+            return
+        self.rule = peaks.rule
+        starts = np.flatnonzero(np.diff(peaks.phrase_kind, prepend=-1))
+        ends = np.append(starts[1:], len(peaks.phrase_kind))
+        # The phrases of each kind, the last one again where a kind has fewer than others.
+        phrase = np.minimum(np.arange((ends - starts).max()) + starts[:, None], ends[:, None] - 1)
+        for name, values in {
+            "phrases": peaks.phrases,
+            "phrase": phrase,
+            "direction": peaks.code[peaks.phrase_kind[starts]],
+            "foretold": peaks.foretold,
+        }.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(B, T) float32 vectors of the sentence encoder -> (B, 256) float32, unit length."""
+        second = functional.normalize(self.projection(vectors), dim=1)
+        if (rule := self.rule) is None:
+            return functional.pad(second, (PEAK_DIMENSIONS, 0))
+        likeness = (functional.normalize(vectors, dim=1) @ self.phrases.T).double()
+        likeness = likeness[:, self.phrase].amax(dim=2)
+        nearest = likeness.amax(dim=1, keepdim=True)
+        weight = (rule.sharpness * (likeness - nearest)).exp()
+        asked = (likeness >= nearest - rule.width) & (nearest >= rule.floor)
+        first = functional.normalize(torch.where(asked, weight, 0).float() @ self.direction, dim=1)
+        asks = nearest >= rule.floor
+        joined = torch.where(asks, rule.text_context * second - rule.summary * (first @ self.foretold), second)
+        return functional.normalize(torch.cat([first, joined], dim=1), dim=1)
