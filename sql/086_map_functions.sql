@@ -2,6 +2,32 @@
 -- geometry type and SRID, and with a default for every text, so that a tool can call a function before anybody types a text. For
 -- NULL, they return no rows.
 
+-- Rows of these functions. A layer has the comments of cell_match.
+COMMENT ON COLUMN callipper_map.cell_match.cell_id IS 'key of the cell, as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_match.geom IS 'the cell as a polygon in EPSG:4326';
+COMMENT ON COLUMN callipper_map.cell_match.lon IS 'longitude of the middle of the cell, degrees';
+COMMENT ON COLUMN callipper_map.cell_match.lat IS 'latitude of the middle of the cell, degrees';
+COMMENT ON COLUMN callipper_map.cell_match.similarity IS 'cosine of the question and the cell, -1 to 1';
+COMMENT ON COLUMN callipper_map.cell_match.percentile IS 'share of the city''s cells that fit less well, percent';
+COMMENT ON COLUMN callipper_map.place_match.place_id IS 'key of the POI, as in callipper_map.place';
+COMMENT ON COLUMN callipper_map.place_match.geom IS 'the POI as a point in EPSG:4326';
+COMMENT ON COLUMN callipper_map.place_match.lon IS 'its longitude, degrees';
+COMMENT ON COLUMN callipper_map.place_match.lat IS 'its latitude, degrees';
+COMMENT ON COLUMN callipper_map.place_match.name IS 'its name';
+COMMENT ON COLUMN callipper_map.place_match.kind IS 'its kind, as describe() calls it';
+COMMENT ON COLUMN callipper_map.place_match.similarity IS 'cosine of the question and its embedding, -1 to 1';
+COMMENT ON COLUMN callipper_map.place_match.percentile IS 'share of the city''s cells that fit less well, percent';
+COMMENT ON COLUMN callipper_map.cell_answer.rank IS '1 is the best cell';
+COMMENT ON COLUMN callipper_map.cell_answer.cell_id IS 'key of the cell, as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_answer.geom IS 'the cell as a polygon in EPSG:4326';
+COMMENT ON COLUMN callipper_map.cell_answer.lon IS 'longitude of the middle of the cell, degrees';
+COMMENT ON COLUMN callipper_map.cell_answer.lat IS 'latitude of the middle of the cell, degrees';
+COMMENT ON COLUMN callipper_map.cell_answer.similarity IS 'as search() returns it';
+COMMENT ON COLUMN callipper_map.cell_answer.percentile IS 'as search() returns it';
+COMMENT ON COLUMN callipper_map.cell_answer.relevant IS 'as search() returns it';
+COMMENT ON COLUMN callipper_map.cell_answer.lift IS 'as search() returns it';
+COMMENT ON COLUMN callipper_map.cell_answer.because IS 'as search() returns it';
+
 -- The distances of the sampled cells from a question, for percentiles. SECURITY DEFINER, because readers may not read the sample.
 CREATE OR REPLACE FUNCTION callipper._city_of(question @extschema:vector@.vector) RETURNS real[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -91,3 +117,13 @@ SELECT cell_id, @extschema:postgis@.ST_AsGeoJSON(geom, 6, 0) AS geojson, lon, la
     support, poi_count
 FROM callipper_map.cell;
 COMMENT ON VIEW callipper_map.cell_geojson IS 'callipper_map.cell with its geometry as GeoJSON text';
+COMMENT ON COLUMN callipper_map.cell_geojson.geojson IS 'the cell as GeoJSON in EPSG:4326, six decimals';
+COMMENT ON COLUMN callipper_map.cell_geojson.cell_id IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_geojson.lon IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_geojson.lat IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_geojson.cluster IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_geojson.cluster_label IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_geojson.color IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_geojson.top_texts IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_geojson.support IS 'as in callipper_map.cell';
+COMMENT ON COLUMN callipper_map.cell_geojson.poi_count IS 'as in callipper_map.cell';

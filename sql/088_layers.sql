@@ -8,6 +8,8 @@ DECLARE
     wanted constant text[] := array_remove(query || likes, NULL);
     layer constant text := 'layer_' || name;
     existing constant regclass := to_regclass(format('callipper_map.%I', layer));
+    named text;
+    said text;
     reader text;
 BEGIN
     IF name IS NULL OR name !~ '^[a-z][a-z0-9_]{0,49}$' THEN
@@ -23,6 +25,12 @@ BEGIN
         || CASE WHEN cardinality(wanted) = 1 AND coalesce(cardinality(dislikes), 0) = 0
             THEN format('callipper_map.cells_by_text(%L)', wanted[1])
             ELSE format('callipper_map.cells_by_examples(%L::text[], %L::text[])', wanted, coalesce(dislikes, '{}')) END;
+    FOR named, said IN
+        SELECT a.attname, col_description(a.attrelid, a.attnum) FROM pg_attribute a
+        WHERE a.attrelid = 'callipper_map.cell_match'::regclass AND a.attnum > 0
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN callipper_map.%I.%I IS %L', layer, named, said);
+    END LOOP;
     -- Whoever of the owner's members has saved it, the others may remove it.
     EXECUTE format('ALTER VIEW callipper_map.%I OWNER TO %s', layer, (
         SELECT n.nspowner::regrole FROM pg_namespace n WHERE n.nspname = 'callipper_map'));

@@ -224,6 +224,8 @@ def test_a_layer_is_a_view_of_the_question_and_follows_the_active_model(town: st
         other = write_model(connection, seed=3, texts=("cafe",))
     assert len(fetch(town, question)) == min(5, len(other.cells))
     assert fetch(town, question) == fetch(town, expected)
+    said = fetch(town, "SELECT col_description('callipper_map.layer_green'::regclass, 6)")
+    assert said == [("share of the city's cells that fit less well, percent",)]
     models.activate_model(town, 1)
     assert [layer["name"] for layer in list_layers(town)] == ["coffee", "green"]
     remove_layer(town, "coffee")

@@ -161,6 +161,15 @@ def test_the_catalogue_is_the_golden_one(connection: db.Connection) -> None:
     assert found == GOLDEN.read_text(encoding="utf-8"), "CALLIPPER_RENEW_GOLDEN=1 writes it anew"
 
 
+def test_what_tools_see_has_a_comment_on_every_column(connection: db.Connection) -> None:
+    bare = connection.execute(
+        "SELECT a.attrelid::regclass::text, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE c.relnamespace = 'callipper_map'::regnamespace AND c.relkind IN ('r', 'v', 'c') AND a.attnum > 0"
+        " AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL"
+    ).fetchall()
+    assert not bare
+
+
 def test_functions_keep_the_rules(connection: db.Connection) -> None:
     rows = connection.execute(
         "SELECT p.proname, l.lanname, p.prosecdef, coalesce(p.proconfig::text, ''), obj_description(p.oid, 'pg_proc'),"
