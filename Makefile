@@ -1,5 +1,5 @@
 # Everything here works on a bare Debian or Ubuntu machine: setup installs what is missing and is instant when nothing is.
-.PHONY: help setup demo test torture bench compat docs extension lint clean
+.PHONY: help setup demo test torture crowd bench compat docs extension lint clean
 python := .venv/bin/python
 
 help: ## list the targets
@@ -16,6 +16,9 @@ test: setup ## run the tests (ARGS="-k name" picks some)
 
 torture: setup ## kill commands 300 times and see that nothing is lost (ARGS="--kills 50")
 	@$(python) tests/torture.py $(ARGS)
+
+crowd: setup ## ask with 20 readers while models are activated and dropped 50 times
+	@$(python) -m pytest --quiet --whole-crowd tests/database/test_readers.py -k crowd
 
 bench: setup ## run the benchmarks (ARGS="name" picks some)
 	@$(python) -m benchmarks $(ARGS)

@@ -54,6 +54,10 @@ def open_folder() -> Iterator[Path]:
         yield folder
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole-crowd", action="store_true", help="the crowd of readers at its full size (make crowd)")
+
+
 @pytest.fixture(scope="module")
 def module_folder() -> Iterator[Path]:
     with _open_folder() as folder:

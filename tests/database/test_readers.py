@@ -28,11 +28,12 @@ from processes import wait_for
 from sessions import user_session
 from town import MIDDLE
 
-READERS = 20
-ACTIVATIONS = 50
-# That a reader waits for a lock, at most. Behind an idle transaction it would wait for ever. Commands ask for locks for 50 ms
-# at a time, but with 20 readers on 2 cores a session that holds a lock may not get its turn for longer.
-PATIENCE = "2s"
+# READERS and ACTIVATIONS of the suite, and of make crowd, which takes five minutes.
+SHORT, WHOLE = (4, 5), (20, 50)
+# That a reader waits for a lock, at most. Behind an idle transaction it would wait for ever.
+PATIENCE = "200ms"
+# Commands ask for locks for 50 ms at a time, but on a busy machine a session that holds one may not get its turn for longer.
+LATE = 1 / 1000  # share of a crowd's statements that may give up for that
 HERE = f"ST_SetSRID(ST_Point({MIDDLE[0]}, {MIDDLE[1]}), 4326)"
 # Each gives pairs that are equal within one version. The town's texts are remembered; no text goes through a transformer.
 QUESTIONS = {
@@ -374,35 +375,41 @@ class Crowd:
         session.commit()
 
 
-def test_a_crowd_of_readers(town: str, encoder: TextEncoder, capsys: pytest.CaptureFixture[str]) -> None:
-    """Over 50 activations, drops of what was active before, and a refresh, with one more reader idle in a transaction."""
+def test_a_crowd_of_readers(
+    town: str, encoder: TextEncoder, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over activations, drops of what was active before, and a refresh, with one more reader idle in a transaction."""
+    readers, activations = WHOLE if pytestconfig.getoption("--whole-crowd") else SHORT
     crowd = Crowd(town)
-    threads = [threading.Thread(target=crowd.read, args=(number,)) for number in range(READERS)]
+    threads = [threading.Thread(target=crowd.read, args=(number,)) for number in range(readers)]
     with reader(town) as idle:
         ask_all(idle)
         for thread in threads:
             thread.start()
         try:
-            _change_models(town, crowd, lambda: refresh(town, Silent()))
+            _change_models(town, crowd, activations, lambda: refresh(town, Silent()))
         finally:
             crowd.stop.set()
             for thread in threads:
                 thread.join()
         check(idle.execute(QUESTIONS["search and cells"].encode()).fetchall())
+    asked = sum(crowd.statements.values())
+    late = sum(count for error, count in crowd.errors.items() if error.startswith("55P03"))
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{sum(crowd.statements.values())} statements of {READERS} readers, longest {1000 * crowd.longest_s:.0f} ms,"
-            f" none waited {PATIENCE} for a lock; errors: {dict(crowd.errors)}\n"
+            f"\n{asked} statements of {readers} readers over {activations} activations, longest {1000 * crowd.longest_s:.0f} ms,"
+            f" {late} waited {PATIENCE} for a lock; errors: {dict(crowd.errors)}\n"
         )
     assert crowd.wrong == []
-    documented = ("40001 model version",)
-    assert [error for error in crowd.errors if not error.startswith(documented)] == []
-    assert min(crowd.statements[name] for name in QUESTIONS) > READERS
+    assert late <= max(1, asked * LATE)
+    expected = ("40001 model version", "55P03")
+    assert [error for error in crowd.errors if not error.startswith(expected)] == []
+    assert min(crowd.statements[name] for name in QUESTIONS) > readers
 
 
-def _change_models(dsn: str, crowd: Crowd, renew: Callable[[], object]) -> None:
+def _change_models(dsn: str, crowd: Crowd, activations: int, renew: Callable[[], object]) -> None:
     before: int | None = None
-    for number in range(ACTIVATIONS):
+    for number in range(activations):
         if crowd.stop.is_set():
             return
         with user_session(dsn) as connection:
@@ -411,7 +418,7 @@ def _change_models(dsn: str, crowd: Crowd, renew: Callable[[], object]) -> None:
         if before is not None:
             models.drop_model(dsn, before)
         before = version
-        if number == ACTIVATIONS // 2:
+        if number == activations // 2:
             change_pois(dsn)
             crowd.refreshes += 1
             renew()
