@@ -11,8 +11,8 @@ setup: ## install PostgreSQL, PostGIS, pgvector and .venv (TORCH=cuda for the CU
 demo: setup ## train on a small city and ask it questions in SQL
 	@bash demo/demo.sh
 
-test: setup ## run the tests (ARGS="-k name" picks some)
-	@$(python) -m pytest $(ARGS)
+test: setup ## run the tests in two processes (ARGS="-k name" picks some, in one)
+	@$(python) -m pytest $(or $(ARGS),--numprocesses 2 --dist worksteal)
 
 torture: setup ## kill commands 300 times and see that nothing is lost (ARGS="--kills 50")
 	@$(python) tests/torture.py $(ARGS)

@@ -397,8 +397,8 @@ def test_a_crowd_of_readers(
     late = sum(count for error, count in crowd.errors.items() if error.startswith("55P03"))
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{asked} statements of {readers} readers over {activations} activations, longest {1000 * crowd.longest_s:.0f} ms,"
-            f" {late} waited {PATIENCE} for a lock; errors: {dict(crowd.errors)}\n"
+            f"\n{asked} statements of {readers} readers over {activations} activations,"
+            f" longest {1000 * crowd.longest_s:.0f} ms, {late} waited {PATIENCE} for a lock; errors: {dict(crowd.errors)}\n"
         )
     assert crowd.wrong == []
     assert late <= max(1, asked * LATE)
