@@ -40,7 +40,7 @@ class Basis(IntEnum):
     CATEGORY = 0
     SAID = 1  # its name says so: 'Holt Bakery'
     ALIKE = 2  # its name is like the kind's: 'Evers Cycles' is like 'bicycle shop'
-    HINT = 3  # its name is like another name of the kind; enough for search, not for describe
+    HINT = 3  # its name is a brand, or like another name of the kind; enough for search, not for describe
     NEAR = 4  # it is a bus stop or such, whose name says what is near
 
 
@@ -111,14 +111,15 @@ class Kinds:
                 if stop is not None and stop.named_after:
                     found = {column[kind.name]: Basis.NEAR for kind in said}
                 else:
-                    branded = [column[kind.name] for kind in kinds_of_brand(name, category)]
-                    like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n] and not branded]
+                    brand = {column[kind.name] for kind in kinds_of_brand(name, category)}
+                    like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n]]
+                    like = [n for n in like if n in brand] if brand else like
                     in_words = {column[kind.name] for kind in said}
                     in_words |= {n for n in like if not landmark[n] and place_words.is_named(kinds[n], name)}
                     fancy = len(place_words.look_up_key(name).split()) < 2  # a club that is called Fabric
-                    found = {n: Basis.HINT if fancy or own[row, n] < CLOSE_TO_WORD else Basis.ALIKE for n in like}
+                    found = dict.fromkeys(sorted(brand), Basis.HINT)
+                    found |= {n: Basis.HINT if fancy or own[row, n] < CLOSE_TO_WORD else Basis.ALIKE for n in like}
                     found |= {n: Basis.SAID for n in sorted(in_words) if own[row, n] >= CLOSE_TO_WORD}
-                    found |= dict.fromkeys(branded, Basis.SAID)
                 self.of_named_text[text] = [
                     (self.add_same(kinds[number].name), basis) for number, basis in found.items()
                 ]
