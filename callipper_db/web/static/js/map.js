@@ -113,11 +113,12 @@ function layers(withLand) {
   const cells = { source: "cells", "source-layer": "cells" };
   // Where no POI supports what is said, the colour is faint. A basemap stays visible below the colours.
   const most = city.basemap ? 0.6 : 0.9;
-  const support = ["interpolate", ["linear"], ["get", "support"], 0, most / 7.5, 5, most / 2, 30, most];
+  const supported = ["coalesce", ["get", "support"], 100]; // a version that an earlier program trained does not know
+  const support = ["interpolate", ["linear"], supported, 0, most / 7.5, 5, most / 2, 30, most];
   return [
     ...(withLand ? [{ id: "land", type: "fill", ...cells, paint: {
       "fill-color": c.land, "fill-antialias": false,
-      "fill-opacity": ["interpolate", ["linear"], ["get", "support"], 0, 0, 3, 0.35, 15, 1] } }] : []),
+      "fill-opacity": ["interpolate", ["linear"], supported, 0, 0, 3, 0.35, 15, 1] } }] : []),
     { id: "clusters", type: "fill", ...cells, layout: visible(shown() === "clusters"),
       paint: { "fill-color": clusterColor(), "fill-opacity": support, "fill-antialias": false } },
     { id: "colors", type: "fill", ...cells, layout: visible(shown() === "colors"),
@@ -127,7 +128,7 @@ function layers(withLand) {
                "fill-opacity": support, "fill-antialias": false } },
     { id: "places", type: "circle", source: "places", "source-layer": "places", layout: visible(state.places !== "0"),
       paint: { "circle-color": c.poi, "circle-opacity": placeOpacity(),
-               "circle-radius": ["interpolate", ["linear"], ["zoom"], 8, many(0.5, 2.8), 13, many(1.3, 3), 15, 2.2, 17, 4, 19, 6] } },
+               "circle-radius": ["interpolate", ["linear"], ["zoom"], 8, many(0.5, 2.8), 13, many(1.5, 3), 15, 2.2, 17, 4, 19, 6] } },
     { id: "area", type: "fill", source: "area", filter: ["==", ["geometry-type"], "Polygon"], paint: { "fill-color": c.area, "fill-opacity": 0.06 } },
     { id: "area-line", type: "line", source: "area", paint: { "line-color": c.area, "line-width": 2, "line-dasharray": [2, 1.5] } },
     { id: "found", type: "line", source: "found", paint: { "line-color": c.ink, "line-width": ["case", ["get", "chosen"], 3, 1.2] } },

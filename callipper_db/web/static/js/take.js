@@ -25,7 +25,7 @@ function showSql() {
   const parts = [];
   if (answer) parts.push(["The list of places", answer.sql]);
   if (answer?.heat_sql && (state.layer || "similarity") === "similarity") parts.push(["The heat map", answer.heat_sql]);
-  if (answer?.layer_sql) parts.push(["The heat map as a layer for QGIS and other tools (asks for the owner's rights)", answer.layer_sql]);
+  if (answer?.layer_sql) parts.push(["The heat map as a layer for QGIS and other tools (needs the rights of the schema's owner)", answer.layer_sql]);
   if (placeAnswer) parts.push(["The place", placeAnswer.sql]);
   if (state.layer.startsWith("saved:"))
     parts.push(["The layer", `SELECT cell_id, geom, percentile\nFROM callipper_map."layer_${state.layer.slice(6)}";`]);
