@@ -14,8 +14,8 @@ demo: setup ## train on a small city and ask it questions in SQL
 test: setup ## run the tests in two processes (ARGS="-k name" picks some, in one)
 	@$(python) -m pytest $(or $(ARGS),--numprocesses 2 --dist worksteal)
 
-torture: setup ## kill commands 300 times and see that nothing is lost (ARGS="--kills 50")
-	@$(python) tests/torture.py $(ARGS)
+torture: setup ## kill commands 300 times, then call functions and commands with 5,000 arbitrary arguments (ARGS="--kills 50")
+	@$(python) tests/torture.py $(ARGS) && CALLIPPER_FUZZ=5000 $(python) -m pytest -q tests/test_fuzz.py
 
 crowd: setup ## ask with 20 readers while models are activated and dropped 50 times
 	@$(python) -m pytest --quiet --whole-crowd tests/database/test_readers.py -k crowd

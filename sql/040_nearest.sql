@@ -12,7 +12,8 @@ COMMENT ON FUNCTION callipper._announce_settings(@extschema:vector@.vector) IS
     'does nothing; makes the settings of pgvector known where it is created, before functions that carry them';
 
 -- An area in the coordinates of the tables. Arcs become lines, because PostGIS cannot intersect arcs. A part beyond the 180th
--- meridian, as in POLYGON((178 -19, 182 -19, ...)), is moved to its other side.
+-- meridian, as in POLYGON((178 -19, 182 -19, ...)), is moved to its other side. Beyond one turn of the globe, or beyond the
+-- poles, nothing is moved: there ST_WrapX can end the server by a segmentation fault (PostGIS 3.3).
 CREATE OR REPLACE FUNCTION callipper._area(within @extschema:postgis@.geometry) RETURNS @extschema:postgis@.geometry
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -22,8 +23,12 @@ BEGIN
         within := @extschema:postgis@.ST_CurveToLine(within, float8 '32', 0, 0);
     END IF;
     within := @extschema:postgis@.ST_Transform(within, 4326);
-    IF @extschema:postgis@.ST_XMax(within::@extschema:postgis@.box3d) > 180
-        OR @extschema:postgis@.ST_XMin(within::@extschema:postgis@.box3d) < -180 THEN
+    IF (@extschema:postgis@.ST_XMax(within::@extschema:postgis@.box3d) > 180
+        OR @extschema:postgis@.ST_XMin(within::@extschema:postgis@.box3d) < -180)
+        AND @extschema:postgis@.ST_XMax(within::@extschema:postgis@.box3d) <= 540
+        AND @extschema:postgis@.ST_XMin(within::@extschema:postgis@.box3d) >= -540
+        AND @extschema:postgis@.ST_YMax(within::@extschema:postgis@.box3d) <= 90
+        AND @extschema:postgis@.ST_YMin(within::@extschema:postgis@.box3d) >= -90 THEN
         within := @extschema:postgis@.ST_WrapX(within, float8 '180', float8 '-360');
         within := @extschema:postgis@.ST_WrapX(within, float8 '-180', float8 '360');
     END IF;
