@@ -1,4 +1,4 @@
-"""The wheel: what it puts into an environment that others share."""
+"""The sdist, and the wheel that is built from it: what it puts into an environment that others share."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The files in the wheel."""
+    """The files in the wheel, which is built from the sdist."""
     folder = tmp_path_factory.mktemp("wheel")
     # Without isolation: hatchling is installed, and the build needs no network.
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
