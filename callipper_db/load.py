@@ -30,9 +30,13 @@ CONTENT_LIMIT = 1000  # characters of a refused row that are shown
 
 STAGING = """
 CREATE TEMPORARY TABLE poi_load (
-    "row" bigint, source text COLLATE "C", source_id text COLLATE "C", name text, category text, category_group text,
-    description text, x float8, y float8, shape text, attributes jsonb
+    "row" bigint, x float8, y float8, source text COLLATE "C", source_id text COLLATE "C", name text, category text,
+    category_group text, description text, shape text, attributes jsonb
 ) ON COMMIT DROP"""
+
+# In the order of Place. The table has the columns of fixed length first, because they are found faster there.
+COPY = """
+COPY poi_load ("row", source, source_id, name, category, category_group, description, x, y, shape, attributes) FROM STDIN"""
 
 PLACE = """
 UPDATE poi_load AS l SET x = ST_X(p.place), y = ST_Y(p.place)
@@ -67,6 +71,7 @@ class FileSummary:
     updated: int = 0
     unchanged: int = 0
     duplicates: int = 0  # the file has the same id again further down
+    removed: int = 0  # rows of the same sources that the file lacks; with replace_source and one file
     filtered: int = 0  # left out: they do not match `where`, are closed, or are street furniture
     rejected: int = 0
     left_out: dict[str, int] = field(default_factory=dict)  # why filtered -> rows
@@ -116,12 +121,14 @@ def load(
     with db.session(dsn, autocommit=True) as connection:
         if connection.execute("SELECT to_regclass('callipper.poi')").fetchone() == (None,):
             raise NotInitialised
-        if options.replace_source:
+        alone = len(paths) == 1
+        if options.replace_source and not alone:
             connection.execute(SEEN)
         for path in paths:
             with rejects.of_file(path), connection.transaction():
-                summary.files.append(_load_file(connection, path, options, rejects, reporter))
-        if options.replace_source:
+                summary.files.append(_load_file(connection, path, options, rejects, reporter, alone))
+                summary.removed += summary.files[-1].removed
+        if options.replace_source and not alone:
             with connection.transaction():
                 summary.removed = remove_unseen(connection)
     return summary
@@ -204,7 +211,9 @@ def _load_file(
     options: LoadOptions,
     rejects: Rejects,
     reporter: Reporter,
+    alone: bool,
 ) -> FileSummary:
+    """alone: no other file is loaded, so rows of the same sources that this one lacks can be removed at once."""
     summary = FileSummary(path)
     connection.execute(STAGING)
     with open_reader(path, options) as reader:
@@ -234,10 +243,12 @@ def _load_file(
         _look_at_categories(connection, summary, staged)
     elif (rules.columns.category or "").lower() == "type" and not options.category_column:
         _look_at_type(connection, summary)
-    summary.notes += _outliers(connection)
-    if options.replace_source:
+    summary.notes += _outliers(connection, staged)
+    if options.replace_source and not alone:
         connection.execute(ADD_SEEN)
-    summary.duplicates, summary.updated, summary.inserted = upsert(connection, staged, path.name)
+    summary.duplicates, summary.updated, summary.inserted, summary.removed = upsert(
+        connection, staged, path.name, options.replace_source and alone
+    )
     summary.unchanged = staged - summary.duplicates - summary.updated - summary.inserted
     connection.execute("DROP TABLE poi_load")
     return summary
@@ -281,8 +292,8 @@ def _look_at_type(connection: db.Connection, summary: FileSummary) -> None:
         )
 
 
-def _outliers(connection: db.Connection) -> list[str]:
-    found = find_outliers(connection, "SELECT source || ' ' || source_id AS name, x, y FROM poi_load")
+def _outliers(connection: db.Connection, staged: int) -> list[str]:
+    found = find_outliers(connection, "SELECT source || ' ' || source_id AS name, x, y FROM poi_load", staged)
     return [f"{found} Loaded all the same; train leaves such rows out, unless with --keep-outliers"] if found else []
 
 
@@ -346,7 +357,7 @@ def _copy(
     conversion = _Conversion(form, rules, rejects)
     with (
         connection.cursor() as cursor,
-        cursor.copy(f"COPY poi_load FROM STDIN {form.options}") as copy,
+        cursor.copy(f"{COPY} {form.options}") as copy,
         ThreadPoolExecutor(1) as sender,  # the server takes a block while the next one is made
     ):
         sending = sender.submit(copy.write, form.begin)

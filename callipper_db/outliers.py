@@ -24,21 +24,22 @@ SLACK_KM = 100
 SAMPLE = 2000  # rows that the distances are taken from
 NAMED = 5  # outliers that are named
 
+# Without the tiniest numbers, whose squares would underflow.
+NOT_TINY: LiteralString = "CASE WHEN abs(p.{axis}) < 1e-12 THEN 0 ELSE p.{axis} END"
+
 # Kilometres on a sphere.
 DISTANCE: LiteralString = (
     "12742 * asin(sqrt(least(1, sind(({y} - my) / 2) ^ 2 + cosd({y}) * cosd(my) * sind(({x} - mx) / 2) ^ 2)))"
 )
 
-# Only few rows are so far out along the parallel and the meridian that their distance must be worked out.
+# Only few rows are outside of the box, or so far out along parallel and meridian, that their distance must be worked out.
 FIND = """
 WITH place AS NOT MATERIALIZED (
-    -- Without the tiniest numbers, whose squares would underflow.
-    SELECT name, CASE WHEN abs(x) < 1e-12 THEN 0 ELSE x END AS x, CASE WHEN abs(y) < 1e-12 THEN 0 ELSE y END AS y
-    FROM ({rows}) AS r WHERE x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90
+    SELECT name, x, y FROM ({rows}) AS r WHERE x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90
 ), counted AS MATERIALIZED (
-    SELECT count(*) AS n FROM place
+    SELECT {count} AS n
 ), chosen AS MATERIALIZED (
-    SELECT p.x, p.y FROM place AS p, counted AS c
+    SELECT {x} AS x, {y} AS y FROM place AS p, counted AS c
     WHERE (p.x <> 0 OR p.y <> 0)
         AND (c.n <= {sample} OR abs(hashfloat8extended(p.x + p.y, 0) % 1000000) < 1000000.0 * {sample} / c.n)
 ), middle AS MATERIALIZED (
@@ -51,6 +52,10 @@ WITH place AS NOT MATERIALIZED (
         {factor} * percentile_disc(0.75) WITHIN GROUP (ORDER BY d) + {slack} AS swapped_far,
         greatest(percentile_disc(0.75) WITHIN GROUP (ORDER BY d), 1) AS swapped_near
     FROM (SELECT mx, my, n, {distance} AS d FROM chosen, middle) AS m
+), box AS MATERIALIZED (
+    SELECT reach.*, swapped_far / 111.2 AS far_degrees, mx - swapped_far / 222.4 AS x_min, mx + swapped_far / 222.4 AS x_max,
+        my - swapped_far / 222.4 AS y_min, my + swapped_far / 222.4 AS y_max
+    FROM reach WHERE n >= {least}
 )
 SELECT name, x, y, why FROM (
     SELECT name, x, y,
@@ -60,9 +65,15 @@ SELECT name, x, y, why FROM (
             WHEN {distance} > swapped_far AND abs(x) <= 90 AND {swapped} <= swapped_near
                 THEN 'with longitude and latitude swapped'
             WHEN {distance} > far THEN 'far from all others' END AS why
-    FROM place, reach
-    WHERE reach.n >= {least}
-        AND (least(abs(x - mx), 360 - abs(x - mx)) * narrowing + abs(y - my) > swapped_far / 111.2 OR (x = 0 AND y = 0))
+    FROM (
+        SELECT box.*, name, {x} AS x, {y} AS y FROM place AS p, box
+        WHERE (p.x NOT BETWEEN x_min AND x_max OR p.y NOT BETWEEN y_min AND y_max OR p.x = 0)
+            AND (
+                least(abs(p.x - mx), 360 - abs(p.x - mx)) * narrowing + abs(p.y - my) > far_degrees
+                OR (abs(p.x) < 1e-12 AND abs(p.y) < 1e-12)
+            )
+        OFFSET 0
+    ) AS out
     OFFSET 0
 ) AS judged
 WHERE why IS NOT NULL"""
@@ -89,10 +100,16 @@ class Outliers:
         return "; ".join(said) + "."
 
 
-def find_outliers(connection: Connection, rows: LiteralString) -> Outliers:
-    """The outliers among the rows of a query that yields name, x and y, in degrees."""
+def find_outliers(connection: Connection, rows: LiteralString, count: int | None = None) -> Outliers:
+    """The outliers among the rows of a query that yields name, x and y, in degrees.
+
+    count: how many rows there are, where that is known.
+    """
     query = sql.SQL(FIND).format(
         rows=sql.SQL(rows),
+        count=sql.SQL("(SELECT count(*) FROM place)") if count is None else sql.Literal(count),
+        x=sql.SQL(NOT_TINY.format(axis="x")),
+        y=sql.SQL(NOT_TINY.format(axis="y")),
         sample=sql.Literal(SAMPLE),
         distance=sql.SQL(DISTANCE.format(x="x", y="y")),
         swapped=sql.SQL(DISTANCE.format(x="y", y="x")),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from callipper_db.arrays import Array
+from callipper_db.read.record import mapped
 
+WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))  # what str.strip takes away
 WKB_POINT = struct.Struct("<BIdd")
 # The first bytes of a WKB point and its length: 2D, 3D by ISO, 3D by PostGIS.
 WKB_POINTS = {(b"\x01\x01\0\0\0", 21), (b"\x01\xe9\x03\0\0", 29), (b"\x01\x01\0\0\x80", 29)}
@@ -44,7 +47,11 @@ class ArrowColumn(Sequence[Any]):
         return iter(self.values)
 
     def __contains__(self, value: object) -> bool:
-        return self.arrow.null_count > 0 if value is None else value in self.values
+        if value is None:
+            return bool(self.arrow.null_count)
+        if is_text(self.arrow.type) and isinstance(value, str):
+            return bool(pc.any(pc.equal(self.texts, value)).as_py())
+        return value in self.values
 
     def __len__(self) -> int:
         return len(self.arrow)
@@ -52,6 +59,57 @@ class ArrowColumn(Sequence[Any]):
     def keep(self, chosen: Sequence[bool]) -> ArrowColumn:
         """Only the chosen rows."""
         return type(self)(self.arrow.filter(pa.array(chosen)))
+
+    @cached_property
+    def texts(self) -> Any:
+        """Texts, or whole numbers as texts, as Arrow's strings; None of any other type."""
+        if pa.types.is_string(self.arrow.type):
+            return self.arrow
+        return (
+            self.arrow.cast(pa.string()) if is_text(self.arrow.type) or pa.types.is_integer(self.arrow.type) else None
+        )
+
+    @property
+    def holds_text(self) -> bool:
+        """Is each value a text or null?"""
+        return is_text(self.arrow.type)
+
+    @property
+    def is_empty(self) -> bool:
+        """Has no row a value?"""
+        return bool(self.arrow.null_count == len(self.arrow))
+
+    def mapped(self, function: Callable[[Any], Any]) -> Sequence[Any]:
+        """See record.mapped; the function makes texts or None."""
+        if not is_text(self.arrow.type):
+            return mapped(self.values, function)
+        coded = self.texts.dictionary_encode()
+        return ArrowColumn(pa.array(map(function, plain(coded.dictionary)), pa.string()).take(coded.indices))
+
+    def stripped(self, nothing: frozenset[str]) -> ArrowColumn | None:
+        """`texts` without white space at their ends, null where one is empty or one of `nothing`.
+
+        Raises ArrowInvalid for text that is not UTF-8.
+        """
+        if self.texts is None:
+            return None
+        texts = pc.utf8_trim(checked(self.texts), characters=WHITE_SPACE)
+        empty = pc.is_in(texts, pa.array(["", *nothing]))
+        return ArrowColumn(pc.if_else(empty, None, texts) if pc.any(empty).as_py() else texts)
+
+    def first_texts(self) -> ArrowColumn | None:
+        """The first text of each list, null for no list and an empty one; None if a list begins with something else."""
+        kind = self.arrow.type
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not is_text(kind.value_type):
+            return None
+        filled = pc.greater(pc.list_value_length(self.arrow), 0).fill_null(False)
+        first = self.arrow.values.take(pc.if_else(filled, self.arrow.offsets[:-1], None))
+        told = pc.and_(first.is_valid(), pc.not_equal(first, "")).fill_null(False)
+        return ArrowColumn(first) if told.equals(filled) else None
+
+    def longest(self) -> int:
+        """Characters of the longest text."""
+        return pc.max(pc.utf8_length(self.arrow)).as_py() or 0
 
 
 class WkbColumn(ArrowColumn):
@@ -145,6 +203,16 @@ def bytes_of(array: Any) -> bytes:
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, np.int32, array.offset + len(array) + 1)
     return bytes(data[ends[array.offset] : ends[-1]]) if data else b""
+
+
+def is_text(kind: Any) -> bool:
+    """Is it a type of texts?"""
+    return any(getattr(pa.types, test)(kind) for test in ("is_string", "is_large_string", "is_string_view"))
+
+
+def checked(texts: Any) -> Any:
+    """The same texts. Raises ArrowInvalid if one is not UTF-8: Arrow does not check the texts of a file."""
+    return texts.cast(pa.binary()).cast(pa.string())
 
 
 def storage(array: Any) -> Any:

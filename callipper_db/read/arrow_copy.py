@@ -18,6 +18,8 @@ from callipper_db.read.record import BAD_BYTE, Block
 
 FIELDS = 11  # of a place
 HEAD = np.dtype([("fields", ">i2"), ("length", ">i4"), ("row", ">i8")])
+FLOAT = np.dtype([("length", ">i4"), ("value", ">f8")])
+NULL = b"\xff\xff\xff\xff"  # the length -1
 JSONB = b"\x01"  # the version of jsonb's format on the wire
 
 
@@ -25,13 +27,13 @@ def bulk_binary(block: Block, rules: Rules) -> bytes | None:
     """The rows of a prepared block for COPY; None: some row needs Rules.place."""
     if not len(block):
         return b""
-    parts = parts_of(block, rules)
-    if parts is None:
-        return None
-    *lists, x, y = parts
     try:
+        parts = parts_of(block, rules)
+        if parts is None:
+            return None
+        *lists, x, y = parts
         columns = {name: _json(column) for name, column in block.columns.items() if name not in rules.used}
-        texts = [pa.array(values, pa.string()) for values in lists]
+        texts = [_text(values) for values in lists]
     except (pa.ArrowInvalid, UnicodeDecodeError):
         return None
     attributes = json_objects(columns, len(block))
@@ -39,8 +41,7 @@ def bulk_binary(block: Block, rules: Rules) -> bytes | None:
         return None
     if any(_holds(array, "\0", BAD_BYTE) for array in [*texts, attributes]):
         return None
-    nothing = pa.nulls(len(block), pa.binary())
-    return _rows(block.rows, texts, _floats(x.values), _floats(y.values), nothing, attributes)
+    return _rows(block.rows, texts, [x.values, y.values], pa.nulls(len(block), pa.binary()), attributes)
 
 
 def binary_of(places: Sequence[Place]) -> bytes:
@@ -50,7 +51,7 @@ def binary_of(places: Sequence[Place]) -> bytes:
     rows, *texts, x, y, shapes, attributes = zip(*places, strict=True)
     arrays = [pa.array(values, pa.string()) for values in (*texts, shapes, attributes)]
     *leading, shape, objects = arrays
-    return _rows(rows, leading, _floats(x), _floats(y), shape.cast(pa.binary()), objects)
+    return _rows(rows, leading, [x, y], shape.cast(pa.binary()), objects)
 
 
 def _json(column: Sequence[Any]) -> Any:
@@ -60,28 +61,48 @@ def _json(column: Sequence[Any]) -> Any:
     return pa.array(texts, pa.string())
 
 
+def _text(values: Sequence[str | None]) -> Any:
+    return values.arrow if isinstance(values, ArrowColumn) else pa.array(values, pa.string())
+
+
 def _holds(array: Any, *texts: str) -> bool:
     found = bytes_of(array)
     return any(text.encode() in found for text in texts)
 
 
-def _floats(values: Sequence[float | None] | Array) -> Any:
-    """float8 values as PostgreSQL sends them."""
-    array = pa.array(values, pa.float64())
-    numbers = np.asarray(array.fill_null(0)).astype(">f8")
-    binary = pa.FixedSizeBinaryArray.from_buffers(pa.binary(8), len(array), [None, pa.py_buffer(numbers.tobytes())])
-    return pc.if_else(array.is_valid(), binary.cast(pa.binary()), pa.scalar(None, pa.binary()))
-
-
-def _rows(rows: Sequence[int], texts: Sequence[Any], x: Any, y: Any, shape: Any, attributes: Any) -> bytes:
+def _rows(
+    rows: Sequence[int],
+    texts: Sequence[Any],
+    numbers: Sequence[Sequence[float | None] | Array],
+    shape: Any,
+    attributes: Any,
+) -> bytes:
     head = np.empty(len(rows), HEAD)
     head["fields"], head["length"], head["row"] = FIELDS, 8, rows
     pieces = [_fixed(head)]
-    for array in (*texts, x, y, shape):
-        pieces += [_lengths(array), array.cast(pa.binary())]
-    pieces += [_lengths(attributes, len(JSONB)), pa.scalar(JSONB), attributes.cast(pa.binary())]
+    for array in texts:
+        pieces += _field(array)
+    for values in numbers:
+        pieces += _float_field(values)
+    pieces += [*_field(shape), _lengths(attributes, len(JSONB)), pa.scalar(JSONB), attributes.cast(pa.binary())]
     joined = pc.binary_join_element_wise(*pieces, b"", null_handling="replace", null_replacement=b"")
     return bytes_of(joined)
+
+
+def _field(array: Any) -> list[Any]:
+    """The pieces of a field of text: lengths and values."""
+    if array.null_count == len(array):
+        return [pa.scalar(NULL)]
+    return [_lengths(array), array.cast(pa.binary())]
+
+
+def _float_field(values: Sequence[float | None] | Array) -> list[Any]:
+    """The same of float8."""
+    array = pa.array(values, pa.float64())
+    field = np.empty(len(array), FLOAT)
+    field["length"], field["value"] = 8, np.asarray(array.fill_null(0))
+    binary = _fixed(field)
+    return [pc.if_else(array.is_valid(), binary, pa.scalar(NULL)) if array.null_count else binary]
 
 
 def _lengths(array: Any, more: int = 0) -> Any:

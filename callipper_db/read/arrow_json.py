@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-from callipper_db.read.arrow import as_text, bytes_of, plain, storage
+from callipper_db.read.arrow import as_text, bytes_of, checked, is_text, plain, storage
 
 DEEP = 20  # levels of nesting; a deeper value is written by itself
 ESCAPED = bytes(range(32)) + b'"\\'
@@ -27,7 +27,7 @@ def json_texts(array: Any, written: Callable[[Any], str], depth: int = 0) -> Any
         return json_texts(array.dictionary_decode(), written, depth)
     if pa.types.is_null(kind):
         return pa.nulls(len(array), pa.string())
-    if _is_text(kind) or as_text(kind):
+    if is_text(kind) or as_text(kind):
         return _quoted(array, written)
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
         return array.cast(pa.string())
@@ -41,17 +41,12 @@ def json_texts(array: Any, written: Callable[[Any], str], depth: int = 0) -> Any
     return pa.array([None if value is None else written(value) for value in plain(array)], pa.string())
 
 
-def _is_text(kind: Any) -> bool:
-    return any(getattr(pa.types, test)(kind) for test in ("is_string", "is_large_string", "is_string_view"))
-
-
 def _where_valid(array: Any, text: str) -> Any:
     return pc.if_else(array.is_valid(), pa.scalar(text), pa.scalar(None, pa.string()))
 
 
 def _quoted(array: Any, written: Callable[[Any], str]) -> Any:
-    # Arrow does not check the texts of a file, but it checks bytes that it converts to text.
-    texts = array.cast(pa.string()) if as_text(array.type) else array.cast(pa.binary()).cast(pa.string())
+    texts = array.cast(pa.string()) if as_text(array.type) else checked(array)
     data = bytes_of(texts)
     if len(data.translate(None, ESCAPED)) < len(data):
         return pa.array([None if text is None else written(text) for text in texts.to_pylist()], pa.string())
@@ -62,7 +57,10 @@ def _objects(array: Any, written: Callable[[Any], str], depth: int) -> Any:
     pieces: list[Any] = []
     for number, field in enumerate(array.type):
         texts = json_texts(pc.struct_field(array, [number]), written, depth + 1)
-        pieces += [("," if number else "{") + written(field.name) + ":", texts.fill_null("null")]
+        pieces += [
+            ("," if number else "{") + written(field.name) + ":",
+            texts.fill_null("null") if texts.null_count else texts,
+        ]
     texts = pc.binary_join_element_wise(*pieces, "}", "")
     return pc.if_else(array.is_valid(), texts, pa.scalar(None, pa.string())) if array.null_count else texts
 
@@ -79,14 +77,23 @@ def _lists(array: Any, written: Callable[[Any], str], depth: int) -> Any:
 
 def json_objects(columns: Mapping[str, Any], rows: int) -> Any:
     """One JSON object per row, from columns of JSON. Nulls and empty texts are left out."""
-    if not columns:
+    whole: list[Any] = []  # pieces of the members that no row lacks
+    others: list[Any] = []  # members with a comma behind them
+    for name, texts in columns.items():
+        key = f"{json.dumps(name, ensure_ascii=False)}:"
+        empty = pc.equal(texts, '""')
+        if pc.any(empty).as_py():
+            texts = pc.if_else(empty, None, texts)
+        if not texts.null_count:
+            whole += [f",{key}" if whole else key, texts]
+        elif texts.null_count < len(texts):
+            others.append((key, texts))
+    if not whole and not others:
         return pa.array(["{}"] * rows, pa.string())
-    members = [
-        pc.binary_join_element_wise(
-            f"{json.dumps(name, ensure_ascii=False)}:", pc.if_else(pc.equal(texts, '""'), None, texts), ",", ""
-        )
-        for name, texts in columns.items()
-    ]
     # Not null_handling="skip", which loses rows without members.
+    if whole:
+        members = [pc.binary_join_element_wise(f",{key}", texts, "") for key, texts in others]
+        return pc.binary_join_element_wise("{", *whole, *members, "}", "", null_handling="replace", null_replacement="")
+    members = [pc.binary_join_element_wise(key, texts, ",", "") for key, texts in others]
     inside = pc.binary_join_element_wise(*members, "", null_handling="replace", null_replacement="")
     return pc.binary_join_element_wise("{", pc.ascii_rtrim(inside, ","), "}", "")

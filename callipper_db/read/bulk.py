@@ -24,7 +24,7 @@ from callipper_db.read.place import (
     with_point,
     words_of,
 )
-from callipper_db.read.record import BAD_BYTE, Block
+from callipper_db.read.record import BAD_BYTE, Block, mapped
 
 DECIMAL = frozenset("0123456789+-. ")  # characters that PostgreSQL and Python read alike
 NUMBER_LIMIT = 40  # characters; longer ones may underflow
@@ -34,7 +34,7 @@ COPY_FORMAT = "(FORMAT csv, DELIMITER E'\\x1f', QUOTE E'\\x01')"
 
 SPECIAL = re.compile(f"[{DELIMITER}{QUOTE}\r\n]")
 
-Texts = list[str | None]
+Texts = Sequence[str | None]
 
 
 class Coordinates(NamedTuple):
@@ -65,8 +65,8 @@ def _quoted(field: str) -> str:
 class Parts(NamedTuple):
     """The columns of a block's places, without the attributes."""
 
-    sources: list[str]
-    ids: list[str]
+    sources: Sequence[str]
+    ids: Sequence[str]
     name: Texts
     category: Texts
     group: Texts
@@ -99,7 +99,7 @@ def parts_of(block: Block, rules: Rules) -> Parts | None:
     if None in identity:
         made = zip(name, category, description, x.values, y.values, [None] * len(block), strict=True)
         identity = [value or made_id(*parts) for value, parts in zip(identity, made, strict=True)]
-    ids = cast(list[str], identity)
+    ids = cast(Sequence[str], identity)
     if _longest(sources, ids) > ID_LIMIT:
         return None
     return Parts(sources, ids, name, category, group, description, x, y)
@@ -117,11 +117,9 @@ def _texts(block: Block, rules: Rules, part: str) -> Texts:
     if column is None:
         return [None] * len(block)
     if part == "category":
-        try:
-            words = {value: words_of(value) for value in set(column)}
-        except TypeError:  # lists among them
-            return list(map(words_of, column))
-        return [words[value] for value in column]
+        return mapped(column, words_of)
+    if (strip := getattr(column, "stripped", None)) and (stripped := strip(NOTHING if part == "name" else frozenset())):
+        return cast(Texts, stripped)
     try:
         texts = [value.strip() or None for value in column]
     except AttributeError:
@@ -139,7 +137,11 @@ def _sound(rules: Rules, name: Texts, category: Texts, group: Texts, description
 
 
 def _longest(*columns: Sequence[str | None]) -> int:
-    return max(max(map(len, filter(None, column)), default=0) for column in columns)
+    lengths = [getattr(column, "longest", None) for column in columns]
+    return max(
+        longest() if longest else max(map(len, filter(None, column)), default=0)
+        for longest, column in zip(lengths, columns, strict=True)
+    )
 
 
 def _coordinates(block: Block, rules: Rules) -> tuple[Coordinates | None, Coordinates | None]:

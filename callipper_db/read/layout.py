@@ -88,8 +88,8 @@ def column_at(columns: Mapping[str, Sequence[Any]], path: str, rows: int) -> Seq
 def texts_at(columns: Mapping[str, Sequence[Any]], path: str, rows: int) -> Sequence[Any]:
     """The same for a column of texts: None where something else stands there, as JSON may have it."""
     column = column_at(columns, path, rows)
-    if hasattr(column, "arrow"):
-        return column  # its type is known
+    if getattr(column, "holds_text", False):
+        return column  # Arrow's, whose type is known
     return [value if isinstance(value, str) else None for value in column]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from callipper_db.read.layout import Derived, Layout, column_at, texts_at
-from callipper_db.read.record import Columns, Reader
+from callipper_db.read.record import Columns, Reader, mapped
 
 CLOSED = "permanently_closed"
 PERMANENTLY_CLOSED = "permanently closed"
@@ -51,17 +51,17 @@ def _derive(columns: Mapping[str, Sequence[Any]], rows: int, inside: set[str], m
     def column(path: str) -> Sequence[Any]:
         return column_at(columns, path, rows) if path in inside else [None] * rows
 
-    category = texts_at(columns, CATEGORY[0], rows)
-    for path in CATEGORY[1:]:
-        if path in inside and None in category:
+    first_path, *more = filter(inside.__contains__, CATEGORY)
+    category = texts_at(columns, first_path, rows)
+    for path in more:
+        if None in category:
             category = [first or second for first, second in zip(category, texts_at(columns, path, rows), strict=True)]
     for path in ALTERNATES:
         if path in inside and None in category:
             category = [first or _first(listed) for first, listed in zip(category, column(path), strict=True)]
-    words = {code: humane(code) for code in set(category)}
     derived: dict[str, Sequence[Any]] = {
         "names.primary": texts_at(columns, "names.primary", rows),
-        "@category": [words[code] for code in category],
+        "@category": mapped(category, humane),
         "names": _common_names(column("names.common")),
         "alternate_categories": next((column(path) for path in ALTERNATES if path in inside), [None] * rows),
         "brand": column("brand.names.primary"),
@@ -69,8 +69,10 @@ def _derive(columns: Mapping[str, Sequence[Any]], rows: int, inside: set[str], m
     }
     for path in GROUP:
         if path in inside:
-            derived["@group"] = [humane(_first(levels)) for levels in column(path)]
+            derived["@group"] = mapped(_first_of_each(column(path)), humane)
             break
+    if min_confidence is None and CLOSED not in column("operating_status") and None not in category:
+        return Derived(derived)
     left_out = [
         PERMANENTLY_CLOSED if status == CLOSED else None if kind else UNCATEGORISED
         for status, kind in zip(column("operating_status"), category, strict=True)
@@ -81,6 +83,12 @@ def _derive(columns: Mapping[str, Sequence[Any]], rows: int, inside: set[str], m
             for reason, sure in zip(left_out, column("confidence"), strict=True)
         ]
     return Derived(derived, left_out)
+
+
+def _first_of_each(lists: Sequence[Any]) -> Sequence[Any]:
+    """The first text of each list. A column of Arrow stays one, unless a list begins with nothing."""
+    of_arrow = getattr(lists, "first_texts", None)
+    return (of_arrow() if of_arrow else None) or [_first(listed) for listed in lists]
 
 
 def _first(listed: Any) -> str | None:
@@ -98,7 +106,7 @@ def _sureness(value: Any) -> float:
 
 def _common_names(names: Sequence[Any]) -> Sequence[Any]:
     """Names by language, from the pairs that a map is read as."""
-    if not any(names):
+    if getattr(names, "is_empty", False) or not any(names):
         return names
     return [_dictionary(pairs) if isinstance(pairs, list) else pairs or None for pairs in names]
 

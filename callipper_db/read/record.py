@@ -86,6 +86,19 @@ def pick(column: Sequence[Any], chosen: Sequence[bool]) -> Sequence[Any]:
     return keep(chosen) if keep else list(compress(column, chosen))
 
 
+def mapped(column: Sequence[Any], function: Callable[[Any], Any]) -> Sequence[Any]:
+    """The function of each value, called once per distinct value; None stays None. A column of Arrow stays one."""
+    of_arrow = getattr(column, "mapped", None)
+    if of_arrow:
+        made: Sequence[Any] = of_arrow(function)
+        return made
+    try:
+        found = {value: None if value is None else function(value) for value in set(column)}
+    except TypeError:  # lists among them
+        return [None if value is None else function(value) for value in column]
+    return [found[value] for value in column]
+
+
 class Refused(NamedTuple):
     """A row that cannot be read."""
 

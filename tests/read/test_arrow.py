@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from callipper_db.load import load
-from callipper_db.read.arrow import ArrowColumns, WkbColumn, plain
+from callipper_db.read.arrow import ArrowColumn, ArrowColumns, WkbColumn, plain
 from callipper_db.read.arrow_copy import binary_of, bulk_binary
 from callipper_db.read.arrow_json import json_objects, json_texts
 from callipper_db.read.bulk import json_of
 from callipper_db.read.columns import LoadOptions, find_columns
-from callipper_db.read.place import Place, Rules, to_json
-from callipper_db.read.record import Block, LeftOut, Reader, Refused
+from callipper_db.read.place import NOTHING, Place, Rules, name_of, to_json, words_of
+from callipper_db.read.record import Block, LeftOut, Reader, Refused, mapped
 from callipper_db.upsert import MANY
 from sessions import user_session
 
@@ -246,3 +246,34 @@ def test_a_load_that_fails_leaves_the_index(database: str, many: Path) -> None:
             load(database, [many])
         assert connection.execute(INDEXES).fetchall() == before
         assert connection.execute("SELECT count(*) FROM callipper.poi").fetchone() == (0,)
+
+
+@given(st.lists(st.none() | st.text(st.sampled_from("a\x1c\x85\xa0 \t\u2003\u200bé")) | st.sampled_from(["NA", " null "])))
+def test_texts_are_stripped_as_python_does(texts: list[str | None]) -> None:
+    column = ArrowColumn(pa.array(texts, pa.string())).stripped(NOTHING)
+    assert column is not None
+    assert column.values == [name_of(text) for text in texts]
+
+
+@given(st.lists(st.none() | st.lists(st.none() | st.sampled_from(["", "a", "b"]), max_size=3)), st.integers(0, 3))
+def test_the_first_text_of_each_list(lists: list[list[str | None] | None], start: int) -> None:
+    array = pa.array(lists, pa.list_(pa.string()))[start:]
+    first = ArrowColumn(array).first_texts()
+    if all(not listed or listed[0] for listed in lists[start:]):
+        assert first is not None
+        assert first.values == [listed[0] if listed else None for listed in lists[start:]]
+    else:
+        assert first is None
+
+
+@given(st.lists(st.none() | st.sampled_from(["a;b", "Pub", "[1", "é"])))
+def test_each_distinct_text_is_mapped_once(texts: list[str | None]) -> None:
+    seen: list[str] = []
+
+    def words(text: str) -> str | None:
+        seen.append(text)
+        return words_of(text)
+
+    column = mapped(ArrowColumn(pa.array(texts, pa.string())), words)
+    assert list(column) == [words_of(text) for text in texts]
+    assert len(seen) == len(set(texts) - {None})
