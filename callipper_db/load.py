@@ -13,13 +13,14 @@ from typing import IO, Any
 
 from callipper_db import db
 from callipper_db.errors import BadInput, NothingLeft, NotInitialised, TooManyRejects
+from callipper_db.misplaced import doubts
 from callipper_db.outliers import find_outliers
 from callipper_db.points import TO_POINT, unknown_srid
 from callipper_db.progress import Reporter, Silent
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
 from callipper_db.read.columns import LoadOptions
 from callipper_db.read.copy_format import CopyFormat, copy_format
-from callipper_db.read.place import OUT_OF_RANGE, Place, Rules
+from callipper_db.read.place import OUT_OF_RANGE, SWAPPED, Place, Rules, out_of_range
 from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY, HOPELESS, Rows
 from callipper_db.upsert import ADD_SEEN, SEEN, remove_unseen, upsert
 
@@ -49,7 +50,9 @@ WHERE l.ctid = p.id"""
 REFUSE = """
 DELETE FROM poi_load
 WHERE (x BETWEEN -180 AND 180 AND y BETWEEN -90 AND 90) IS NOT TRUE
-RETURNING "row", x IS NULL, left(jsonb_strip_nulls(to_jsonb(poi_load))::text, %s)"""
+RETURNING "row", x, y, left(jsonb_strip_nulls(to_jsonb(poi_load))::text, %s)"""
+
+MANY_SWAPPED = 0.05  # share of rows with a longitude for a latitude from which the other rows are not believed either
 
 # Columns that may hold the category that no row got: some values, each of many rows.
 LIKE_CATEGORIES = """
@@ -236,13 +239,22 @@ def _load_file(
         raise NothingLeft(path=path, rows=summary.rows, reasons=reasons)
     if summary.rejected and summary.rejected + summary.filtered == summary.rows:
         reason = rejects.first
-        if reason == OUT_OF_RANGE and options.srid is None:
+        if summary.reasons.get(SWAPPED, 0) > summary.rejected / 2:
+            reason = f"{SWAPPED}. If they are, {_how_to_swap(rules)}"
+        elif reason == OUT_OF_RANGE and options.srid is None:
             reason += " (if they are metres, name their CRS: --srid 2154)"
         raise TooManyRejects(path=path, rows=summary.rejected, reason=reason, rejects=rejects.path)
     if sent.without_category:
         _look_at_categories(connection, summary, staged)
     elif (rules.columns.category or "").lower() == "type" and not options.category_column:
         _look_at_type(connection, summary)
+    if summary.reasons.get(SWAPPED, 0) > MANY_SWAPPED * summary.rows:
+        summary.notes.append(
+            f"{summary.reasons[SWAPPED]:,} rows are refused because their {SWAPPED}, in the others too."
+            f" If they are, {_how_to_swap(rules)}"
+        )
+    else:
+        summary.notes += doubts(connection, staged, srid, _how_to_swap(rules))
     summary.notes += _outliers(connection, staged)
     if options.replace_source and not alone:
         connection.execute(ADD_SEEN)
@@ -295,6 +307,13 @@ def _look_at_type(connection: db.Connection, summary: FileSummary) -> None:
 def _outliers(connection: db.Connection, staged: int) -> list[str]:
     found = find_outliers(connection, "SELECT source || ' ' || source_id AS name, x, y FROM poi_load", staged)
     return [f"{found} Loaded all the same; train leaves such rows out, unless with --keep-outliers"] if found else []
+
+
+def _how_to_swap(rules: Rules) -> str:
+    columns = rules.columns
+    if columns.lon and columns.lat:
+        return f"load the file again with --lon-column {columns.lat} --lat-column {columns.lon} --replace-source"
+    return "swap the numbers of its geometries, and load it again with --replace-source"
 
 
 def _check_srid(connection: db.Connection, path: Path, srid: int) -> None:
@@ -426,8 +445,8 @@ def _place(connection: db.Connection, srid: int, rejects: Rejects) -> int:
     connection.execute(connection.named(PLACE), {"srid": srid})
     connection.execute("DROP FUNCTION pg_temp.callipper_point")
     refused = connection.execute(REFUSE, [CONTENT_LIMIT]).fetchall()
-    for row, unplaced, content in refused:
-        rejects.add(Refused(row, BAD_GEOMETRY if unplaced else OUT_OF_RANGE, content))
+    for row, x, y, content in refused:
+        rejects.add(Refused(row, BAD_GEOMETRY if x is None or y is None else out_of_range(x, y), content))
     return len(refused)
 
 

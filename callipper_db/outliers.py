@@ -67,7 +67,7 @@ SELECT name, x, y, why FROM (
             WHEN {distance} > far THEN 'far from all others' END AS why
     FROM (
         SELECT box.*, name, {x} AS x, {y} AS y FROM place AS p, box
-        WHERE (p.x NOT BETWEEN x_min AND x_max OR p.y NOT BETWEEN y_min AND y_max OR p.x = 0)
+        WHERE (p.x NOT BETWEEN x_min AND x_max OR p.y NOT BETWEEN y_min AND y_max OR abs(p.x) < 1e-12)
             AND (
                 least(abs(p.x - mx), 360 - abs(p.x - mx)) * narrowing + abs(p.y - my) > far_degrees
                 OR (abs(p.x) < 1e-12 AND abs(p.y) < 1e-12)

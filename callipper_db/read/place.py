@@ -40,6 +40,7 @@ NO_COORDINATES = "no coordinates"
 NOT_NUMBERS = "coordinates that are not numbers"
 NOT_FINITE = "coordinates that are NaN or infinite"
 OUT_OF_RANGE = "longitude or latitude out of range"
+SWAPPED = "latitude out of range; the longitude and the latitude may be swapped"
 NO_CATEGORY = "neither category nor description"
 NO_TEXT = "neither name, category nor description"
 NAME_TOO_LONG = "name, category or group over 500 characters"
@@ -263,8 +264,13 @@ def _position(
     if not (math.isfinite(x) and math.isfinite(y)):
         return NOT_FINITE, None, None, None
     if degrees and not (-180 <= x <= 180 and -90 <= y <= 90):
-        return OUT_OF_RANGE, None, None, None
+        return out_of_range(x, y), None, None, None
     return None, x, y, None
+
+
+def out_of_range(x: float, y: float) -> str:
+    """Why a place is not on the globe."""
+    return SWAPPED if abs(x) <= 90 < abs(y) <= 180 else OUT_OF_RANGE
 
 
 def _written_shape(value: Any) -> Any:

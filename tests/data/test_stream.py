@@ -11,8 +11,8 @@ import pytest
 from psycopg import sql
 
 from callipper_db import db
+from callipper_db.area_of_use import AREAS_OF_USE, Region, area_of_use
 from callipper_db.errors import BadExtent, BadSource, CallipperError, ConnectionLost, NotEnoughData
-from callipper_trainer.data.crs import AREAS_OF_USE, Region, area_of_use
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, open_source, read_samples
 from sessions import user_session

@@ -248,7 +248,9 @@ def test_a_load_that_fails_leaves_the_index(database: str, many: Path) -> None:
         assert connection.execute("SELECT count(*) FROM callipper.poi").fetchone() == (0,)
 
 
-@given(st.lists(st.none() | st.text(st.sampled_from("a\x1c\x85\xa0 \t\u2003\u200bé")) | st.sampled_from(["NA", " null "])))
+@given(
+    st.lists(st.none() | st.text(st.sampled_from("a\x1c\x85\xa0 \t\u2003\u200bé")) | st.sampled_from(["NA", " null "]))
+)
 def test_texts_are_stripped_as_python_does(texts: list[str | None]) -> None:
     column = ArrowColumn(pa.array(texts, pa.string())).stripped(NOTHING)
     assert column is not None

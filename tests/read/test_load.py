@@ -420,7 +420,7 @@ def test_files_before_a_bad_one_stay(database: str, folder: Path) -> None:
         (b"9,Bad,Cafe,nan,51.5", "coordinates that are NaN or infinite"),
         (b"9,Bad,Cafe,-0.1,-inf", "coordinates that are NaN or infinite"),
         (b"9,Bad,Cafe,180.1,51.5", "longitude or latitude out of range"),
-        (b"9,Bad,Cafe,-0.1,-90.5", "longitude or latitude out of range"),
+        (b"9,Bad,Cafe,-0.1,-90.5", "latitude out of range; the longitude and the latitude may be swapped"),
         (b"9,Bad,Cafe,1e999,51.5", "coordinates that are NaN or infinite"),
         (b"9,Bad,Cafe,,51.5", "no coordinates"),
         (b"9,Bad,Cafe, , ", "no coordinates"),
@@ -503,7 +503,7 @@ def a_line(geometry: Any = SQUARE, **properties: Any) -> str:
         (a_line(amenity="Bad", x=["\0"]), "a NUL character"),
         (a_line(amenity="Bad\ud800"), "not valid UTF-8"),
         (a_line(None, amenity="Bad"), "no coordinates"),
-        (a_line(point(1, 91), amenity="Bad"), "longitude or latitude out of range"),
+        (a_line(point(1, 91), amenity="Bad"), "latitude out of range; the longitude and the latitude may be swapped"),
         (a_line({"type": "Point", "coordinates": [1, "x"]}, amenity="Bad"), "coordinates that are not numbers"),
         (a_line({"type": "Point", "coordinates": [True, 1]}, amenity="Bad"), "coordinates that are not numbers"),
         (a_line({"type": "Point", "coordinates": []}, amenity="Bad"), BAD_GEOMETRY),
@@ -763,7 +763,8 @@ def test_rows_are_not_compared_one_by_one_with_an_empty_table(database: str) -> 
             connection.execute(STAGING)
             connection.execute(SEEN)
             connection.execute(HASH_JOINS)
-            for statement in (DROP_DUPLICATES, UPDATE, INSERT_NEW, REMOVE_UNSEEN):
+            remove = REMOVE_UNSEEN.replace("{seen}", "poi_seen")
+            for statement in (DROP_DUPLICATES, UPDATE, INSERT_NEW, remove):
                 plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}"))
                 assert "Hash" in plan or "Merge" in plan
                 assert "Nested Loop" not in plan

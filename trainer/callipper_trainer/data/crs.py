@@ -5,25 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
+from callipper_db.area_of_use import Region, area_of_use
 from callipper_db.db import Connection
 from callipper_db.errors import BadExtent
 
 REACH_DEGREES = (
     12.0  # from the central meridian of a transverse Mercator; beyond, its metres are wrong by more than 1 %
 )
-
-
-class Region(NamedTuple):
-    """A part of the globe in degrees."""
-
-    name: str
-    west: float
-    south: float
-    east: float
-    north: float
 
 
 # For POIs beyond one UTM zone: equal-area CRS, the smallest region first. PostGIS has all of them.
@@ -44,10 +33,6 @@ EQUAL_AREA = {
 # For POIs on both sides of the 180th meridian, where the equal-area CRS end. Its areas are wrong, and its metres are true
 # at the equator.
 PACIFIC = (3832, Region("the Pacific", 90, -60, 300, 60))
-# Areas of use of all CRS in metres, as EPSG and Esri publish them (PROJ 9.5): srid,west,south,east,north in degrees. UTM zones
-# are not listed, because their metres stay true in a country that is wider than a zone.
-AREAS_OF_USE = Path(__file__).with_name("area_of_use.csv")
-AROUND = 0.5  # degrees by which POIs may exceed an area of use, whose numbers are rounded
 USABLE = 0.05  # share by which metres may be off before a CRS of the user's choice is refused
 SHARE = 0.95  # of the POIs whose metres must be true
 MUCH_ALIKE = 1.5
@@ -155,17 +140,6 @@ def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
             reason=f"EPSG:{srid} {what}. Leave --srid away for EPSG:{better.srid}, or keep it with --force-srid."
         )
     return crs
-
-
-def area_of_use(srid: int) -> Region | None:
-    """The part of the globe that a CRS is made for; None for a UTM zone, and if it is not known."""
-    with AREAS_OF_USE.open() as lines:
-        found = next((line for line in lines if line.startswith(f"{srid},")), None)
-    if found is None:
-        return None
-    west, south, east, north = map(float, found.split(",")[1:])
-    east += 360 if east < west else 0
-    return Region(f"EPSG:{srid}", west - AROUND, south - AROUND, east + AROUND, north + AROUND)
 
 
 def _is_in_use(connection: Connection, srid: int, proj4text: str) -> bool:
