@@ -34,11 +34,25 @@ KNOWN = (
 )
 
 
+# How files begin that are not read, and what to do with them.
+NOT_READ = {
+    b"BZh": "it is packed with bzip2; unpack it first",
+    b"\xfd7zXZ\0": "it is packed with xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "it is packed with zstd; unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "it is a 7z archive; unpack it first",
+    b"Rar!": "it is a rar archive; unpack it first",
+    b"\xd0\xcf\x11\xe0": "it is a sheet of an old Excel; save it as XLSX or CSV",
+    b"ARROW1": "Arrow and Feather files are not read; save it as Parquet",
+}
+
+
 def open_reader(path: Path, options: ReadOptions | None = None) -> AbstractContextManager[Reader]:
     """Open a file of POIs. Raises BadInput for a path that is no file, an empty file, and an unknown format."""
     options = options or ReadOptions()
     _check_encoding(path, options.encoding)
     head = _read_head(path)
+    if advice := next((advice for begin, advice in NOT_READ.items() if head.startswith(begin)), None):
+        raise BadInput(path=path, reason=advice)
     if kind := vector.kind_of(path, head):
         return vector.open_vector(path, kind, options.layer, options.encoding)
     if options.layer is not None:

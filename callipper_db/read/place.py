@@ -51,6 +51,12 @@ NUL = "a NUL character"
 NOT_WHERE = "not what --where asks for"
 
 PAIR = re.compile(r"[(\[]?\s*([-+]?\d+(?:\.\d+)?)\s*[,;]\s*([-+]?\d+(?:\.\d+)?)\s*[)\]]?")  # 48.85, 2.35
+# 48°51'24"N, N 48.85, 48.85°: at least one letter or sign.
+ANGLE = re.compile(
+    r"(?=.*[^-+.\d])([NSEW]?)\s*([-+]?\d+(?:\.\d+)?)\s*[°º]?"
+    r"(?:\s*(\d+(?:\.\d+)?)\s*['\u2032\u2019](?:\s*(\d+(?:\.\d+)?)\s*(?:\"|\u2033|\u201d|''))?)?\s*([NSEW]?)",
+    re.IGNORECASE,
+)
 UNTELLING = {"point_of_interest", "establishment"}  # Google's types of every place
 # How programs write that there is nothing: pandas, R, QGIS, SQL, ArcGIS.
 NOTHING = frozenset({"NaN", "nan", "NA", "N/A", "NULL", "null", "None", "<NA>", "<Null>"})
@@ -257,7 +263,7 @@ def _position(
     if isinstance(shape, str):
         return None, None, None, shape
     try:
-        x, y = _number(shape[0], decimal), _number(shape[1], decimal)
+        x, y = _number(shape[0], decimal, "EW"), _number(shape[1], decimal, "NS")
     except (TypeError, ValueError, OverflowError):
         missing = any(value is None or (isinstance(value, str) and not value.strip()) for value in shape)
         return NO_COORDINATES if missing else NOT_NUMBERS, None, None, None
@@ -286,12 +292,26 @@ def _written_shape(value: Any) -> Any:
     return text
 
 
-def _number(value: Any, decimal: str | None) -> float:
+def _number(value: Any, decimal: str | None, directions: str) -> float:
+    """A coordinate, also as people write angles: 48.85 N, 48°51'24"N. Raises ValueError, TypeError or OverflowError."""
     if decimal == "," and isinstance(value, str):
         value = with_point(value)
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         raise ValueError("not a number")
+    if isinstance(value, str) and (angle := ANGLE.fullmatch(value.strip())):
+        return _degrees(angle, directions)
     return float(value)
+
+
+def _degrees(angle: re.Match[str], directions: str) -> float:
+    """Raises ValueError for 60 minutes or more, and for a direction of the other axis."""
+    before, degrees, minutes, seconds, after = angle.groups(default="")
+    direction = (before + after).upper()
+    parts = [float(minutes or 0), float(seconds or 0)]
+    if max(parts) >= 60 or direction not in {"", *directions}:
+        raise ValueError("not an angle")
+    size = abs(float(degrees)) + parts[0] / 60 + parts[1] / 3600
+    return -size if degrees.startswith("-") or direction in {"W", "S"} else size
 
 
 def with_point(number: str) -> str:

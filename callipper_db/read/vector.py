@@ -190,7 +190,10 @@ def _kind_of_zip(path: Path) -> str | None:
         return "spreadsheet"
     if any(name.endswith(".shp") for name in names):
         return ZIPPED
-    return "kml" if any(name.endswith(".kml") for name in names) else None
+    if any(name.endswith(".kml") for name in names):
+        return "kml"
+    inside = ", ".join(name for name in names[:5] if not name.endswith("/")) or "nothing"
+    raise BadInput(path=path, reason=f"the zip archive holds no Shapefile, KML or sheet, but {inside}; unpack it first")
 
 
 def _choose_shapefile(path: Path, chosen: str | None) -> str:

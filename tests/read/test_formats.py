@@ -1311,3 +1311,50 @@ def test_empty_geometries_are_refused_alone(poi: str, folder: Path, empty: str) 
     path = write(folder / "a.csv", f"id,category,wkt\n1,bar,POINT (1 2)\n2,bar,{empty}\n")
     file = load_one(poi, path)
     assert (file.inserted, file.reasons) == (1, {"a geometry that cannot be read or placed on the globe": 1})
+
+
+# Angles as people write them, and files that are not read
+
+
+@pytest.mark.parametrize(
+    ("lat", "lon", "place"),
+    [
+        ("48.85N", "2.35W", (-2.35, 48.85)),
+        ("48°51'36\"N", "2° 21\u2032 36\u2033 E", (2.36, 48.86)),
+        ("S 33.5", "151°30'", (151.5, -33.5)),
+        ("-33.5°", "151.5°", (151.5, -33.5)),
+        ("48,5° N", "2,5° E", (2.5, 48.5)),
+    ],
+)
+def test_angles_as_people_write_them(poi: str, folder: Path, lat: str, lon: str, place: tuple[float, float]) -> None:
+    lines = f'id;category;lat;lon\n1;Pub;"{lat.replace(chr(34), chr(34) * 2)}";"{lon}"\n'
+    load_one(poi, write(folder / "a.csv", lines), decimal="," if "," in lat else None)
+    ((x, y),) = rows(poi, "ST_X(geom), ST_Y(geom)")
+    assert (x, y) == pytest.approx(place)
+
+
+@pytest.mark.parametrize("lat", ["48.85E", "48°60'N", "N48.85N", "48°51'61\"N", "48 51"])
+def test_what_is_no_latitude_is_refused(poi: str, folder: Path, lat: str) -> None:
+    text = f"id;category;lat;lon\n1;Pub;48;2\n2;Pub;{lat};2\n"
+    assert load_one(poi, write(folder / "a.csv", text)).reasons == {"coordinates that are not numbers": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv.bz2", b"BZh91AY&SY", "packed with bzip2; unpack it"),
+        ("a.csv.xz", b"\xfd7zXZ\0\0\4", "packed with xz; unpack it"),
+        ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "save it as XLSX or CSV"),
+        ("a.feather", b"ARROW1\0\0", "save it as Parquet"),
+    ],
+)
+def test_files_that_are_not_read_say_what_to_do(folder: Path, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        open_reader(write(folder / name, content))
+
+
+def test_a_zip_archive_of_something_else(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("pois/shops.csv", "id,lat\n")
+    with pytest.raises(BadInput, match=r"no Shapefile, KML or sheet, but pois/shops\.csv; unpack it first"):
+        open_reader(folder / "a.zip")
