@@ -187,7 +187,7 @@ class ArrowColumns(Mapping[str, Sequence[Any]]):
 def plain(array: Any) -> list[Any]:
     """Python values: dates and times as text, and text with its bad bytes marked."""
     array = storage(array)
-    if (readable := _with_texts(array.type)) != array.type:
+    if (readable := _retyped(array.type, _read_as)) != array.type:
         array = array.cast(readable)
     try:
         values: list[Any] = array.to_pylist()
@@ -225,15 +225,28 @@ def as_text(kind: Any) -> bool:
     return pa.types.is_temporal(kind) and not pa.types.is_duration(kind)
 
 
-def _with_texts(kind: Any) -> Any:
-    """The type with text instead of dates and times, also inside lists and structs: Python has no nanoseconds."""
-    if as_text(kind):
-        return pa.string()
+def without_views(batch: Any) -> Any:
+    """A batch with plain texts and bytes instead of views of them, which hardly any function of Arrow takes."""
+    schema = pa.schema([field.with_type(_retyped(field.type, _without_view)) for field in batch.schema])
+    return batch if schema.equals(batch.schema) else batch.cast(schema)
+
+
+def _retyped(kind: Any, change: Callable[[Any], Any]) -> Any:
+    """The type with changed types, also inside lists and structs."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(_with_texts(kind.value_type))
+        return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(_retyped(kind.value_type, change))
     if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _with_texts(field.type)) for field in kind])
-    return kind
+        return pa.struct([(field.name, _retyped(field.type, change)) for field in kind])
+    return change(kind)
+
+
+def _read_as(kind: Any) -> Any:
+    """Text for dates and times, because Python has no nanoseconds."""
+    return pa.string() if as_text(kind) else kind
+
+
+def _without_view(kind: Any) -> Any:
+    return pa.string() if pa.types.is_string_view(kind) else pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
 def shapes_of(array: Any, encoding: str | None) -> Sequence[Any]:

@@ -71,10 +71,10 @@ class _Rows:
         return int(self._size * self._done / max(self._file.metadata.num_rows, 1))
 
     def blocks(self) -> Iterator[Block]:
-        from callipper_db.read.arrow import ArrowColumns, shapes_of
+        from callipper_db.read.arrow import ArrowColumns, shapes_of, without_views
 
         names = [name for name in self._names if name not in self.unread]
-        for batch in self._file.iter_batches(self._batch, columns=names):
+        for batch in map(without_views, self._file.iter_batches(self._batch, columns=names)):
             shapes = shapes_of(batch.column(self._shape), self._encoding) if self._shape else None
             self._done += batch.num_rows
             yield Block(self._done - batch.num_rows + 1, ArrowColumns(batch, self._shape), shapes)

@@ -282,6 +282,22 @@ def test_overture_as_geojson(poi: str, folder: Path, lines: bool) -> None:
     assert file.left_out == {"no category": 2, "confidence below --min-confidence": 1, "permanently closed": 1}
 
 
+def test_parquet_with_views_of_texts(poi: str, folder: Path) -> None:
+    """Some programs note in a file that its texts are to be read as views, of which Arrow cannot choose rows."""
+    view = pa.string_view()
+    columns = {
+        "id": pa.array(["a", "b"], view),
+        "kind": pa.array(["Pub", "Bank"], view),
+        "address": pa.StructArray.from_arrays([pa.array(["Oslo", "Bergen"], view)], ["city"]),
+        "lon": pa.array([2.0, 2.0]),
+        "lat": pa.array([48.0, 48.0]),
+    }
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    assert pq.read_schema(folder / "a.parquet").field("kind").type == view
+    load_one(poi, folder / "a.parquet", where={"address.city": "Oslo"})
+    assert rows(poi, "source_id, category, attributes") == [("a", "Pub", {"address": {"city": "Oslo"}})]
+
+
 def test_overture_leaves_out_the_closed_and_the_unsure(poi: str, folder: Path) -> None:
     status = ["open", "permanently_closed", None]
     table = overture_table(basic_category=["pub", "pub", "pub"], operating_status=status)

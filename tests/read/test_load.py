@@ -613,7 +613,7 @@ def test_rejects_never_replace_another_file(database: str, folder: Path) -> None
         ("a.parquet", b"something else", "does not begin as a parquet file"),
         ("a.osm.pbf", b"something else", "does not begin as a pbf file"),
         ("a.gpkg", b"SQLite format 3\x00" + bytes(100), "GDAL cannot read it"),
-        ("a.xyz", b"Rar!\x1a\x07" + bytes(100), "the format is not known. Known are CSV"),
+        ("a.xyz", b"Xyz!\x1a\x07" + bytes(100), "the format is not known. Known are CSV"),
         ("a.geojson", "hello", "the format is not known"),
         ("a.geojson", '{"type": "FeatureCollection", "features": []}', "no GeoJSON FeatureCollection with features"),
         ("a.geojson", '{\n"type": "Topology"}', "no GeoJSON FeatureCollection with features"),
