@@ -21,6 +21,7 @@ from callipper_db import db
 from callipper_db.city import City as Client
 from callipper_db.own_table import embed_table
 from callipper_db.progress import Silent
+from callipper_db.server import EmbeddedServer
 
 ROWS = 100_000
 FEW = 300  # rows of the baseline
@@ -45,9 +46,9 @@ def run(city: City) -> dict[str, Any]:
             [ROWS],
         )
         connection.execute("ALTER TABLE public.shop ADD PRIMARY KEY (id)")
-    started, cpu = time.perf_counter(), _cpu_s(city.dsn)
+    started, cpu = time.perf_counter(), _cpu_s(city.server)
     embed_table(city.dsn, "public.shop", "emb", Silent())
-    embedded, embed_cpu_s = ROWS / (time.perf_counter() - started), _cpu_s(city.dsn) - cpu
+    embedded, embed_cpu_s = ROWS / (time.perf_counter() - started), _cpu_s(city.server) - cpu
     with user_session(city.dsn) as connection:
         started = time.perf_counter()
         connection.execute("UPDATE public.shop SET emb = callipper.loc_embed(geom) WHERE id <= %s", [FEW])
@@ -55,9 +56,9 @@ def run(city: City) -> dict[str, Any]:
         connection.rollback()
         like_s, like_cpu_s = _time_examples(connection)
     client = Client(city.dsn, torch=False)
-    started, cpu = time.perf_counter(), _cpu_s(city.dsn)
+    started, cpu = time.perf_counter(), _cpu_s(city.server)
     frame, _ = client.cells()
-    read, read_cpu_s = len(frame) / (time.perf_counter() - started), _cpu_s(city.dsn) - cpu
+    read, read_cpu_s = len(frame) / (time.perf_counter() - started), _cpu_s(city.server) - cpu
     with user_session(city.dsn) as connection:
         connection.execute("SELECT callipper.drop_model(%s, true)", [version])
         connection.execute("DROP TABLE public.shop")
@@ -90,12 +91,11 @@ def _time_examples(connection: db.Connection) -> tuple[float, float]:
     return float(np.median(clock)), float(np.mean(cpu))
 
 
-def _cpu_s(dsn: str) -> float:
+def _cpu_s(server: EmbeddedServer) -> float:
     """CPU seconds of this process and of all server sessions that have ended."""
-    with user_session(dsn) as connection:
-        (folder,) = connection.execute("SHOW data_directory").fetchone() or ("",)
-    server = int(Path(folder, "postmaster.pid").read_text().split()[0])
-    return time.process_time() + _process_cpu_s(server, ended_children=True)
+    postmaster = server.status().pid
+    assert postmaster is not None
+    return time.process_time() + _process_cpu_s(postmaster, ended_children=True)
 
 
 def _process_cpu_s(process: int, *, ended_children: bool = False) -> float:
