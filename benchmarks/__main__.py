@@ -36,8 +36,9 @@ NAMES = (
     "answers",
     "few_shot",
     "languages",
+    "city_languages",
 )
-WITH_OPTIONS = ("quality", "other_city", "answers", "few_shot", "languages")
+WITH_OPTIONS = ("quality", "other_city", "answers", "few_shot", "languages", "city_languages")
 
 
 def main(arguments: list[str]) -> int:

@@ -110,7 +110,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _measure(server: EmbeddedServer, name: str, epochs: str | None) -> dict[str, Any]:
-    dsn = _database(server, name)
+    dsn = new_database(server, name)
     with tempfile.TemporaryDirectory(prefix="callipper-city-") as folder:
         pois = cut(CITIES[name], Path(folder) / f"{name}.csv")
         load(dsn, [pois], LoadOptions(source="osm", rejects=Path(folder) / "rejects.csv"))
@@ -135,7 +135,7 @@ def _measure(server: EmbeddedServer, name: str, epochs: str | None) -> dict[str,
     }
 
 
-def _database(server: EmbeddedServer, name: str) -> str:
+def new_database(server: EmbeddedServer, name: str) -> str:
     """The DSN of a new database with the schema."""
     with user_session(server.administrator_dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))

@@ -18,29 +18,6 @@ END
 $$;
 COMMENT ON FUNCTION callipper._sign(text, integer, text) IS 'signature of the embedding of a text, as an open cursor keeps it';
 
--- Whether a text has words of which the encoder knows none, such as an emoji. The vector of such a text means nothing. The mark
--- of a word, which SentencePiece may make a token of its own, is no word.
-CREATE OR REPLACE FUNCTION callipper._knows_no_word(content text, encoder integer) RETURNS boolean
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    unknown constant integer := (
-        SELECT t.token_id FROM callipper.text_encoder e
-            JOIN callipper.text_token t ON t.text_encoder_id = e.text_encoder_id AND t.piece = e.arch -> 'tokenizer' ->> 'unknown'
-        WHERE e.text_encoder_id = encoder
-    );
-    mark constant integer := (
-        SELECT t.token_id FROM callipper.text_encoder e
-            JOIN callipper.text_token t ON t.text_encoder_id = e.text_encoder_id AND t.piece = e.arch -> 'tokenizer' ->> 'mark'
-        WHERE e.text_encoder_id = encoder
-    );
-    tokens integer[] := callipper._token_ids(content, encoder);
-BEGIN
-    tokens := array_remove(tokens[2:cardinality(tokens) - 1], mark);
-    RETURN cardinality(tokens) > 0 AND unknown = ALL (tokens);
-END
-$$;
-COMMENT ON FUNCTION callipper._knows_no_word(text, integer) IS 'whether a text encoder knows none of a text''s words';
-
 -- Encodes a text with the encoder of a model version. SECURITY DEFINER, here and below: readers need no right on weights.
 CREATE OR REPLACE FUNCTION callipper._encode_text(content text, version integer) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -69,7 +46,11 @@ BEGIN
     IF callipper._knows_no_word(content, encoder.text_encoder_id) THEN
         RAISE WARNING 'the text encoder % knows no word of the text "%", so its embedding means nothing', encoder.name,
                 left(content, 60) || CASE WHEN length(content) > 60 THEN '...' ELSE '' END
-            USING HINT = 'Ask in English words.';
+            USING HINT = callipper._other_language(encoder.arch);
+    ELSIF callipper._spells_out(content, tokens, encoder.text_encoder_id) THEN
+        RAISE WARNING 'the text encoder % reads the text "%" letter by letter, so its embedding means little', encoder.name,
+                left(content, 60) || CASE WHEN length(content) > 60 THEN '...' ELSE '' END
+            USING HINT = callipper._other_language(encoder.arch);
     END IF;
     IF encoder.arch ->> 'prompt' <> '' THEN  -- such as 'query: '
         tokens := callipper._token_ids((encoder.arch ->> 'prompt') || content, encoder.text_encoder_id);

