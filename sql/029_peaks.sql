@@ -31,9 +31,9 @@ BEGIN
     reach := (rule ->> 'reach_m')::float8 / 100;
     by_name := (rule ->> 'by_name')::float8;
     metres := callipper._to_metres(place, srid, 0, 0, extent);
-    -- In squares, whole numbers at their centres; bounded to what an integer holds.
-    x := greatest(-2e9, least(2e9, metres[0] / 100 - 0.5));
-    y := greatest(-2e9, least(2e9, metres[1] / 100 - 0.5));
+    -- In squares, whole numbers at their centres; bounded to what an integer holds. A quotient of 1e-323 would be an underflow.
+    x := greatest(-2e9, least(2e9, (metres[0] - 50) / 100));
+    y := greatest(-2e9, least(2e9, (metres[1] - 50) / 100));
     -- Each plan names one partition: one that named the table would lock the partitions of all versions. The constant lets the
     -- first statement be planned once. Of the names only those of the POIs themselves count, not those of stops.
     IF version = callipper._newest_version() THEN

@@ -101,6 +101,7 @@ def test_a_named_version_is_as_torch_has_it_active_or_not(
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(easting=st.floats(-2e7, 2e7), northing=st.floats(-2e7, 2e7), encoder=st.sampled_from(ENCODERS))
 @example(easting=0.0, northing=0.0, encoder="contextual")
+@example(easting=5e-324, northing=-5e-324, encoder="contextual")  # nearest to 0 that a float can be
 def test_any_coordinates_of_the_models_own_system_are_as_torch_has_them(
     long_asking: db.Connection,
     models: dict[tuple[str, str], Published],
