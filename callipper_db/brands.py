@@ -52,7 +52,7 @@ def _brand(name: str) -> list[Kind]:
         for length in range(len(words) - 1, FEWEST_WORDS - 1, -1):
             brand = " ".join(words[:length])
             if brand in brands and len(brand) - brand.count(" ") >= FEWEST_LETTERS:
-                said = place_words.kinds_in_name(name)  # the hotel's Four Seasons is no "Four Seasons Supermarket"
+                said = place_words.kinds_in_name(name)  # "Four Seasons Supermarket" is no hotel
                 return brands[brand] if not said or any(kind in brands[brand] for kind in said) else []
     return []
 

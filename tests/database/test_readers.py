@@ -32,8 +32,9 @@ from town import MIDDLE
 SHORT, WHOLE = (4, 5), (20, 50)
 # That a reader waits for a lock, at most. Behind an idle transaction it would wait for ever.
 PATIENCE = "200ms"
-# Commands ask for locks for 50 ms at a time, but on a busy machine a session that holds one may not get its turn for longer.
-LATE = 1 / 1000  # share of a crowd's statements that may give up for that
+# Commands ask for locks for 50 ms at a time. Next to another test process, a session that holds one may not get its turn for
+# longer: this share of the suite's statements may give up. make crowd, which runs alone, allows none.
+LATE = 1 / 1000
 HERE = f"ST_SetSRID(ST_Point({MIDDLE[0]}, {MIDDLE[1]}), 4326)"
 # Each gives pairs that are equal within one version. The town's texts are remembered; no text goes through a transformer.
 QUESTIONS = {
@@ -379,7 +380,8 @@ def test_a_crowd_of_readers(
     town: str, encoder: TextEncoder, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Over activations, drops of what was active before, and a refresh, with one more reader idle in a transaction."""
-    readers, activations = WHOLE if pytestconfig.getoption("--whole-crowd") else SHORT
+    whole = pytestconfig.getoption("--whole-crowd")
+    readers, activations = WHOLE if whole else SHORT
     crowd = Crowd(town)
     threads = [threading.Thread(target=crowd.read, args=(number,)) for number in range(readers)]
     with reader(town) as idle:
@@ -401,7 +403,7 @@ def test_a_crowd_of_readers(
             f" longest {1000 * crowd.longest_s:.0f} ms, {late} waited {PATIENCE} for a lock; errors: {dict(crowd.errors)}\n"
         )
     assert crowd.wrong == []
-    assert late <= max(1, asked * LATE)
+    assert late <= (0 if whole else max(1, asked * LATE))
     expected = ("40001 model version", "55P03")
     assert [error for error in crowd.errors if not error.startswith(expected)] == []
     assert min(crowd.statements[name] for name in QUESTIONS) > readers
