@@ -288,6 +288,10 @@ class TextUnknown(QuestionError):
     """The active model cannot answer this text: {reason}"""
 
 
+class LanguageUnknown(QuestionError):
+    """There are no words for places in the language {language!r}. There are words in: {known}."""
+
+
 class BadArea(QuestionError):
     """--within {value!r} is neither a bounding box 'west,south,east,north' in degrees nor a WKT geometry: {reason}"""
 

@@ -85,6 +85,16 @@ def kind_of(category: str) -> Kind | None:
     return found[0] if found else None
 
 
+def kinds_of(category: str) -> list[Kind]:
+    """The kinds of a category that may list several, such as "Pub/bar/nightclub"; empty if one of them is unknown."""
+    found = kind_of(category)
+    parts, _ = _split(re.sub(r" (?:or|and) |, ", "/", category))
+    if found or len(parts) < 2:
+        return [found] if found else []
+    kinds = [kind_of(part) for part in parts]
+    return [kind for kind in kinds if kind] if all(kinds) else []
+
+
 def kinds_in_name(name: str, *, of_stop: bool = False) -> list[Kind]:
     """The kinds that a name says in so many words, at the end of the name or of a part of it.
 

@@ -13,6 +13,7 @@ from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import Srid, database_digest, dsn_option, resolve_dsn, training_side, with_dsn
 from callipper_db.config import Settings
 from callipper_db.h3_cells import edge_m
+from callipper_db.languages import check_language
 
 
 @click.command()
@@ -86,6 +87,10 @@ from callipper_db.h3_cells import edge_m
 )
 @click.option("--text-encoder", help="Name on the Hugging Face hub or a folder (default: all-MiniLM-L6-v2).")
 @click.option(
+    "--languages",
+    help="Of the words for places, such as de,en (default: en, with an encoder of many languages also those of the POIs).",
+)
+@click.option(
     "--index", type=click.Choice(["auto", "hnsw", "none"]), default="auto", show_default=True, help="HNSW on cells."
 )
 @click.option(
@@ -120,6 +125,7 @@ def train(
     precision: str,
     stream: bool | None,
     text_encoder: str | None,
+    languages: str | None,
     index: str,
     text_tower: bool,
     resume: bool,
@@ -185,6 +191,7 @@ def train(
                     grid_size_m=grid_size,
                     grid_kind=grid,
                     index=index,
+                    languages=tuple(check_language(one.strip()) for one in languages.split(",")) if languages else (),
                     text_tower=text_tower,
                     stream=stream,
                 ),

@@ -233,3 +233,31 @@ def test_a_brand_says_what_a_shop_is_and_is_like_no_other_kind() -> None:
     assert (0, "betting shop", Basis.HINT) in found
     assert (0, "bicycle shop") not in [(row, name) for row, name, _ in found]
     assert (1, "betting shop") not in [(row, name) for row, name, _ in found]
+
+
+def test_a_kind_has_the_names_and_phrases_of_each_language() -> None:
+    kinds = Kinds(languages=("de",))
+    kinds.read_texts(["bakery", "dragon lair"])
+    assert kinds.phrases(0)[:2] == ["bakery", "Bäckerei"]
+    assert "buy fresh bread" not in kinds.phrases(0)
+    assert kinds.phrases(1) == ["dragon lair"]
+    both = Kinds(languages=("en", "de"))
+    both.read_texts(["bakery"])
+    assert set(kinds.phrases(0)) < set(both.phrases(0)) and "buy fresh bread" in both.phrases(0)
+
+
+@pytest.mark.parametrize(("languages", "expected"), [(("de",), ["bakery"]), (("en",), [])])
+def test_a_name_says_its_kind_in_the_languages_of_the_version(languages: tuple[str, ...], expected: list[str]) -> None:
+    """The name is near the German name of the kind, and far from the English one."""
+    pois = samples((OTHER, "Bäckerei Klar"))
+    kinds = Kinds(languages=languages)
+    kinds.read_texts([OTHER])
+    named = [pois.texts[number] for number in np.unique(pois.name_id)]
+
+    def german(texts: list[str]) -> Array:
+        return np.array([np.eye(9)[1 if text == "Bäckerei" else 8] for text in texts])
+
+    kinds.read_named_texts(named, vector(bakery=CLOSE_TO_WORD)[None], german)
+    assert [(kinds.names[number], why) for number, why in kinds.of_named_text[named[0]]] == [
+        (name, Basis.SAID) for name in expected
+    ]

@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 from psycopg import sql
 
-from callipper_db import partitions, place_words
+from callipper_db import languages, partitions, place_words
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import write_rows
 from callipper_db.brands import kinds_of_brand
@@ -52,6 +52,7 @@ class Kinds:
     """The kinds of a version by number, and the kinds of its texts."""
 
     names: list[str] = field(default_factory=list)
+    languages: tuple[str, ...] = (languages.ENGLISH,)  # of names and phrases
     category: dict[int, str] = field(default_factory=dict)  # kind -> the first category text of that kind, if any
     of_text: dict[str, int] = field(default_factory=dict)  # category text -> its kind
     of_named_text: dict[str, list[tuple[int, Basis]]] = field(
@@ -95,19 +96,29 @@ class Kinds:
         column = {kind.name: number for number, kind in enumerate(kinds)}
         suggestible = np.array([not kind.named_after for kind in kinds])
         landmark = [place_words.is_landmark(kind.name) for kind in kinds]  # a bar may be called Zoo Bar
-        spelt = [
-            (name, number) for number, kind in enumerate(kinds) for name in (kind.name, *kind.also, *kind.narrower)
-        ]
-        starts = np.flatnonzero(np.diff([number for _, number in spelt], prepend=-1))
+        others = [languages.load_words(language) for language in self.languages if language != languages.ENGLISH]
+        spelt = list[tuple[str, int]]()
+        firsts = []  # for each kind, the first of its names in each language
+        for number, kind in enumerate(kinds):
+            first = len(spelt)
+            spelt += [(name, number) for name in (kind.name, *kind.also, *kind.narrower)]
+            firsts.append([first])
+            for words in others:
+                firsts[-1].append(len(spelt) if kind.name in words.names else first)
+                spelt += [(name, number) for name in words.phrases.get(kind.name, ())[:1]]
+        starts, said_first = np.flatnonzero(np.diff([number for _, number in spelt], prepend=-1)), np.array(firsts)
         names, vectors = _unit(encode([name for name, _ in spelt])), _unit(vectors)
         for start in range(0, len(named_texts), ROWS):
             likeness = vectors[start : start + ROWS] @ names.T
-            own, close = likeness[:, starts], np.maximum.reduceat(likeness, starts, axis=1)  # (B, kinds)
+            own, close = (
+                likeness[:, said_first].max(axis=2),
+                np.maximum.reduceat(likeness, starts, axis=1),
+            )  # (B, kinds)
             best = np.argsort(-np.where(suggestible, close, -1), axis=1, kind="stable")[:, :MOST_BY_NAME]
             for row, text in enumerate(named_texts[start : start + ROWS]):
                 name, category = self._parts(text)
                 stop = place_words.kind_of(category)
-                said = place_words.kinds_in_name(name, of_stop=stop is not None and stop.named_after)
+                said = languages.kinds_in_name(name, self.languages, of_stop=stop is not None and stop.named_after)
                 if stop is not None and stop.named_after:
                     found = {column[kind.name]: Basis.NEAR for kind in said}
                 else:
@@ -115,7 +126,9 @@ class Kinds:
                     like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n]]
                     like = [n for n in like if n in brand] if brand else like
                     in_words = {column[kind.name] for kind in said}
-                    in_words |= {n for n in like if not landmark[n] and place_words.is_named(kinds[n], name)}
+                    in_words |= {
+                        n for n in like if not landmark[n] and languages.is_named(kinds[n], name, self.languages)
+                    }
                     fancy = len(place_words.look_up_key(name).split()) < 2  # a club that is called Fabric
                     found = dict.fromkeys(sorted(brand), Basis.HINT)
                     found |= {n: Basis.HINT if fancy or own[row, n] < CLOSE_TO_WORD else Basis.ALIKE for n in like}
@@ -157,7 +170,9 @@ class Kinds:
     def phrases(self, number: int) -> list[str]:
         """The phrases by which people ask for a kind, its own name first."""
         name = self.names[number]
-        return list(dict.fromkeys([name, *place_words.phrases(self.category.get(number, name))]))
+        category = self.category.get(number, name)
+        said = [phrase for language in self.languages for phrase in languages.phrases(category, language)]
+        return list(dict.fromkeys([name, *said]))
 
     def is_said(self, number: int) -> bool:
         """Whether describe() may say the kind's name."""
@@ -165,11 +180,16 @@ class Kinds:
         return found.said if found else len(self.names[number].split()) <= LONGEST_WORDS
 
 
-def find_kinds(samples: Samples | StoredSamples, text_vectors: Array, encode: Encode) -> tuple[Kinds, KindRows]:
-    """The kinds of all POIs: by their texts and by their names."""
+def find_kinds(
+    samples: Samples | StoredSamples,
+    text_vectors: Array,
+    encode: Encode,
+    spoken: tuple[str, ...] = (languages.ENGLISH,),
+) -> tuple[Kinds, KindRows]:
+    """The kinds of all POIs: by their texts and by their names in some languages."""
     texts, named = (np.unique(np.concatenate(parts)) for parts in _text_numbers(samples))
     named = named[named >= 0]
-    kinds = Kinds()
+    kinds = Kinds(languages=spoken)
     kinds.read_texts([samples.texts[number] for number in texts])
     kinds.read_named_texts([samples.texts[number] for number in named], text_vectors[named], encode)
     return kinds, KindRows.of(kinds, 0, encode)
@@ -278,12 +298,15 @@ def write_point_names(connection: Connection, version: int, samples: Samples, te
     )
 
 
-def read_kinds(connection: Connection, version: int) -> Kinds | None:
-    """The kinds of a published version, by number; None for a version of an earlier program that has none."""
+def read_kinds(connection: Connection, version: int, spoken: tuple[str, ...]) -> Kinds | None:
+    """The kinds of a published version, by number; None for a version of an earlier program that has none.
+
+    spoken: the languages of its words.
+    """
     rows = connection.execute(
         "SELECT name FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
     ).fetchall()
-    return Kinds([str(name) for (name,) in rows]) if rows else None
+    return Kinds([str(name) for (name,) in rows], spoken) if rows else None
 
 
 def _unit(vectors: Array) -> Array:

@@ -109,14 +109,19 @@ class TextEncoder:
             vectors[rows] = made
         return vectors
 
+    @property
+    def knows_many_languages(self) -> bool:
+        """Whether its vocabulary is too large to be one language's."""
+        return len(self.transformer.tokenizer) >= MANY_LANGUAGES
+
     def pieces_per_word(self, texts: list[str]) -> float | None:
         """Into how many pieces the encoder cuts a word of the texts; None if it has a vocabulary of many languages.
 
         Texts of the encoder's own language come near 1.2, those of another from 1.5 up.
         """
-        tokenizer = self.transformer.tokenizer
-        if len(tokenizer) >= MANY_LANGUAGES:
+        if self.knows_many_languages:
             return None
+        tokenizer = self.transformer.tokenizer
         words = [re.findall(r"[^\W\d_]+", text) for text in texts]
         pieces = tokenizer([" ".join(found) for found in words], add_special_tokens=False, verbose=False)["input_ids"]
         count = sum(map(len, words))
@@ -154,8 +159,10 @@ class NgramEncoder(TextEncoder):
         """The kind of network, and the length of its vectors."""
         return {"model_type": "ngrams", "hidden_size": 512}
 
-    def pieces_per_word(self, texts: list[str]) -> None:
-        """It has a vocabulary of many languages."""
+    @property
+    def knows_many_languages(self) -> bool:
+        """It does."""
+        return True
 
     def encode(self, texts: list[str]) -> Array:
         """(N,) texts -> (N, T) float32, of unit length."""

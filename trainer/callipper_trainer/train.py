@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from callipper_db import db, place_words
+import numpy as np
+
+from callipper_db import db, languages
 from callipper_db.arrays import Array
 from callipper_db.errors import (
     CallipperError,
@@ -27,7 +29,7 @@ from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.fit import Run, check_batch, fit, fit_stored
 from callipper_trainer.fit_peaks import fit_peaks, point_kinds
 from callipper_trainer.install_text_encoder import install
-from callipper_trainer.kinds import KindRows, Kinds, find_kinds
+from callipper_trainer.kinds import KindRows, Kinds, find_kinds, plain_names
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.publish import Publication, check_grid, check_space, publish
@@ -53,6 +55,9 @@ class TrainOptions:
     resume: bool = False  # continue from the checkpoint
     wait: bool = False  # wait for another run in the database to end, in place of an error
     stream: bool | None = None  # keep the rows in a folder next to the checkpoint; None: from STREAM_FROM rows on
+    languages: tuple[
+        str, ...
+    ] = ()  # of the words for kinds; empty: English, and those of the POIs if the encoder knows them
     text_tower: bool = True  # install the text encoder, so that text_embed answers any text
     grid_size_m: float = 100.0  # metres per cell side
     grid_kind: str = "square"  # or hexagon
@@ -92,7 +97,7 @@ class Reading:
 
     opened: OpenSource
     samples: Samples | StoredSamples
-    words: list[str]  # to remember in addition to samples.texts
+    categories: list[str]  # to remember in addition to samples.texts
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def train(
         check_grid(samples, options.grid_size_m, options.grid_kind)
         with watch.timing("encode"):
             encoder = find_encoder(options.text_encoder, str(device))
-            encoded = _encode(dsn, encoder, reading, reporter)
+            encoded = _encode(dsn, encoder, reading, options.languages, reporter)
         if options.text_tower:
             with watch.timing("install"):
                 _install(dsn, encoder, reporter)
@@ -140,7 +145,7 @@ def train(
         job = FitJob(samples, encoded.text_vectors, config, fingerprint, options.resume)
         trained = _fit_both_halves(job, encoded, options.checkpoint, reporter, ranks, watch)
         metrics = _metrics(trained)
-        provenance = _provenance(source, reading, config, ranks) | {"seconds": watch.rounded()}
+        provenance = _provenance(source, reading, encoded.kinds.languages, config, ranks) | {"seconds": watch.rounded()}
         with db.session(dsn) as connection:
             encoder_id = register_encoder(connection, encoder)
             publication = _publication(encoder_id, encoded, options, metrics, provenance)
@@ -199,7 +204,9 @@ def _publication(
     )
 
 
-def _provenance(source: Source, reading: Reading, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
+def _provenance(
+    source: Source, reading: Reading, spoken: tuple[str, ...], config: TrainConfig, ranks: Ranks
+) -> dict[str, Any]:
     """What a refresh needs to know about the source, and how the model was made."""
     opened, samples = reading.opened, reading.samples
     return {
@@ -208,6 +215,7 @@ def _provenance(source: Source, reading: Reading, config: TrainConfig, ranks: Ra
         "keep_outliers": source.keep_outliers,
         "name": opened.name_sql,
         "names": source.names,
+        "languages": list(spoken),
         "identifier": source.identifier,
         "geometry": source.geometry,
         "rows": len(samples),
@@ -265,10 +273,10 @@ def _read(
                 )
             else:
                 samples = opened.read(reporter.advance)
-        words = place_words.vocabulary() + _categories(connection, opened.name)
+        categories = _categories(connection, opened.name)
     for note in opened.notes:
         reporter.note(note)
-    return Reading(opened, samples, words)
+    return Reading(opened, samples, categories)
 
 
 def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
@@ -279,8 +287,8 @@ def _install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> None:
         reporter.note(str(error))
 
 
-def _encode(dsn: str, encoder: TextEncoder, reading: Reading, reporter: Reporter) -> Encoded:
-    """Encode the texts of the samples, the phrases of their kinds, and the words to remember."""
+def _encode(dsn: str, encoder: TextEncoder, reading: Reading, spoken: tuple[str, ...], reporter: Reporter) -> Encoded:
+    """Encode the texts of the samples, the phrases of their kinds in some languages, and the words to remember."""
 
     def encode(texts: list[str]) -> Array:
         return encode_cached(dsn, encoder, texts, reporter.advance)
@@ -291,9 +299,22 @@ def _encode(dsn: str, encoder: TextEncoder, reading: Reading, reporter: Reporter
     if note := _foreign_language(encoder, samples.texts):
         reporter.note(note)
     reporter.stage("finding kinds of places")
-    kinds, kind_rows = find_kinds(samples, text_vectors, encode)
-    words = list(dict.fromkeys([*reading.words, *kinds.names]))
+    if not spoken:
+        spoken = (languages.ENGLISH, *_languages_of(encoder, samples, reporter))
+    kinds, kind_rows = find_kinds(samples, text_vectors, encode, spoken)
+    words = list(dict.fromkeys([*languages.vocabulary(spoken), *reading.categories, *kinds.names]))
     return Encoded(text_vectors, kinds, kind_rows, words, encode(words))
+
+
+def _languages_of(encoder: TextEncoder, samples: Samples | StoredSamples, reporter: Reporter) -> list[str]:
+    """The languages of the POIs' names, which an encoder of English does not know."""
+    if not encoder.knows_many_languages:
+        return []
+    some = next(samples.chunks())
+    named = np.flatnonzero(some.name_id >= 0)
+    found = languages.languages_of(plain_names(some.take(named[:: max(1, len(named) // languages.SAMPLE)])))
+    reporter.note(f"Words for places: {', '.join(['en', *found])}. --languages chooses others.")
+    return found
 
 
 def _foreign_language(encoder: TextEncoder, texts: list[str]) -> str | None:

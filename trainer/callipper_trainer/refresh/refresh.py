@@ -23,6 +23,7 @@ from callipper_db.errors import (
     SourceEmpty,
 )
 from callipper_db.grid import H3, covers, ensure_grid, read_grid
+from callipper_db.languages import ENGLISH
 from callipper_db.progress import Reporter
 from callipper_trainer.data.source import POI_TABLE, Snapshot, read_samples, source_of_model
 from callipper_trainer.embed import embed_places, embed_texts
@@ -209,7 +210,8 @@ class _Planner:
     def compute(self, nearby: bool) -> tuple[RefreshPlan, tuple[str, float] | None]:
         """The plan; and kind and size of the grid, if it lacks cells around POIs."""
         version, metres, reporter = self.loaded.version, self.samples.metres, self.reporter
-        kinds = read_kinds(self.connection, version)
+        spoken = tuple(self.loaded.provenance.get("languages", [ENGLISH]))  # earlier programs knew English alone
+        kinds = read_kinds(self.connection, version, spoken)
         found = compare_points(self.connection, version, self.samples, names=kinds is not None)
         lattices = self._compare_lattices()
         evidence = None if kinds is None else self._find_kinds(kinds, found)
