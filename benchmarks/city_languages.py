@@ -61,7 +61,12 @@ def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
             english = _lifts(dsn, Path(folder), ENCODER, "en", options.epochs)
             own = _lifts(dsn, Path(folder), NGRAMS, LANGUAGES[name], options.epochs)
             both = _lifts(dsn, Path(folder), NGRAMS, "en", options.epochs, train=False)
-        figures[name] = {"language": LANGUAGES[name], "G_english": _mean(english), "G_own": _mean(own), "G_both": _mean(both)}
+        figures[name] = {
+            "language": LANGUAGES[name],
+            "G_english": _mean(english),
+            "G_own": _mean(own),
+            "G_both": _mean(both),
+        }
         figures[name] |= {"lift_english": english, "lift_own": own, "lift_both": both}
         print(json.dumps({name: figures[name]}, ensure_ascii=False), file=sys.stderr, flush=True)
     return {"cities": figures, "holds": all(found["G_own"] >= found["G_english"] for found in figures.values())}

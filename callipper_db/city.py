@@ -14,6 +14,7 @@ from callipper_db import db, schema, search
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.errors import AreasUnusable, LabelsUnusable, MissingExtra, TextUnknown
+from callipper_db.languages import ENGLISH
 from callipper_db.models import active_version
 from callipper_db.own_table import TableOptions, TableSummary, embed_table
 from callipper_db.place_encoder import PlaceEncoder, open_encoder
@@ -89,9 +90,9 @@ class City:
         """The k cells that answer a text best, with the reasons; see search.nearest_cells."""
         return search.nearest_cells(self.dsn, text, k, within)
 
-    def describe(self, lon: float, lat: float, k: int = 10) -> list[dict[str, Any]]:
+    def describe(self, lon: float, lat: float, k: int = 10, language: str = ENGLISH) -> list[dict[str, Any]]:
         """Up to k kinds of places that stand out at a place; see search.describe_place."""
-        return search.describe_place(self.dsn, f"{lon},{lat}", k)
+        return search.describe_place(self.dsn, f"{lon},{lat}", k, language)
 
     def cells(self) -> tuple[geopandas.GeoDataFrame, Array]:
         """All C cells with the columns of callipper_map.cell, and their (C, D) float32 embeddings in the same order.

@@ -289,7 +289,7 @@ class TextUnknown(QuestionError):
 
 
 class LanguageUnknown(QuestionError):
-    """There are no words for places in the language {language!r}. There are words in: {known}."""
+    """Unknown language {language!r}: {reason}"""
 
 
 class BadArea(QuestionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 import unicodedata
 from collections import Counter
@@ -53,10 +54,12 @@ class Words(NamedTuple):
 
 
 def check_language(language: str) -> str:
-    """Raises LanguageUnknown."""
-    if language != ENGLISH and language not in LANGUAGES:
-        raise LanguageUnknown(language=language, known=", ".join(sorted((ENGLISH, *LANGUAGES))))
-    return language
+    """The code of a language: 'pt' of 'pt-BR'. Raises LanguageUnknown."""
+    code = re.split("[-_]", language.lower())[0]
+    if code != ENGLISH and code not in LANGUAGES:
+        reason = f"There are words for places in: {', '.join(sorted((ENGLISH, *LANGUAGES)))}."
+        raise LanguageUnknown(language=language, reason=reason)
+    return code
 
 
 @cache

@@ -11,7 +11,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from callipper_db import db
-from callipper_db.errors import BadArea, BadPlace, TextUnknown
+from callipper_db.errors import BadArea, BadPlace, LanguageUnknown, TextUnknown
+from callipper_db.languages import ENGLISH
 from callipper_db.models import active_version
 
 Note = Callable[[str], None]
@@ -47,7 +48,7 @@ ORDER BY a.rank
 """
 DESCRIBE = f"""
 SELECT a.text, {FIT}, a.pois, round(a.lift::numeric, 2)::float8 AS lift, a.because
-FROM callipper.describe(ST_GeomFromEWKT(%(place)s::text), %(k)s)
+FROM callipper.describe(ST_GeomFromEWKT(%(place)s::text), %(k)s, language => %(language)s)
     WITH ORDINALITY AS a(text, similarity, percentile, pois, lift, because, rank)
 ORDER BY a.rank
 """
@@ -103,15 +104,19 @@ def similar_cells(
         return _about(connection, SIMILAR, place, k=k, area=area, min_distance_m=min_distance_m)
 
 
-def describe_place(dsn: str, place: str, k: int = 10) -> list[dict[str, Any]]:
-    """Up to k kinds of places that a place, 'LON,LAT' or WKT, has more of than usual.
+def describe_place(dsn: str, place: str, k: int = 10, language: str = ENGLISH) -> list[dict[str, Any]]:
+    """Up to k kinds of places that a place, 'LON,LAT' or WKT, has more of than usual. `text` is in the language.
 
     Keys: text, similarity (cosine), percentile, pois, lift, because; similarity is None for a kind that the model has not met.
     `pois`: POIs of the kind within 250 m (of a polygon: in it); `lift`: their share there over their share in the city;
-    `because`: up to three of them. The three are None for a model of an earlier program. Raises NoActiveModel, BadPlace.
+    `because`: up to three of them. The three are None for a model of an earlier program. Raises NoActiveModel, BadPlace,
+    LanguageUnknown.
     """
     with _asking(dsn) as connection:
-        return _about(connection, DESCRIBE, place, k=k)
+        try:
+            return _about(connection, DESCRIBE, place, k=k, language=language)
+        except psycopg.errors.UndefinedObject as error:
+            raise LanguageUnknown(language=language, reason=_with_hint(error)) from error
 
 
 def why_no_description(dsn: str, place: str) -> str:

@@ -429,6 +429,23 @@ kind_phrase = Table(
     comment="the names of a kind and the phrases by which people ask for it",
 )
 
+kind_name = Table(
+    "kind_name",
+    metadata,
+    Column("version", Integer, nullable=False),
+    Column("language", Text, nullable=False, comment="ISO 639-1 code"),
+    Column("kind_id", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    PrimaryKeyConstraint("version", "language", "kind_id"),
+    ForeignKeyConstraint(
+        ["version", "kind_id"],
+        [kind.c.version, kind.c.kind_id],
+        name="kind_name_version_kind_id_fkey",
+        ondelete="CASCADE",
+    ),
+    comment="names of kinds in other languages than English, which describe returns",
+)
+
 kind_peak = Table(
     "kind_peak",
     metadata,

@@ -108,18 +108,38 @@ $$;
 COMMENT ON FUNCTION callipper._standing_out(integer, @extschema:postgis@.geometry, bigint) IS
     'at most k kinds that say what a place is like, best first';
 
+-- The language of an answer: 'pt' of 'pt-BR' and 'pt_BR'. The kinds of a version have English names, and those in kind_name.
+CREATE OR REPLACE FUNCTION callipper._require_language(language text, version integer) RETURNS text
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    code constant text := substring(lower(language) FROM '^[a-z]*');
+BEGIN
+    IF code = 'en'
+        OR EXISTS (SELECT FROM callipper.kind_name n WHERE n.version = _require_language.version AND n.language = code) THEN
+        RETURN code;
+    END IF;
+    RAISE EXCEPTION 'model version % has no words in the language "%"', version, left(language, 20)
+        USING ERRCODE = 'undefined_object', HINT = format('It has words in: %s.', concat_ws(', ', 'en', (
+            SELECT string_agg(DISTINCT n.language, ', ') FROM callipper.kind_name n WHERE n.version = _require_language.version)));
+END
+$$;
+COMMENT ON FUNCTION callipper._require_language(text, integer) IS
+    'the code of a language in which a model version has names of kinds; an error for another';
+
 -- What stands out at a place, with the reasons.
 CREATE OR REPLACE FUNCTION callipper.describe(
-    place @extschema:postgis@.geometry, k bigint DEFAULT 10, model integer DEFAULT callipper._active_version()
+    place @extschema:postgis@.geometry, k bigint DEFAULT 10, model integer DEFAULT callipper._active_version(),
+    language text DEFAULT 'en'
 ) RETURNS TABLE (text text, similarity float8, percentile float8, pois integer, lift float8, because text)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER COST 100000 ROWS 10
 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     answering constant integer := callipper._require_model(model);
+    spoken constant text := callipper._require_language(language, answering);
     embedding constant @extschema:vector@.vector := callipper._locate(place, answering);
 BEGIN
-    IF callipper._require_k(k) IS NULL OR embedding IS NULL THEN
+    IF callipper._require_k(k) IS NULL OR embedding IS NULL OR spoken IS NULL THEN
         RETURN;
     ELSIF NOT callipper._has_evidence(answering) THEN
         RETURN QUERY SELECT b.text, b.similarity, b.percentile, NULL::integer, NULL::float8, NULL::text
@@ -127,7 +147,7 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY EXECUTE format($query$
-        SELECT b.name, -(e.emb OPERATOR(@extschema:vector@.<#>) $3),
+        SELECT coalesce(l.name, b.name), -(e.emb OPERATOR(@extschema:vector@.<#>) $3),
             callipper._percentile(e.emb OPERATOR(@extschema:vector@.<#>) $3, callipper._city_distances($1, e.emb)),
             b.pois, b.lift, (
                 SELECT string_agg(n.label, '; ' ORDER BY n.place) FROM (
@@ -138,18 +158,20 @@ BEGIN
             )
         FROM callipper._standing_out($1, $2, $4) WITH ORDINALITY AS b(kind_id, name, pois, lift, nearest, place)
             LEFT JOIN callipper.%2$I e ON e.text_hash = hashtextextended(b.name, 0) AND e.text = b.name
+            LEFT JOIN callipper.kind_name l ON l.version = $1 AND l.language = $5 AND l.kind_id = b.kind_id
         ORDER BY b.place
     $query$, 'point_embedding_v' || answering, 'text_embedding_v' || answering)
-    USING answering, place, embedding, k;
+    USING answering, place, embedding, k, spoken;
 END
 $$;
-COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, bigint, integer) IS
+COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, bigint, integer, text) IS
     'Up to k kinds of places that say what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)).'
     ' They are kinds of which POIs stand within 250 m, at least twice as many as is usual in the city; first the one that most'
     ' surely stands out, each next one by what it adds. pois is their number, lift their share there over their share in the'
     ' city, because names up to three. A kind without a category of its own is found by the names of POIs, and of bus stops, which'
     ' are named after what is near. similarity and percentile are those of search(), for the name of the kind. Of a polygon, what'
-    ' is inside counts. Where no POIs are near, or nothing stands out, nothing is said.';
+    ' is inside counts. Where no POIs are near, or nothing stands out, nothing is said. language, such'
+    ' as ''de'', is that of the kinds'' names.';
 
 -- For a version of an earlier program, which does not know the kinds of its POIs: the texts by which the place stands out most.
 -- By similarity alone, every place would be like the same few words. The partition is named, so that no other version's texts are locked.

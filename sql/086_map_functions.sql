@@ -101,13 +101,16 @@ $$;
 COMMENT ON FUNCTION callipper_map.find_cells(text, bigint) IS
     'The k cells that answer a text best, with the reasons, as search() finds them; rank 1 is the best.';
 
-CREATE OR REPLACE FUNCTION callipper_map.describe_place(lon float8, lat float8, k bigint DEFAULT 10)
+CREATE OR REPLACE FUNCTION callipper_map.describe_place(
+    lon float8, lat float8, k bigint DEFAULT 10, language text DEFAULT 'en'
+)
 RETURNS TABLE (text text, pois integer, lift float8, because text)
 LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 10 AS $$
     SELECT d.text, d.pois, d.lift, d.because
-    FROM callipper.describe(@extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_MakePoint(lon, lat), 4326), k) d
+    FROM callipper.describe(
+        @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_MakePoint(lon, lat), 4326), k, language => language) d
 $$;
-COMMENT ON FUNCTION callipper_map.describe_place(float8, float8, bigint) IS
+COMMENT ON FUNCTION callipper_map.describe_place(float8, float8, bigint, text) IS
     'Up to k kinds of places that say what a place is like, as describe() says it: SELECT * FROM'
     ' callipper_map.describe_place(7.4206, 43.7326).';
 

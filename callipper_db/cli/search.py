@@ -11,6 +11,7 @@ from callipper_db import schema, search
 from callipper_db.cli.console import print_json, print_note, print_table
 from callipper_db.cli.options import with_dsn
 from callipper_db.errors import MissingExtra
+from callipper_db.languages import ENGLISH
 
 how_many_cells = click.option(
     "-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many cells."
@@ -104,9 +105,10 @@ def similar(dsn: str, place: str, k: int, within: str | None, min_distance: floa
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("place", metavar="LON,LAT|WKT")
 @click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many kinds.")
+@click.option("--language", default=ENGLISH, show_default=True, help="Of the kinds' names, such as de.")
 @json_option
 @with_dsn
-def describe(dsn: str, place: str, k: int, as_json: bool) -> None:
+def describe(dsn: str, place: str, k: int, language: str, as_json: bool) -> None:
     """The kinds of POIs that a place has more of than the rest of the city.
 
     POIs within 250 m count; for a polygon, POIs inside it. Lift is how many times their usual share they have there.
@@ -114,10 +116,11 @@ def describe(dsn: str, place: str, k: int, as_json: bool) -> None:
     \b
     Examples:
       callipper-db describe 7.4206,43.7326
+      callipper-db describe 7.4206,43.7326 --language fr
       callipper-db describe 'LINESTRING(7.42 43.73, 7.43 43.74)' -k 5 --json
     """
     schema.ensure_current(dsn)
-    kinds = search.describe_place(dsn, place, k)
+    kinds = search.describe_place(dsn, place, k, language)
     if as_json:
         print_json(kinds)
     elif not kinds:

@@ -14,6 +14,7 @@ from mcp_types import ToolAnnotations
 from pydantic import Field, ValidationError
 
 from callipper_db.errors import CallipperError
+from callipper_db.languages import ENGLISH
 from callipper_db.web import queries
 from callipper_db.web.database import MapDatabase
 from callipper_db.web.questions import CellQuestion, PlaceQuestion
@@ -58,9 +59,14 @@ class Tools:
         cells = queries.search_cells(self._database, question, self._database.version_of(None), self._vectors)
         return answer([_cell(cell) for cell in cells], "places")
 
-    def describe(self, lon: Lon, lat: Lat) -> str:
+    def describe(
+        self,
+        lon: Lon,
+        lat: Lat,
+        language: Annotated[str, Field(description="Of the names of kinds of places, such as de.")] = ENGLISH,
+    ) -> str:
         """What stands out within 250 m of a place, with POIs as reasons, and how well POIs support it (0 to 1)."""
-        found = self._describe(PlaceQuestion(at=f"{lon},{lat}", k=8), similar=False)
+        found = self._describe(PlaceQuestion(at=f"{lon},{lat}", k=8, language=language), similar=False)
         return answer([_kind(kind) for kind in found["kinds"]], "kinds", support=found["support"])
 
     def similar(

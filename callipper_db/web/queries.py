@@ -51,7 +51,7 @@ FROM (
 DESCRIBE = f"""
 SELECT a.text, a.pois, round(a.lift::numeric, 1)::float8 AS lift, a.because,
     {REASONS.format(place="ST_GeomFromEWKT(%(place)s::text)", because="a.because")}
-FROM callipper.describe(ST_GeomFromEWKT(%(place)s::text), %(k)s, %(model)s)
+FROM callipper.describe(ST_GeomFromEWKT(%(place)s::text), %(k)s, %(model)s, %(language)s)
     WITH ORDINALITY AS a(text, similarity, percentile, pois, lift, because, rank)
 ORDER BY a.rank
 """
@@ -179,7 +179,7 @@ def describe_place(
     database: MapDatabase, question: PlaceQuestion, model: int, *, similar: bool = True
 ) -> dict[str, Any]:
     """What a place is like, how well POIs support that, and the cells most like it elsewhere, 250 m from each other."""
-    values = {"place": _point(question.at), "model": model, "k": question.k}
+    values = {"place": _point(question.at), "model": model, "k": question.k, "language": question.language}
     with database.reading() as connection:
         (answer,) = database.rows(connection, SUPPORT, **values)
         answer["kinds"] = database.rows(connection, DESCRIBE, **values)

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from callipper_db.errors import LanguageUnknown
+from callipper_db.languages import ENGLISH, check_language
+
 LONGEST_TEXT = 1000  # characters; the sentence encoder reads about as many
 MOST_EXAMPLES = 20
 MOST_CELLS = 50_000  # of a download
@@ -113,6 +116,17 @@ class ChangeQuestion(Question):
     k: Annotated[int, Field(ge=1, le=50, description="How many cells.")] = 10
 
 
+def _language(code: str) -> str:
+    """Raises ValueError with the languages that there are."""
+    try:
+        return check_language(code)
+    except LanguageUnknown as error:
+        raise ValueError(str(error)) from error
+
+
+Language = Annotated[str, AfterValidator(_language)]
+
+
 class PlaceQuestion(BaseModel):
     """A place."""
 
@@ -123,4 +137,5 @@ class PlaceQuestion(BaseModel):
     min_distance: Annotated[
         float, Field(ge=0, le=1e7, allow_inf_nan=False, description="Metres that similar cells are away at least.")
     ] = 500.0
+    language: Annotated[Language, Field(description="Of the names of kinds of places, such as de.")] = ENGLISH
     model: Annotated[Version | None, Field(description="Model version; the active one by default.")] = None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
+from callipper_db.languages import ENGLISH
 from callipper_db.web.questions import AreaQuestion, CellQuestion, PlaceQuestion
 
 
@@ -60,8 +61,9 @@ def of_place(question: PlaceQuestion) -> str:
     """What a place is like, and where it is like there."""
     point = _point(question.at)
     model = f", model => {question.model}" if question.model else ""
+    language = f", language => {_text(question.language)}" if question.language != ENGLISH else ""
     return (
-        f"SELECT text, pois, lift, because\nFROM callipper.describe({point}, {question.k}{model});\n\n"
+        f"SELECT text, pois, lift, because\nFROM callipper.describe({point}, {question.k}{model}{language});\n\n"
         f"SELECT cell_id, geom, similarity\nFROM callipper.similar_to({point}, {question.k},"
         f" min_distance_m => {question.min_distance:g}{model});"
     )

@@ -59,6 +59,7 @@ RIGHTS: dict[str, set[str]] = {
     "SELECT FROM callipper.context_cell": CHANGES,
     "SELECT FROM callipper.cell_embedding": CHANGES,
     "SELECT FROM callipper.kind": CHANGES,
+    "SELECT FROM callipper.kind_name": CHANGES,
     "SELECT FROM callipper.kind_phrase": CHANGES,
     "SELECT FROM callipper.point_kind": CHANGES,
     "SELECT FROM callipper.point_name": CHANGES,

@@ -197,6 +197,8 @@ def check_sample(connection: db.Connection, version: int) -> None:
 
 EVIDENCE = {
     "kinds": "SELECT name, said, landmark, pois, own_pois, sure_pois FROM kind WHERE version = %s AND pois > 0 ORDER BY 1",
+    "foreign names": "SELECT k.name, n.language, n.name FROM kind k JOIN kind_name n USING (version, kind_id)"
+    " WHERE version = %s AND k.pois > 0 ORDER BY 1, 2",
     "phrases": "SELECT k.name, p.phrase, p.vec::text FROM kind k JOIN kind_phrase p USING (version, kind_id)"
     " WHERE version = %s AND k.pois > 0 ORDER BY 1, 2",
     "points": "SELECT p.point_id, k.name, p.basis, p.easting, p.northing FROM point_kind p"
@@ -442,6 +444,7 @@ RENEWED = (
     "cell_sample",
     "model",
     "kind",
+    "kind_name",
     "kind_phrase",
     "point_kind_v1",
     "point_name_v1",

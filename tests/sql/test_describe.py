@@ -21,7 +21,8 @@ from callipper_db import db, place_words
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.cli.main import main
-from callipper_db.errors import BadPlace, NoActiveModel
+from callipper_db.errors import BadPlace, LanguageUnknown, NoActiveModel
+from callipper_db.languages import LANGUAGES, name_of
 from callipper_db.search import describe_place, similar_cells
 from evidence import REACH_M, Evidence
 from handmade import write_model, write_sample
@@ -113,6 +114,38 @@ def test_the_kinds_that_stand_out(reading: db.Connection, evidence: Evidence, lo
     np.testing.assert_allclose([row[4] for row in rows], [lift for _, _, lift, _ in wanted], rtol=1e-9)
     for (*_, because), (_, pois, _, labels) in zip(rows, wanted, strict=True):
         assert set(because.split("; ")) <= labels and len(because.split("; ")) <= min(3, pois)
+
+
+def test_the_language_changes_the_names_alone(reading: db.Connection) -> None:
+    query = f"SELECT * FROM callipper.describe({HERE}, {ALL}, language => %s)".encode()
+    english = reading.execute(query, ["en"]).fetchall()
+    assert english == reading.execute(f"SELECT * FROM callipper.describe({HERE}, {ALL})".encode()).fetchall()
+    for language in LANGUAGES:
+        rows = reading.execute(query, [language]).fetchall()
+        assert [row[0] for row in rows] == [name_of(row[0], language) or row[0] for row in english]
+        assert [row[1:] for row in rows] == [row[1:] for row in english]
+        assert [row[0] for row in rows] != [row[0] for row in english]
+    for spelt in ("PT-br", "pt_BR"):
+        assert reading.execute(query, [spelt]).fetchall() == reading.execute(query, ["pt"]).fetchall()
+    assert reading.execute(query, [None]).fetchall() == []
+
+
+def test_an_unknown_language_is_an_error_that_lists_those_known(reading: db.Connection) -> None:
+    for language in ("xx", "", "'"):
+        with pytest.raises(psycopg.errors.UndefinedObject) as caught, reading.transaction():
+            reading.execute(f"SELECT callipper.describe({HERE}, language => %s)".encode(), [language])
+        assert caught.value.diag.message_hint == f"It has words in: en, {', '.join(LANGUAGES)}."
+
+
+def test_the_library_and_the_command_take_a_language(shared_town: str) -> None:
+    lon, lat = MIDDLE
+    place = f"{lon},{lat}"
+    german = [kind["text"] for kind in describe_place(shared_town, place, language="de")]
+    assert german == [name_of(kind["text"], "de") or kind["text"] for kind in describe_place(shared_town, place)]
+    with pytest.raises(LanguageUnknown, match=r"'xx'.*It has words in: en, ar"):
+        describe_place(shared_town, place, language="xx")
+    result = CliRunner().invoke(main, ["describe", place, "--language", "de", "--json", "--dsn", shared_town])
+    assert [kind["text"] for kind in json.loads(result.stdout)] == german
 
 
 def test_a_kind_is_as_similar_as_its_name(reading: db.Connection, town: Town) -> None:

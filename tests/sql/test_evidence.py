@@ -392,6 +392,7 @@ def test_a_reader_asks_and_cannot_read_the_kinds(asking: db.Connection, town: To
             f"SELECT FROM callipper.{table}"
             for table in (
                 "kind",
+                "kind_name",
                 "kind_phrase",
                 "point_kind",
                 f"point_kind_v{version}",

@@ -19,6 +19,7 @@ COPIED = {
     "cell_embedding": "cell_id, {emb}",
     "point_embedding": "point_id, text, geom, {emb}, name, trained",
     "kind": "kind_id, name, said, landmark, pois, own_pois, sure_pois",
+    "kind_name": "language, kind_id, name",
     "kind_phrase": "kind_id, phrase, vec",
     "kind_peak": "kind_id, threshold, gain, {direction}",
     "point_kind": "point_id, kind_id, basis, easting, northing",

@@ -218,6 +218,7 @@ class KindRows:
     names: list[str]
     said: list[bool]  # whether describe() may say the name
     landmark: list[bool]
+    foreign: list[tuple[int, str, str]]  # (number of the kind, language other than English, name in it)
     phrases: list[tuple[int, str]]  # (number of the kind, one of its phrases)
     vectors: Array  # (phrases, T), unit length
 
@@ -231,11 +232,17 @@ class KindRows:
         vectors = _unit(encode(distinct))[[row[phrase] for _, phrase in phrases]] if phrases else np.empty((0, 0))
         said = [kinds.is_said(number) for number in numbers]
         names = [kinds.names[number] for number in numbers]
-        return cls(numbers, names, said, list(map(place_words.is_landmark, names)), phrases, vectors)
+        foreign = [
+            (number, language, found)
+            for number, name in zip(numbers, names, strict=True)
+            for language in languages.LANGUAGES
+            if (found := languages.name_of(name, language))
+        ]
+        return cls(numbers, names, said, list(map(place_words.is_landmark, names)), foreign, phrases, vectors)
 
 
 def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
-    """Write kinds and their phrases."""
+    """Write kinds, their names in other languages and their phrases."""
     if not rows.numbers:
         return
     write_rows(
@@ -247,6 +254,16 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
             "name": ("text", [name.encode() for name in rows.names]),
             "said": ("bool", np.array(rows.said)),
             "landmark": ("bool", np.array(rows.landmark)),
+        },
+    )
+    write_rows(
+        connection,
+        sql.Identifier(SCHEMA, "kind_name"),
+        {
+            "version": ("int4", np.full(len(rows.foreign), version)),
+            "language": ("text", [language.encode() for _, language, _ in rows.foreign]),
+            "kind_id": ("int4", np.array([number for number, _, _ in rows.foreign], np.int32)),
+            "name": ("text", [name.encode() for _, _, name in rows.foreign]),
         },
     )
     write_rows(
