@@ -56,7 +56,7 @@ SELECT ST_AsMVT(t, 'cells', 4096, 'geom', 'id') FROM (
     FROM callipper.cell c WHERE c.grid_id = %(grid)s AND c.geom && ST_Transform(ST_TileEnvelope(%(z)s, %(x)s, %(y)s), 4326)
 ) t
 """
-OURS = "SELECT callipper._match_tile(%(z)s, %(x)s, %(y)s, %(version)s, %(vector)s::vector)"
+OURS = "SELECT callipper._match_tile(%(version)s, %(vector)s::vector, %(z)s, %(x)s, %(y)s)"
 BARS = {"errors": 0, "memory_growth": 1.2, "first_answer_ms": 1000}
 
 Tile = tuple[int, int, int]

@@ -79,7 +79,7 @@ COMMENT ON FUNCTION callipper._tile_cells(integer, integer, integer) IS
 CREATE OR REPLACE FUNCTION callipper_map.similarity_tile(z integer, x integer, y integer, query text DEFAULT 'park') RETURNS bytea
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN callipper._match_tile(z, x, y, callipper._active_version(), callipper.text_embed(query));
+    RETURN callipper._match_tile(callipper._active_version(), callipper.text_embed(query), z, x, y);
 END
 $$;
 COMMENT ON FUNCTION callipper_map.similarity_tile(integer, integer, integer, text) IS
@@ -114,7 +114,7 @@ BEGIN
                 @extschema:postgis@.ST_AsMVTGeom(@extschema:postgis@.ST_Transform(s.geom, 3857),
                     @extschema:postgis@.ST_TileEnvelope(z, x, y)::@extschema:postgis@.box2d, 4096, 64, true) AS geom
             FROM shape s ORDER BY s.id
-        ) t WHERE t.geom IS NOT NULL
+        ) t
     );
 END
 $$;

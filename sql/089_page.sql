@@ -23,11 +23,14 @@ COMMENT ON FUNCTION callipper._question_vector(
     integer, text[], text[], @extschema:postgis@.geometry[], @extschema:postgis@.geometry[]
 ) IS '_combine() in the owner''s name';
 
--- How well cells fit a vector. Dynamic SQL names the partition, so that no other version's rows are locked.
+-- How well cells fit a vector. Dynamic SQL names the partition, so that no other version's rows are locked. pg_tileserv publishes
+-- functions whose first arguments are z, x and y, so those of the page end with them. Parallel workers would add up a block's cells in
+-- another order each time, and round the mean otherwise now and then; a browser asks for several tiles at once anyway.
 CREATE OR REPLACE FUNCTION callipper._match_tile(
-    z integer, x integer, y integer, version integer, question @extschema:vector@.vector
+    version integer, question @extschema:vector@.vector, z integer, x integer, y integer
 ) RETURNS bytea
-LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+SET max_parallel_workers_per_gather = 0 AS $$
 DECLARE
     model constant integer := callipper._require_model(version);
     envelope constant @extschema:postgis@.geometry := @extschema:postgis@.ST_TileEnvelope(z, x, y);
@@ -57,7 +60,7 @@ BEGIN
                 round(100 * b.support)::integer AS support, @extschema:postgis@.ST_AsMVTGeom(
                     @extschema:postgis@.ST_Transform(b.geom, 3857), $5::@extschema:postgis@.box2d, 4096, 64, true) AS geom
             FROM shape b ORDER BY b.id
-        ) t WHERE t.geom IS NOT NULL
+        ) t
     $query$, 'cell_embedding_v' || model, CASE side
         WHEN 1 THEN 'SELECT cell_id AS id, similarity, percentile, support, geom FROM cell'
         ELSE format('SELECT min(cell_id) AS id, avg(similarity) AS similarity, avg(percentile) AS percentile, avg(support) AS support,'
@@ -68,7 +71,7 @@ BEGIN
     RETURN tile;
 END
 $$;
-COMMENT ON FUNCTION callipper._match_tile(integer, integer, integer, integer, @extschema:vector@.vector) IS
+COMMENT ON FUNCTION callipper._match_tile(integer, @extschema:vector@.vector, integer, integer, integer) IS
     'a vector tile, layer "cells": how well the cells of a version fit a vector, and how well POIs support that, in percent';
 
 -- The same as rows, for a download.
@@ -108,7 +111,7 @@ COMMENT ON FUNCTION callipper._labelled_points(integer, @extschema:postgis@.geom
     'POIs around a place by the labels that because gives them';
 
 -- Two versions' vectors are not comparable: each training has axes of its own. Percentiles of the same question are. A cell of the
--- first version is compared with the cell of the second that holds its middle.
+-- first version is compared with the cell of the second that holds its middle. Squares of one CRS need no search in space for it.
 CREATE OR REPLACE FUNCTION callipper._changed_cells(
     version integer, question @extschema:vector@.vector, other_version integer, other_question @extschema:vector@.vector, k bigint
 ) RETURNS TABLE (
@@ -118,10 +121,12 @@ LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER ROWS 10 SET 
 DECLARE
     model constant integer := callipper._require_model(version);
     other constant integer := callipper._require_model(other_version);
-    grid constant integer := (SELECT m.grid_id FROM callipper.model m WHERE m.version = model);
-    other_grid constant integer := (SELECT m.grid_id FROM callipper.model m WHERE m.version = other);
+    grid callipper.grid;
+    other_grid callipper.grid;
 BEGIN
     PERFORM callipper._require_k(k);
+    SELECT g.* INTO grid FROM callipper.model m JOIN callipper.grid g ON g.grid_id = m.grid_id WHERE m.version = model;
+    SELECT g.* INTO other_grid FROM callipper.model m JOIN callipper.grid g ON g.grid_id = m.grid_id WHERE m.version = other;
     RETURN QUERY EXECUTE format($query$
         WITH pair AS (
             SELECT c.cell_id, c.geom, p.percentile, o.cell_id AS other_id, q.percentile AS other_percentile
@@ -135,9 +140,14 @@ BEGIN
         FROM pair p LEFT JOIN callipper.cell_summary s ON s.version = %4$s AND s.cell_id = p.cell_id
             LEFT JOIN callipper.cell_summary t ON t.version = %5$s AND t.cell_id = p.other_id
         ORDER BY abs(p.percentile - p.other_percentile) DESC, p.cell_id
-    $query$, 'cell_embedding_v' || model, 'cell_embedding_v' || other, CASE grid WHEN other_grid THEN 'SELECT c.cell_id' ELSE format(
-        'SELECT n.cell_id FROM callipper.cell n WHERE n.grid_id = %s'
-        ' AND @extschema:postgis@.ST_Intersects(n.geom, @extschema:postgis@.ST_Centroid(c.geom)) ORDER BY n.cell_id LIMIT 1', other_grid)
+    $query$, 'cell_embedding_v' || model, 'cell_embedding_v' || other, CASE
+        WHEN grid.grid_id = other_grid.grid_id THEN 'SELECT c.cell_id'
+        WHEN (grid.kind, other_grid.kind) = ('square', 'square') AND grid.srid = other_grid.srid THEN format(
+            'SELECT n.cell_id FROM callipper.cell n WHERE n.grid_id = %1$s AND n.i = floor((c.i + 0.5) * %2$s::float8)::integer'
+            ' AND n.j = floor((c.j + 0.5) * %2$s::float8)::integer', other_grid.grid_id, grid.size_m / other_grid.size_m)
+        ELSE format('SELECT n.cell_id FROM callipper.cell n WHERE n.grid_id = %s'
+            ' AND @extschema:postgis@.ST_Intersects(n.geom, @extschema:postgis@.ST_Centroid(c.geom)) ORDER BY n.cell_id LIMIT 1',
+            other_grid.grid_id)
         END, model, other
     ) USING question, other_question, callipper._city_distances(model, question), callipper._city_distances(other, other_question), k;
 END
@@ -147,8 +157,8 @@ COMMENT ON FUNCTION callipper._changed_cells(
 ) IS 'the k cells of a version whose percentile differs most from that of another version, each by its own vector of the question';
 
 -- A saved layer as a tile. The condition on geom reaches the table of cells, since the functions of a layer are inlined.
-CREATE OR REPLACE FUNCTION callipper._layer_tile(z integer, x integer, y integer, name text) RETURNS bytea
-LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION callipper._layer_tile(name text, z integer, x integer, y integer) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET max_parallel_workers_per_gather = 0 AS $$
 DECLARE
     layer constant text := 'layer_' || name;
     box @extschema:postgis@.geometry;
@@ -171,10 +181,10 @@ BEGIN
                     JOIN callipper_map.cell m ON m.cell_id = l.cell_id
                 WHERE l.geom OPERATOR(@extschema:postgis@.&&) $4 GROUP BY coalesce(c.block, c.cell_id)
             ) b ORDER BY b.id
-        ) t WHERE t.geom IS NOT NULL
+        ) t
     $query$, layer) INTO tile USING z, x, y, box;
     RETURN coalesce(tile, '');
 END
 $$;
-COMMENT ON FUNCTION callipper._layer_tile(integer, integer, integer, text) IS
+COMMENT ON FUNCTION callipper._layer_tile(text, integer, integer, integer) IS
     'a saved layer as a vector tile, with the columns of _match_tile()';

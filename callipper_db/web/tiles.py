@@ -12,7 +12,8 @@ from callipper_db.web.questions import Question
 from callipper_db.web.replies import Replies, Served
 
 HIGHEST_ZOOM = 22
-MATCH = "SELECT callipper._match_tile(%s, %s, %s, %s, %s::text::@vector)"
+MATCH = "SELECT callipper._match_tile(%s, %s::text::@vector, %s, %s, %s)"
+LAYER = "SELECT callipper._layer_tile(z => %s, x => %s, y => %s, name => %s)"
 
 Zoom = Annotated[int, Path(ge=0, le=HIGHEST_ZOOM)]
 Column = Annotated[int, Path(ge=0, lt=2**HIGHEST_ZOOM)]
@@ -33,7 +34,7 @@ def match_tile(
     def make() -> bytes:
         with served.database.reading() as connection:
             vector = served.vectors.of(connection, question, model)
-            return served.database.bytes_of(connection, MATCH, *address, model, vector)
+            return served.database.bytes_of(connection, MATCH, model, vector, *address)
 
     return served.as_tile(request, ("match", model, question.key, address), make)
 
@@ -55,7 +56,7 @@ def layer_tile(request: Request, served: Served, name: str, z: Zoom, x: Column, 
     """A saved layer: as /tiles/match."""
     if "\x00" in name or len(name) > 63:
         raise AnswerUnusable(reason="There is no layer of this name.")
-    return _tile(request, served, "SELECT callipper._layer_tile(%s, %s, %s, %s)", _checked(z, x, y), name)
+    return _tile(request, served, LAYER, _checked(z, x, y), name)
 
 
 def _checked(z: int, x: int, y: int) -> Address:

@@ -166,6 +166,16 @@ def test_a_block_is_the_same_in_both_tiles_that_it_is_in(reading: db.Connection)
     assert values and all(len(found) == 1 for found in values.values())
 
 
+def test_tile_servers_publish_the_functions_for_tools_alone(reading: db.Connection) -> None:
+    """pg_tileserv publishes what returns bytea for z, x and y, in any schema."""
+    found = reading.execute(
+        "SELECT pronamespace::regnamespace::text, proname FROM pg_proc WHERE prorettype = 'bytea'::regtype"
+        " AND proargnames[1:3] = ARRAY['z', 'x', 'y'] AND pronamespace::regnamespace::text LIKE 'callipper%' ORDER BY 2"
+    ).fetchall()
+    tools = ("cell_tile", "place_tile", "similarity_tile", "similarity_tile_json")
+    assert found == [("callipper_map", name) for name in tools]
+
+
 def test_cell_and_place_tiles(reading: db.Connection) -> None:
     x, y = tile_of(reading, 13)
     (tile,) = reading.execute("SELECT callipper_map.cell_tile(13, %s, %s)", [x, y]).fetchone() or (b"",)

@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -24,7 +25,7 @@ from callipper_db.web.sql_shown import of_layer
 from handmade import write_model
 from mvt import features
 from sessions import user_session
-from town import MIDDLE, QUARTERS
+from town import GRID_M, MIDDLE, QUARTERS, train_town
 
 HERE = f"{MIDDLE[0]},{MIDDLE[1]}"
 LOCAL = "http://localhost"
@@ -184,6 +185,29 @@ def test_saved_layers_are_tiles(town: str) -> None:
 def test_two_versions_are_compared_by_percentiles(client: TestClient, dsn: str) -> None:
     cells = client.get("/api/changes", params={"q": "cafe", "other": 1, "k": 4}).json()["cells"]
     assert len(cells) == 4 and all(cell["percentile"] == cell["other_percentile"] for cell in cells)
+
+
+def test_two_grids_are_compared_where_their_cells_lie(town: str, tmp_path: Path) -> None:
+    """Each cell with the one of the other grid that holds its middle, in both directions."""
+    train_town(town, tmp_path, grid_m=2 * GRID_M)
+    match = "SELECT cell_id, percentile FROM callipper._match_cells(%(version)s, text_embed('cafe', %(version)s), NULL, 100000)"
+    # A corner of four small cells is the middle of a large one, so what is a millimetre beside it is looked at.
+    pairs = """
+        SELECT c.cell_id, o.cell_id FROM callipper.cell c JOIN callipper.model m ON m.grid_id = c.grid_id AND m.version = %s,
+            callipper.cell o JOIN callipper.model n ON n.grid_id = o.grid_id AND n.version = %s
+        WHERE ST_Intersects(o.geom, ST_Translate(ST_Centroid(c.geom), 1e-8, 1e-8))"""
+    with TestClient(create_app(MapSettings(town)), base_url=LOCAL) as client, user_session(town) as connection:
+        percentiles = [dict(connection.execute(match, {"version": version}).fetchall()) for version in (1, 2)]
+        models.activate_model(town, 1)
+        for model, other in ((1, 2), (2, 1)):
+            here, there = percentiles[model - 1], percentiles[other - 1]
+            paired = connection.execute(pairs, [model, other]).fetchall()
+            moved = sorted((abs(here[cell] - there[partner]) for cell, partner in paired), reverse=True)
+            cells = client.get("/api/changes", params={"q": "cafe", "model": model, "other": other, "k": 6}).json()[
+                "cells"
+            ]
+            found = [abs(cell["percentile"] - cell["other_percentile"]) for cell in cells]
+            assert found == pytest.approx(moved[:6], abs=0.2) and found[0] > 1
 
 
 def test_files_hold_every_cell(client: TestClient, dsn: str) -> None:

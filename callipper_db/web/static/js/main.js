@@ -134,7 +134,7 @@ function showLayers() {
   const chosen = state.layer || "similarity";
   if (!$("layer-choice").querySelector("input")) {
     $("layer-choice").append(...choices.map(([value, text]) => el("label", {},
-      el("input", { type: "radio", name: "layer", value, onchange: () => set({ layer: value === "similarity" ? "" : value }) }), ` ${text}`)));
+      el("input", { type: "radio", name: "layer", value, onchange: () => set(value === "similarity" ? { layer: "" } : { layer: value, other: "" }) }), ` ${text}`)));
   }
   for (const input of $("layer-choice").querySelectorAll("input")) input.checked = input.value === chosen;
   $("show-places").checked = state.places !== "0";

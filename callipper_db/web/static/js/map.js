@@ -12,6 +12,7 @@ const smooth = () => !matchMedia("(prefers-reduced-motion: reduce)").matches;
 const tiles = (path, parameters = "") => [`${location.origin}/tiles/${path}/{z}/{x}/{y}.mvt${parameters ? `?${parameters}` : ""}`];
 
 export let map;
+const maps = new Set(); // the map, and the one that it is compared with
 let city;
 const markers = { found: [], similar: [] };
 
@@ -33,7 +34,7 @@ export function start(found, onPlace, onProblem) {
   map.getCanvas().addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !map.drawing) onPlace(map.getCenter());
   });
-  onScheme(() => map.setStyle(style()));
+  onScheme(() => maps.forEach((each) => each.setStyle(style(each.model))));
   return new Promise((resolve) => map.once("style.load", resolve)); // not "load", which waits for all tiles
 }
 
@@ -43,8 +44,11 @@ export function create(container, other) {
   const placed = Number.isFinite(zoom) ? { center: [lon, lat], zoom } : { bounds: bounds(), fitBoundsOptions: { padding: padding() } };
   const made = new maplibregl.Map({
     container, ...placed, style: style(other), attributionControl: city.basemap && !other ? { compact: false } : false, dragRotate: false, pitchWithRotate: false,
-    maxZoom: 19, fadeDuration: smooth() ? 150 : 0,
+    maxZoom: 19, fadeDuration: smooth() ? 150 : 0, interactive: !other,
   });
+  made.model = other;
+  maps.add(made);
+  made.on("remove", () => maps.delete(made));
   made.on("error", ({ error, sourceId }) => error?.name !== "AbortError" && onTrouble(error, sourceId));
   // A basemap's style knows nothing of our layers.
   made.on("style.load", () => {
@@ -178,13 +182,13 @@ const kept = { found: EMPTY, reasons: EMPTY, area: EMPTY };
 
 export function draw(name, features) {
   kept[name] = { type: "FeatureCollection", features };
-  map?.getSource(name)?.setData(kept[name]);
+  for (const each of maps) each.getSource(name)?.setData(kept[name]);
 }
 
 // The question or the layers have changed.
-export function refresh(target = map, other = undefined) {
+export function refresh(target = map) {
   if (!target.getSource("match")) return;
-  const [path, parameters] = matchTiles(other);
+  const [path, parameters] = matchTiles(target.model);
   const wanted = tiles(path, parameters);
   const source = target.getSource("match");
   if (source.tiles?.[0] !== wanted[0]) source.setTiles(wanted);
