@@ -39,7 +39,7 @@ from callipper_db.read.bulk import DELIMITER, QUOTE, bulk_csv, csv_of
 from callipper_db.read.columns import find_columns
 from callipper_db.read.place import Place, Rules
 from callipper_db.read.text import MAX_LINE
-from callipper_db.upsert import DROP_DUPLICATES, HASH_JOINS, INSERT_NEW, REMOVE_UNSEEN, SEEN, UPDATE
+from callipper_db.upsert import DIFF, DROP_DUPLICATES, HASH_JOINS, REMOVE_UNSEEN, SEEN
 from sessions import user_session
 
 
@@ -755,6 +755,36 @@ def test_two_at_once_load_each_row_once(database: str, folder: Path) -> None:
     assert sorted((file.inserted, file.unchanged) for file in files) == [(0, 20_000), (20_000, 0)]
 
 
+def test_many_rows_into_the_empty_table_leave_it_as_it_was(database: str, folder: Path) -> None:
+    """Its indexes are made anew, its trigger works again, and the new POIs are noted for `refresh`."""
+
+    def definition(connection: Any) -> Any:
+        return connection.execute(
+            "SELECT pg_get_indexdef(indexrelid), indisunique FROM pg_index WHERE indrelid = 'callipper.poi'::regclass UNION ALL"
+            " SELECT tgname, tgenabled = 'O' FROM pg_trigger WHERE tgrelid = 'callipper.poi'::regclass ORDER BY 1"
+        ).fetchall()
+
+    path = write(folder / "a.csv", many_rows(20_000)[:-4])
+    with user_session(database) as connection:
+        before = definition(connection)
+    load_one(database, path)
+    with user_session(database) as connection:
+        assert definition(connection) == before
+        noted = "SELECT count(DISTINCT poi_id) FROM callipper.poi JOIN callipper.poi_change ON poi_id <@ poi_ids"
+        assert connection.execute(noted).fetchone() == (20_000,)
+        connection.execute("DELETE FROM callipper.poi_change")
+        connection.execute(
+            "INSERT INTO callipper.poi (source, source_id, geom) SELECT 'later', '1', geom FROM callipper.poi LIMIT 1"
+        )
+        assert connection.execute(noted).fetchone() == (1,)
+
+
+def test_many_rows_into_an_empty_table_that_others_refer_to(database: str, folder: Path) -> None:
+    with user_session(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE public.visit (poi_id bigint REFERENCES callipper.poi)")
+    assert load_one(database, write(folder / "a.csv", many_rows(20_000)[:-4])).inserted == 20_000
+
+
 def test_rows_are_not_compared_one_by_one_with_an_empty_table(database: str) -> None:
     """An empty table that was analysed tempts the planner to read it once for each row, while it fills."""
     with user_session(database, autocommit=True) as connection:
@@ -763,9 +793,9 @@ def test_rows_are_not_compared_one_by_one_with_an_empty_table(database: str) -> 
             connection.execute(STAGING)
             connection.execute(SEEN)
             connection.execute(HASH_JOINS)
-            remove = REMOVE_UNSEEN.replace("{seen}", "poi_seen")
-            for statement in (DROP_DUPLICATES, UPDATE, INSERT_NEW, remove):
-                plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}"))
+            diff = connection.named(DIFF).format(replace=True).as_string(connection)
+            for statement in (DROP_DUPLICATES, diff, REMOVE_UNSEEN):
+                plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}".encode()))
                 assert "Hash" in plan or "Merge" in plan
                 assert "Nested Loop" not in plan
 
