@@ -70,10 +70,10 @@ DELETE FROM callipper.poi AS p
 WHERE p.source IN (SELECT source FROM poi_seen)
     AND NOT EXISTS (SELECT FROM poi_seen AS s WHERE s.source = p.source AND s.source_id = p.source_id)"""
 
-# What makes inserting many rows into the empty table faster, each with what undoes it. TRUNCATE gives the table a new file, which
-# PostgreSQL fills without WAL where wal_level is minimal. It also notes for `refresh` that all POIs are new, so the trigger
-# need not keep a second copy of the rows. Two indexes take two thirds of the time of an insertion, and made afterwards a
-# quarter of that. One that a foreign key or a replication needs stays.
+# What makes inserting many rows into the empty table faster, each with what undoes it. TRUNCATE gives the table a new file,
+# which PostgreSQL fills without WAL where wal_level is minimal. It also notes for `refresh` that all POIs are new, so the
+# trigger need not keep a second copy of the rows. Two indexes take two thirds of the time of an insertion, and made
+# afterwards a quarter of that. One that a foreign key or a replication needs stays.
 MANY = 10_000  # rows; for fewer it is not worth to keep readers out
 LOCK_OUT = "LOCK TABLE callipper.poi IN ACCESS EXCLUSIVE MODE NOWAIT"
 FASTER = """
