@@ -52,6 +52,10 @@ def _geometry(kind: str) -> Geometry:
     return Geometry(kind, srid=4326, spatial_index=False)
 
 
+# Names in other languages: OpenStreetMap's name:fr, Overture's names. sql/042_evidence.sql looks for them by the same path.
+OTHER_NAMES = '$.keyvalue() ? (@.key starts with "name:" || @.key == "names").value'
+HAS_OTHER_NAMES = "strpos(attributes::text, '\"name:') > 0 OR attributes ? 'names'"
+
 poi = Table(
     "poi",
     metadata,
@@ -66,6 +70,12 @@ poi = Table(
     Column("attributes", JSONB, nullable=False, server_default=text("'{}'")),
     UniqueConstraint("source", "source_id"),
     Index("poi_geom_idx", "geom", postgresql_using="gist"),
+    Index(
+        "poi_other_names_idx",
+        text(f"jsonb_to_tsvector('simple', jsonb_path_query_array(attributes, '{OTHER_NAMES}'), '[\"string\"]')"),
+        postgresql_using="gin",
+        postgresql_where=text(HAS_OTHER_NAMES),
+    ),
     comment="points of interest, one row per (source, source_id)",
 )
 

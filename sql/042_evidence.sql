@@ -46,7 +46,7 @@ COMMENT ON FUNCTION callipper._alike_points(integer, @extschema:vector@.vector) 
     'the 300 POIs whose name and category are nearest to a question, with their cosines';
 
 -- The POIs that a question asks for: those of its kinds, those whose own words are near to it, and those whose name has all of its
--- words. The nearest of all, kind or POI, weighs 1, the others less. A kind counts for less if only the name of the POI suggests it. A name counts for
+-- words, in whatever language the data have it. The nearest of all, kind or POI, weighs 1, the others less. A kind counts for less if only the name of the POI suggests it. A name counts for
 -- less if it is that of something near: a bus stop. A question without a word, such as '?', matches no name; client_min_messages
 -- hides the NOTICE about it.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
@@ -58,6 +58,15 @@ DECLARE
     sharpness constant float8 := 20;
     is_own_name constant text := CASE WHEN to_regclass(format('callipper.%I', 'point_name_v' || version)) IS NULL THEN 'true'
         ELSE format('EXISTS (SELECT FROM callipper.%I n WHERE n.point_id = e.point_id)', 'point_name_v' || version) END;
+    -- Names in other languages are attributes of OpenStreetMap's and Overture's POIs; the index poi_other_names_idx has them.
+    in_another_language constant text := format($other$
+        UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, 0, CASE WHEN OWN THEN 1.0 ELSE 0.5 END
+        FROM callipper.poi o JOIN callipper.%1$I e ON e.point_id = o.poi_id
+            JOIN callipper.%2$I p ON p.point_id = e.point_id AND p.basis = 0
+        WHERE (strpos(o.attributes::text, '"name:') > 0 OR o.attributes ? 'names')
+            AND jsonb_to_tsvector('simple', jsonb_path_query_array(o.attributes,
+                '$.keyvalue() ? (@.key starts with "name:" || @.key == "names").value'), '["string"]') @@ $4
+    $other$, 'point_embedding_v' || version, 'point_kind_v' || version);
 BEGIN
     RETURN QUERY EXECUTE format($query$
         WITH asked AS MATERIALIZED (
@@ -81,8 +90,10 @@ BEGIN
             UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, 0, 0, CASE WHEN %3$s THEN 1.0 ELSE 0.5 END
             FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND p.basis = 0
             WHERE to_tsvector('simple'::regconfig, e.name) @@ $4
+            %4$s
         ) r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j
-    $query$, 'point_kind_v' || version, 'point_embedding_v' || version, is_own_name
+    $query$, 'point_kind_v' || version, 'point_embedding_v' || version, is_own_name,
+        CASE WHEN callipper._points_are_pois(version) THEN replace(in_another_language, 'OWN', is_own_name) END
     ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), sharpness;
 END
 $$;

@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
 from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.grid import BLOCK
+from callipper_db.tables import HAS_OTHER_NAMES, OTHER_NAMES
 from conftest import _database
 from handmade import ORIGIN, SRID, Model, write_model, write_sample
 from sessions import user_connection, user_session
@@ -799,3 +801,35 @@ def end_of_call(text: str, start: int) -> int:
         if depth == 0 and text[place] == ")":
             return place + 1
     raise AssertionError("a parenthesis is not closed")
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"name": "Hof", "name:fr": "Le Park"},  # OpenStreetMap's
+        {"names": {"fr": "Le Park", "en": "The Yard"}},  # Overture's
+    ],
+)
+def test_a_poi_is_found_by_its_name_in_another_language(reading: db.Connection, attributes: dict[str, Any]) -> None:
+    chosen = (
+        "SELECT point_id, name FROM callipper.points WHERE name <> '' AND name NOT ILIKE '%park%' ORDER BY 1 LIMIT 1"
+    )
+    row = reading.execute(chosen).fetchone()
+    assert row is not None
+    query = "SELECT point_id, name FROM callipper.search_points('park', 10000) WHERE because = 'name'"
+    change = "UPDATE callipper.poi SET attributes = %s WHERE poi_id = %s"
+    assert row not in reading.execute(query).fetchall()
+    reading.execute(change, [Jsonb(attributes), row[0]])
+    assert row in reading.execute(query).fetchall()
+    reading.execute(change, [Jsonb({"note": "le park"}), row[0]])
+    assert row not in reading.execute(query).fetchall()
+
+
+def test_names_in_other_languages_are_found_by_an_index(reading: db.Connection) -> None:
+    reading.execute("SET LOCAL enable_seqscan = off")
+    names = f"jsonb_to_tsvector('simple', jsonb_path_query_array(attributes, '{OTHER_NAMES}'), '[\"string\"]')"
+    query = f"SELECT FROM callipper.poi WHERE ({HAS_OTHER_NAMES}) AND {names} @@ 'tor'::tsquery"
+    plan = reading.execute(f"EXPLAIN {query}".encode()).fetchall()
+    assert any("poi_other_names_idx" in line for (line,) in plan)
+    (source,) = reading.execute("SELECT prosrc FROM pg_proc WHERE proname = '_relevant_points'").fetchone() or ("",)
+    assert OTHER_NAMES in source, "search_points asks by the path of the index"
