@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +31,14 @@ class Settings:
         pg_bin = env("CALLIPPER_PG_BIN")
         if pg_bin and not (Path(pg_bin) / "initdb").exists():
             raise ConfigError(name="CALLIPPER_PG_BIN", value=pg_bin, reason="it holds no initdb")
+        map_token = env("CALLIPPER_MAP_TOKEN")
+        if map_token and not re.fullmatch(r"[\w.~-]+", map_token, re.ASCII):
+            reason = "it stands in an address and a cookie, so it may have letters, digits and - . _ ~ alone"
+            raise ConfigError(name="CALLIPPER_MAP_TOKEN", value="(not shown)", reason=reason)
         return cls(
             dsn=env("CALLIPPER_DSN") or None,
             pg_dsn=_pg_dsn(),
-            map_token=env("CALLIPPER_MAP_TOKEN") or None,
+            map_token=map_token or None,
             home=Path(env("CALLIPPER_HOME") or platformdirs.user_data_dir("callipper-db")).expanduser().absolute(),
             pg_bin=Path(pg_bin) if pg_bin else None,
             server_user=env("CALLIPPER_SERVER_USER") or "postgres",

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from callipper_db import db
 from callipper_db.errors import AnswerTooSlow, AnswerUnusable, MapBusy, NoActiveModel, NotInitialised, UnknownModel
+from callipper_db.web.cache import Cache
 from callipper_db.web.settings import MapSettings
 
 READER = "callipper_reader"
@@ -32,6 +33,7 @@ class MapDatabase:
         self.pool = db.open_pool(settings.dsn, settings.connections, settings.waiting, settings.wait_s)
         self._as_reader: bool | None = None
         self._stamp: tuple[str, float] | None = None
+        self._reached: Cache[None] = Cache(room=0)  # keeps nothing: those who wait at once share one attempt
 
     def close(self) -> None:
         """Close all connections."""
@@ -92,7 +94,8 @@ class MapDatabase:
         except psycopg_pool.TooManyRequests as error:
             raise MapBusy(waiting=self.settings.waiting) from error
         except psycopg_pool.PoolTimeout as error:
-            db.connect(self.settings.dsn).close()  # says why there is none: ConnectionFailed
+            # ConnectionFailed says why there is none. One attempt for all: hundreds would take what others need.
+            self._reached.of("database", lambda: db.connect(self.settings.dsn).close())
             raise MapBusy(waiting=self.settings.waiting) from error
         try:
             with connection.transaction():

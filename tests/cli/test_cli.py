@@ -449,6 +449,10 @@ def test_a_setting_that_is_not_usable(run: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CALLIPPER_PG_BIN", "/no/such/folder")
     message = failure(run("models", "list", exit_code=1))
     assert message == "Setting CALLIPPER_PG_BIN='/no/such/folder' is not usable: it holds no initdb."
+    monkeypatch.delenv("CALLIPPER_PG_BIN")
+    monkeypatch.setenv("CALLIPPER_MAP_TOKEN", "gr\u00fcn & blau")
+    message = failure(run("map", "--host", "0.0.0.0", "--dsn", "dbname=none", exit_code=1))
+    assert message.startswith("Setting CALLIPPER_MAP_TOKEN='(not shown)' is not usable: it stands in an address")
 
 
 @pytest.mark.parametrize(

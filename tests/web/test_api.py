@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from callipper_db import db, models
+from callipper_db.errors import MapBusy
 from callipper_db.web.app import STATIC, create_app
 from callipper_db.web.database import MapDatabase
 from callipper_db.web.questions import CellQuestion
@@ -340,6 +343,35 @@ def test_a_token_is_asked_for(dsn: str) -> None:
         assert (page.status_code, page.headers["location"]) == (303, "/")
         assert "httponly" in page.headers["set-cookie"].lower()
         assert client.get("/api/city").status_code == 200, "by the cookie"
+
+
+def test_many_who_wait_open_no_connections_of_their_own(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All connections are busy: those who waited too long try once, together, whether the database is there."""
+    people = 30
+    database = MapDatabase(replace(MapSettings(dsn), connections=1, wait_s=1.0))
+    database.pool.wait()
+    all_wait, attempts = threading.Barrier(people), []
+
+    def attempt(_: str) -> db.Connection:
+        attempts.append(1)
+        return connect(dsn)
+
+    def ask() -> str:
+        all_wait.wait()
+        try:
+            with database.reading():
+                return "answered"
+        except MapBusy:
+            return "busy"
+
+    connect = db.connect
+    monkeypatch.setattr(db, "connect", attempt)
+    try:
+        with database.reading(), ThreadPoolExecutor(people) as threads:
+            assert set(threads.map(lambda _: ask(), range(people))) == {"busy"}
+        assert 1 <= len(attempts) < people / 2
+    finally:
+        database.close()
 
 
 def test_another_sites_name_for_this_machine_is_refused(client: TestClient) -> None:
