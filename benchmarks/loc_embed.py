@@ -26,7 +26,7 @@ from callipper_trainer.embed import embed_places
 from callipper_trainer.features import make_features
 from callipper_trainer.fit_peaks import fit_peaks, point_kinds
 from callipper_trainer.model import CaLLiPer, TrainedModel
-from callipper_trainer.publish import Publication, publish
+from callipper_trainer.publish import Encoded, Publication, publish
 
 POINTS = 10_000
 FEW = 1_000  # calls of what is slower, and of the baselines
@@ -88,31 +88,20 @@ def publish_untrained(city: City, encoder: str, grid_size_m: float = 1000.0) -> 
     torch.manual_seed(0)
     model = CaLLiPer(config, city.text_vectors.shape[1], make_features(config, pyramid)).eval()
     if pyramid and model.location.context:
-        model.location.context.fit_standardisation(torch.from_numpy(pyramid.features(samples.metres - samples.origin)))
+        context = torch.from_numpy(pyramid.features(samples.metres - samples.origin))
+        model.location.context.set_standardisation(context.mean(dim=0), context.std(dim=0))
     trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
     kinds, kind_rows = kinds_of(samples, city.text_vectors.shape[1])
     if pyramid is not None:
         trained.peaks = fit_peaks(kinds, kind_rows, point_kinds(kinds, samples.chunks()), trained.second_half)
     with user_session(city.dsn) as connection:
-        row = connection.execute(
+        (encoder_id,) = connection.one(
             "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('benchmark', 'r1', %s)"
             " ON CONFLICT (name, revision) DO UPDATE SET dim = excluded.dim RETURNING text_encoder_id",
             [city.text_vectors.shape[1]],
-        ).fetchone()
-        assert row is not None
-        publication = Publication(
-            text_encoder_id=int(row[0]),
-            words=[],
-            word_vectors=city.text_vectors[:0],
-            text_vectors=city.text_vectors,
-            kinds=kinds,
-            kind_rows=kind_rows,
-            grid_size_m=grid_size_m,
-            grid_kind="square",
-            index="none",
-            metrics={},
-            provenance={},
         )
+        encoded = Encoded(city.text_vectors, kinds, kind_rows, [], city.text_vectors[:0])
+        publication = Publication(encoder_id, encoded, grid_size_m, "square", "none", metrics={}, provenance={})
         version, _ = publish(connection, trained, samples, config, publication, Silent())
     return Untrained(trained, version)
 

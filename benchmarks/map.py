@@ -67,11 +67,8 @@ def run(city: City) -> dict[str, Any]:
     first = _first_answers(city.server)
     dsn = _make_city(city.server)
     with user_session(dsn) as connection:
-        version, cells, *bounds = (
-            connection.execute(
-                "SELECT min(model_version), count(*), min(lon), min(lat), max(lon), max(lat) FROM callipper_map.cell"
-            ).fetchone()
-            or ()
+        version, cells, *bounds = connection.one(
+            "SELECT min(model_version), count(*), min(lon), min(lat), max(lon), max(lat) FROM callipper_map.cell"
         )
         texts = connection.execute(
             "SELECT text FROM callipper.text_embedding WHERE version = %s ORDER BY text LIMIT %s", [version, QUESTIONS]

@@ -173,6 +173,4 @@ def ask(dsn: str, question: str, kinds: tuple[str, ...]) -> Answer:
     """The POIs near the best cells for a question."""
     cells = [cell["cell_id"] for cell in search.nearest_cells(dsn, question, BEST_CELLS)]
     with user_session(dsn) as connection:
-        row = connection.execute(LIFT, {"kinds": list(kinds), "cells": cells, "around": AROUND_M}).fetchone()
-    assert row is not None
-    return Answer(*row)
+        return Answer(*connection.one(LIFT, {"kinds": list(kinds), "cells": cells, "around": AROUND_M}))

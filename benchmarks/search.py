@@ -78,21 +78,19 @@ def make_model(connection: db.Connection, side: int) -> tuple[int, Grid, Array, 
     cells = _neighbours_alike(grid.centre - CORNER, random)
     # Texts are a little like some places and a little like none.
     texts = _unit(cells[random.integers(0, len(cells), WORDS)] + _unit(random.standard_normal((WORDS, DIMENSIONS))))
-    row = connection.execute(
+    (version,) = connection.one(
         "WITH encoder AS (INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('none', 'none', 1)"
         " RETURNING text_encoder_id) INSERT INTO callipper.model"
         " (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch, provenance)"
         " SELECT 'ready', %s, 0, 0, ST_MakeEnvelope(3, 49, 4, 50, 4326), %s, text_encoder_id, %s, %s FROM encoder"
         " RETURNING version",
         [SRID, grid.grid_id, Jsonb({}), Jsonb({})],
-    ).fetchone()
-    assert row is not None
-    version = int(row[0])
+    )
     drawn = cells[random.permutation(len(cells))[:SAMPLE]]
-    sample: dict[str, tuple[str, Any]] = {"number": ("int4", np.arange(SAMPLE)), "emb": ("vector", drawn)}
+    sample: binary_copy.Columns = {"number": ("int4", np.arange(SAMPLE)), "emb": ("vector", drawn)}
     _write(connection, sql.Identifier("callipper", "cell_sample"), version, sample)
     words = [_word(number).encode() for number in range(WORDS)]
-    tables: dict[str, dict[str, tuple[str, Any]]] = {
+    tables: dict[str, binary_copy.Columns] = {
         "cell_embedding": {"cell_id": ("int8", grid.cell_id), "emb": ("vector", cells)},
         "text_embedding": {"text": ("text", words), "emb": ("vector", texts)},
         "point_embedding": {},
@@ -112,9 +110,8 @@ def make_model(connection: db.Connection, side: int) -> tuple[int, Grid, Array, 
     return version, grid, cells, texts
 
 
-def _write(connection: db.Connection, table: sql.Identifier, version: int, columns: dict[str, tuple[str, Any]]) -> None:
-    count = len(next(iter(columns.values()))[1])
-    binary_copy.write_rows(connection, table, {"version": ("int4", np.full(count, version)), **columns})
+def _write(connection: db.Connection, table: sql.Identifier, version: int, columns: binary_copy.Columns) -> None:
+    binary_copy.write_rows(connection, table, {"version": ("int4", version), **columns})
 
 
 def _neighbours_alike(metres: Array, random: np.random.Generator) -> Array:
@@ -154,11 +151,8 @@ def _time_areas(connection: db.Connection, version: int, grid: Grid, texts: Arra
     for number in range(ROUNDS):
         start = corner + reach * random.uniform(0, 1 - share**0.5, 2)
         box = [*start.tolist(), *(start + reach * share**0.5).tolist()]
-        row = connection.execute(
-            "SELECT ST_AsEWKT(ST_Envelope(ST_Transform(ST_MakeEnvelope(%s, %s, %s, %s, %s), 4326)))", [*box, SRID]
-        ).fetchone()
-        assert row is not None
-        area = sql.SQL("{}::geometry").format(sql.Literal(row[0]))
+        query = "SELECT ST_AsEWKT(ST_Envelope(ST_Transform(ST_MakeEnvelope(%s, %s, %s, %s, %s), 4326)))"
+        area = sql.SQL("{}::geometry").format(sql.Literal(connection.one(query, [*box, SRID])[0]))
         question = sql.SQL("{}::vector").format(sql.Literal(str(texts[number].tolist())))
         cells = partitions.partition("cell_embedding", version)
         bare = [sql.SQL(form).format(area=area, question=question, cells=cells) for form in BARE]
@@ -188,13 +182,12 @@ def _time_describe(connection: db.Connection, version: int, cells: Array) -> flo
 
 def _share_believed(connection: db.Connection, version: int) -> float:
     """How often the index's answer stands up to the sample; otherwise all cells are looked at."""
-    row = connection.execute(
+    (share,) = connection.one(
         "SELECT avg((i.cell_ids IS NOT NULL)::int)::float8 FROM callipper.text_embedding t,"
         " callipper._cells_by_index(t.version, t.emb, t.city_distances) i WHERE t.version = %s",
         [version],
-    ).fetchone()
-    assert row is not None
-    return round(float(row[0]), 3)
+    )
+    return round(float(share), 3)
 
 
 def _recall(connection: db.Connection, grid: Grid, cells: Array, texts: Array, k: int) -> float:

@@ -26,7 +26,7 @@ from callipper_trainer.embed import embed_texts
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.model_rows import load_model
-from callipper_trainer.publish import Publication, publish
+from callipper_trainer.publish import Encoded, Publication, publish
 from callipper_trainer.text_encoder import TextEncoder, find_encoder, register_encoder
 
 # tokens, those of beginning and end included -> a text that no model remembers
@@ -69,19 +69,9 @@ def _publish(city: City, encoder: TextEncoder) -> int:
     trained = TrainedModel(CaLLiPer(config, encoder.dim).eval(), samples.origin, None, best_epoch=1)
     kinds, kind_rows = kinds_of(samples, encoder.dim)
     with user_session(city.dsn) as connection:
-        publication = Publication(
-            text_encoder_id=register_encoder(connection, encoder),
-            words=[],
-            word_vectors=vectors[:0],
-            text_vectors=vectors,
-            kinds=kinds,
-            kind_rows=kind_rows,
-            grid_size_m=1000.0,
-            grid_kind="square",
-            index="none",
-            metrics={},
-            provenance={},
-        )
+        encoded = Encoded(vectors, kinds, kind_rows, [], vectors[:0])
+        encoder_id = register_encoder(connection, encoder)
+        publication = Publication(encoder_id, encoded, 1000.0, "square", "none", metrics={}, provenance={})
         version, _ = publish(connection, trained, samples, config, publication, Silent())
     return version
 

@@ -16,7 +16,7 @@ from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.progress import Advance, silent
 
-Columns = dict[str, tuple[str, Array | Sequence[bytes]]]  # name -> (type, values); see write_rows
+Columns = dict[str, tuple[str, Array | Sequence[bytes] | int]]  # name -> (type, values); see write_rows
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -27,24 +27,22 @@ FLOATS = {"vector": ">f4", "halfvec": ">f2"}
 SCALARS = {"bool": "?", "int2": ">i2", "int4": ">i4", "int8": ">i8", "float4": ">f4", "float8": ">f8"}
 
 
-def write_rows(
-    connection: Connection,
-    table: sql.Composable,
-    columns: Columns,
-    advance: Advance = silent,
-) -> int:
+def write_rows(connection: Connection, table: sql.Composable, columns: Columns, advance: Advance = silent) -> int:
     """COPY arrays into a table; returns the number of rows.
 
     `columns` maps a column's name to its type and values: bool, int2, int4, int8, float4, float8 (N,); vector, halfvec (N, D),
     finite; point (N, 2) longitude and latitude, SRID 4326; text (N,) of UTF-8 bytes, which change the order of the rows.
+    One number in place of an array is that of all rows.
     """
+    (count,) = {len(values) for _, values in columns.values() if not isinstance(values, int)}
+    arrays = [(kind, np.full(count, of) if isinstance(of, int) else of) for kind, of in columns.values()]
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         table, sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     total = 0
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(HEADER)
-        for rows, message in binary_rows(list(columns.values())):
+        for rows, message in binary_rows(arrays):
             copy.write(message)
             total += rows
             advance(rows)
@@ -111,11 +109,7 @@ def _fill(field: Array, kind: str, values: Array | Sequence[bytes], rows: Array)
 
 
 def read_rows(
-    connection: Connection,
-    query: sql.Composable,
-    kinds: Sequence[str],
-    dim: int = 0,
-    advance: Advance = silent,
+    connection: Connection, query: sql.Composable, kinds: Sequence[str], dim: int = 0, advance: Advance = silent
 ) -> list[Array]:
     """COPY a query's rows into one array per column, in native byte order.
 
@@ -157,10 +151,8 @@ def read_parts(
 def _row_type(kinds: Sequence[str], dim: int) -> np.dtype[Any]:
     fields: list[tuple[Any, ...]] = [("count", ">i2")]
     for number, kind in enumerate(kinds):
-        shape: tuple[Any, ...] = (
-            ([("head", "V4"), ("floats", ">f4", (dim,))],) if kind == "vector" else (SCALARS[kind],)
-        )
-        fields += [(f"length{number}", ">i4"), (f"value{number}", *shape)]
+        value = [("head", "V4"), ("floats", ">f4", (dim,))] if kind == "vector" else SCALARS[kind]
+        fields += [(f"length{number}", ">i4"), (f"value{number}", value)]
     return np.dtype(fields)
 
 

@@ -13,7 +13,8 @@ from psycopg import sql
 from callipper_db import db, schema, search
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
-from callipper_db.errors import AreasUnusable, LabelsUnusable, MissingExtra, TextUnknown
+from callipper_db.errors import AreasUnusable, LabelsUnusable, TextUnknown, needs_extra
+from callipper_db.export import CELL_NUMBERS, CELL_TEXTS
 from callipper_db.languages import ENGLISH
 from callipper_db.models import active_version
 from callipper_db.own_table import TableOptions, TableSummary, embed_table
@@ -28,15 +29,6 @@ if TYPE_CHECKING:
 
 FEWEST_LABELS = 5
 PROBE_C = 0.1  # inverse of the ridge
-NUMBERS = {
-    "cell_id": "int8",
-    "lon": "float8",
-    "lat": "float8",
-    "cluster": "int4",
-    "support": "float4",
-    "poi_count": "int4",
-}
-TEXTS = ("cluster_label", "color", "top_texts")
 
 
 class City:
@@ -102,23 +94,19 @@ class City:
 
         Raises MissingExtra without geopandas.
         """
-        try:
+        with needs_extra("City.cells", "notebook"):
             import geopandas
             import pandas
             import shapely
-        except ModuleNotFoundError as error:
-            raise MissingExtra(feature="City.cells", module=error.name, extra="notebook") from error
 
-        with db.session(self.dsn, autocommit=True) as connection, connection.transaction():
-            # One snapshot, so that an activation cannot come in between.
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        with db.snapshot(self.dsn) as connection:
             numbers = sql.SQL(
                 "SELECT cell_id, lon, lat, coalesce(cluster, -1), coalesce(support, 'nan'), coalesce(poi_count, -1)"
                 " FROM callipper_map.cell ORDER BY cell_id"
             )
-            columns = dict(zip(NUMBERS, read_rows(connection, numbers, list(NUMBERS.values())), strict=True))
-            (has_h3,) = connection.execute("SELECT EXISTS (SELECT FROM callipper_map.cell_h3)").fetchone() or (False,)
-            names = (*TEXTS, "h3index") if has_h3 else TEXTS
+            columns = dict(zip(CELL_NUMBERS, read_rows(connection, numbers, list(CELL_NUMBERS.values())), strict=True))
+            (has_h3,) = connection.one("SELECT EXISTS (SELECT FROM callipper_map.cell_h3)")
+            names = (*CELL_TEXTS, "h3index") if has_h3 else CELL_TEXTS
             texts = connection.named("SELECT {}, ST_AsBinary(geom) FROM callipper_map.cell {} ORDER BY cell_id").format(
                 sql.SQL(", ").join(map(sql.Identifier, names)),
                 sql.SQL(
@@ -139,11 +127,9 @@ class City:
         from 1 down to 0 (the entropy of the labels). Raises LabelsUnusable below five places or two labels,
         PlacesUnusable, MissingExtra without geopandas or scikit-learn.
         """
-        try:
+        with needs_extra("City.label_cells", "notebook"):
             import pandas
             import sklearn  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise MissingExtra(feature="City.label_cells", module=error.name, extra="notebook") from error
 
         answers = np.asarray(labels)
         distinct = np.unique(answers)

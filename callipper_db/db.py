@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq, sql
+from psycopg.abc import Params
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from callipper_db.errors import ConnectionFailed, ConnectionLost, DatabaseFailed, DiskFull, PoolerFound
@@ -38,6 +39,16 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         found = self._extensions or extension_schemas(self)
         self._extensions = found if len(found) == 2 else None
         return sql.SQL(name_extensions(OF_POSTGIS.sub(_with_schema, statement), found))
+
+    def one(self, query: str | bytes | sql.SQL | sql.Composed, parameters: Params | None = None) -> tuple[Any, ...]:
+        """The only row of a query that always yields one."""
+        row = self.execute(query, parameters).fetchone()
+        assert row is not None
+        return row
+
+    def may_read(self, table: str) -> bool:
+        """Whether this role may read a table of the schema callipper; False where it is not there."""
+        return self.one("SELECT has_table_privilege(to_regclass(%s), 'SELECT')", [f"callipper.{table}"]) == (True,)
 
     @contextmanager
     def users_names(self) -> Iterator[None]:
@@ -80,8 +91,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     if pooled and autocommit and _is_shared(connection, dsn):
         connection.close()
         raise PoolerFound
-    row = connection.execute("SHOW search_path").fetchone()
-    connection.users_path = str(row[0]) if row else ""
+    (connection.users_path,) = connection.one("SHOW search_path")
     local = pooled and not autocommit
     connection.execute(f"SET {'LOCAL' if local else 'SESSION'} search_path = {SEARCH_PATH}")
     if not autocommit and not local:
@@ -147,6 +157,14 @@ def extension_schemas(connection: Connection) -> dict[str, str]:
 def session(dsn: str, *, autocommit: bool = False) -> Iterator[Connection]:
     """A connection for one job: committed at the end, rolled back on an error, closed either way."""
     with driver_errors(), connect(dsn, autocommit=autocommit) as connection:
+        yield connection
+
+
+@contextmanager
+def snapshot(dsn: str) -> Iterator[Connection]:
+    """A session of one read-only transaction, which sees one model version, whatever is activated meanwhile."""
+    with session(dsn, autocommit=True) as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield connection
 
 

@@ -22,7 +22,7 @@ def check_room(connection: Connection, rows_bytes: int, what: str, *, fresh: boo
     if found is None:
         return
     path, free = found
-    logged = not fresh or connection.execute("SHOW wal_level").fetchone() != ("minimal",)
+    logged = not fresh or connection.one("SHOW wal_level") != ("minimal",)
     needed = rows_bytes * (2 if logged else 1) + RESERVE_BYTES
     if needed > free:
         raise DiskTooSmall(what=what, needed=f"{needed / 2**20:.0f}", free=f"{free / 2**20:.0f}", path=path)

@@ -46,6 +46,10 @@ class Finding:
     needed: bool = True
 
 
+def _advice(what: str, says: str) -> Finding:
+    return Finding(what, False, says, needed=False)
+
+
 def examine(dsn: str) -> list[Finding]:
     """Check the server, its extensions, the schema, the active model and the Python packages."""
     try:
@@ -53,10 +57,9 @@ def examine(dsn: str) -> list[Finding]:
             findings = [*_server(connection), _schema(connection)]
             if findings[-1].ok:
                 findings.append(_model(connection))
-                warnings = schema.open_schemas(connection)
-                findings += [Finding("who may create functions", False, says, needed=False) for says in warnings]
-                findings += _owner(connection)
-                findings += _settings(connection) + _data(connection)
+                findings += [_advice("who may create functions", says) for says in schema.open_schemas(connection)]
+                advice = _owner(connection) | _settings(connection) | _data(connection)
+                findings += [_advice(what, says) for what, says in advice.items()]
     except CallipperError as error:
         findings = [Finding("connection", False, str(error))]
     return findings + [_extra(name, modules) for name, modules in EXTRAS.items()]
@@ -65,13 +68,8 @@ def examine(dsn: str) -> list[Finding]:
 def _server(connection: db.Connection) -> list[Finding]:
     version = connection.info.server_version
     major = version // 10000
-    findings = [
-        Finding(
-            "PostgreSQL",
-            major >= MINIMUM_POSTGRES,
-            f"{major}.{version % 10000}, {MINIMUM_POSTGRES} or newer is needed",
-        )
-    ]
+    says = f"{major}.{version % 10000}, {MINIMUM_POSTGRES} or newer is needed"
+    findings = [Finding("PostgreSQL", major >= MINIMUM_POSTGRES, says)]
     installed = db.extension_schemas(connection)
     for name, minimum in MINIMUM.items():
         found = schema.extension_version(connection, name)
@@ -86,7 +84,7 @@ def _server(connection: db.Connection) -> list[Finding]:
     if found and db.version_tuple(found) < SAFE_PARALLEL_BUILD:
         recommended = ".".join(map(str, SAFE_PARALLEL_BUILD))
         says = f"{found}; update to {recommended}: older ones can overflow a buffer in parallel HNSW builds (CVE-2026-3172)"
-        findings.append(Finding("vector, recommended version", False, says, needed=False))
+        findings.append(_advice("vector, recommended version", says))
     return findings
 
 
@@ -97,28 +95,22 @@ def _schema(connection: db.Connection) -> Finding:
     if found is None:
         return Finding("schema callipper", False, "not there; run: callipper-db init")
     if by := schema.newer(connection):
-        return Finding(
-            "schema callipper", False, f"newer than this program: it is {by}; pip install --upgrade callipper-db"
-        )
+        says = f"newer than this program: it is {by}; pip install --upgrade callipper-db"
+        return Finding("schema callipper", False, says)
     fix = "ALTER EXTENSION callipper UPDATE" if schema.is_extension(connection) else "callipper-db init"
     return Finding("schema callipper", False, f"revision {found}, not this program's; run: {fix}")
 
 
 def _model(connection: db.Connection) -> Finding:
-    row = connection.execute("SELECT callipper._active_version()").fetchone()
-    version = row[0] if row else 0
-    ready = connection.execute("SELECT max(version) FROM callipper.model").fetchone()
-    if version == 0 and ready and ready[0]:
-        says = f"none; run: callipper-db models activate {ready[0]}"
-        return Finding("active model", False, says, needed=False)
-    if version == 0:
-        return Finding(
-            "active model", False, "none yet; run: callipper-db load FILE, then callipper-db train", needed=False
-        )
-    return Finding("active model", True, f"version {version}")
+    (version,) = connection.one("SELECT callipper._active_version()")
+    (ready,) = connection.one("SELECT max(version) FROM callipper.model")
+    if version:
+        return Finding("active model", True, f"version {version}")
+    train = "none yet; run: callipper-db load FILE, then callipper-db train"
+    return _advice("active model", f"none; run: callipper-db models activate {ready}" if ready else train)
 
 
-def _owner(connection: db.Connection) -> list[Finding]:
+def _owner(connection: db.Connection) -> dict[str, str]:
     """A warning where functions run with the rights of a superuser, which they have from their owner."""
     row = connection.execute(
         "SELECT n.nspowner::regrole::text, r.rolsuper FROM pg_catalog.pg_namespace n"
@@ -127,7 +119,7 @@ def _owner(connection: db.Connection) -> list[Finding]:
         " WHERE p.pronamespace = n.oid AND p.prosecdef AND o.rolsuper)"
     ).fetchone()
     if row is None:
-        return []
+        return {}
     owner, is_superuser = row
     says = f"some of its functions run with the rights of a superuser, and {owner} owns it. Run: callipper-db init"
     if is_superuser:
@@ -135,19 +127,17 @@ def _owner(connection: db.Connection) -> list[Finding]:
             f"it belongs to {owner}, a superuser, so that its functions run with all rights. Let an ordinary role own it:"
             f" {NEW_OWNER} Then run: callipper-db init"
         )
-    return [Finding("who owns the schema", False, says, needed=False)]
+    return {"who owns the schema": says}
 
 
-def _settings(connection: db.Connection) -> list[Finding]:
+def _settings(connection: db.Connection) -> dict[str, str]:
     """Warnings of settings of the server, the database or the role that make questions or commands fail."""
-    row = connection.execute(
+    read_only, standby, timeout_ms, vacuums, excepted = connection.one(
         "SELECT current_setting('transaction_read_only') = 'on', pg_catalog.pg_is_in_recovery(),"
         " (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'),"
         " current_setting('autovacuum') = 'on', ARRAY(SELECT format('callipper.%I', relname) FROM pg_catalog.pg_class"
         " WHERE relnamespace = 'callipper'::regnamespace AND 'autovacuum_enabled=false' = ANY(reloptions) ORDER BY 1)"
-    ).fetchone()
-    assert row is not None
-    read_only, standby, timeout_ms, vacuums, excepted = row
+    )
     database = sql.Identifier(connection.info.dbname).as_string()
     found = {}
     if "callipper" not in [name.strip(' "') for name in connection.users_path.split(",")]:
@@ -173,12 +163,12 @@ def _settings(connection: db.Connection) -> list[Finding]:
         found["autovacuum"] = (
             f"off for {', '.join(excepted)}, which grow with each refresh: ALTER TABLE {excepted[0]} RESET (autovacuum_enabled)"
         )
-    return [Finding(what, False, says, needed=False) for what, says in found.items()]
+    return found
 
 
-def _data(connection: db.Connection) -> list[Finding]:
+def _data(connection: db.Connection) -> dict[str, str]:
     """Warnings of tables and indexes that a restore, a crash or a missing refresh has left behind. A reader sees some."""
-    unanalysed, invalid = connection.execute(LEFT_BEHIND, [LARGE_BYTES]).fetchone() or ([], [])
+    unanalysed, invalid = connection.one(LEFT_BEHIND, [LARGE_BYTES])
     found = {}
     if unanalysed:
         found["statistics"] = (
@@ -188,7 +178,7 @@ def _data(connection: db.Connection) -> list[Finding]:
         found["indexes"] = (
             f"{', '.join(invalid)} cannot be used, as after a cancelled build: REINDEX INDEX {invalid[0]}"
         )
-    if _may_read(connection, "text_norm"):
+    if connection.may_read("text_norm"):
         row = connection.execute(
             "SELECT e.name FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
             " WHERE m.status = 'active'"
@@ -199,24 +189,18 @@ def _data(connection: db.Connection) -> list[Finding]:
                 f"the weights of {row[0]} are not in the database, so only remembered texts are understood: run callipper-db"
                 f" text-encoder install {shlex.quote(row[0])}"
             )
-    if _may_read(connection, "poi_change"):
-        (changes,) = connection.execute("SELECT count(*) FROM callipper.poi_change").fetchone() or (0,)
+    if connection.may_read("poi_change"):
+        (changes,) = connection.one("SELECT count(*) FROM callipper.poi_change")
         followed = connection.execute(
             "SELECT FROM callipper.model WHERE status = 'active' AND follows_changes"
         ).fetchone()
         if changes and followed is not None:
             found["freshness"] = "POIs have changed since the last refresh; run: callipper-db refresh"
-    return [Finding(what, False, says, needed=False) for what, says in found.items()]
-
-
-def _may_read(connection: db.Connection, table: str) -> bool:
-    query = "SELECT has_table_privilege(%s, 'SELECT')"
-    return connection.execute(query, [f"callipper.{table}"]).fetchone() == (True,)
+    return found
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Finding:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        says = f"{', '.join(missing)} missing; pip install 'callipper-db[{name}]'"
-        return Finding(f"extra {name}", False, says, needed=False)
+        return _advice(f"extra {name}", f"{', '.join(missing)} missing; pip install 'callipper-db[{name}]'")
     return Finding(f"extra {name}", True, "installed", needed=False)

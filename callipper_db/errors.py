@@ -7,6 +7,8 @@ There is a class for each sentence, so the code that raises an error gives facts
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from inspect import cleandoc
 
@@ -133,6 +135,15 @@ class ConfigError(InputError):
 class MissingExtra(InputError):
     """{feature} needs Python packages that are not installed ({module}). Install them with:
     pip install 'callipper-db[{extra}]'"""
+
+
+@contextmanager
+def needs_extra(feature: str, extra: str) -> Iterator[None]:
+    """Turn the error of a missing package into MissingExtra, which says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(feature=feature, module=error.name, extra=extra) from error
 
 
 class BadInput(InputError):

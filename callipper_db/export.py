@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ CELL_NUMBERS = {
 }
 PLACE_TEXTS = ("name", "category", "kind", "text")
 PLACE_NUMBERS = {"place_id": "int8", "lon": "float8", "lat": "float8"}
+BOX = ["xmin", "ymin", "xmax", "ymax"]
 ARROW = {"int8": "int64", "int4": "int32", "float8": "float64", "float4": "float32"}
 
 
@@ -64,10 +65,6 @@ class ExportSummary:
     version: int
     rows: int
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -118,12 +115,10 @@ def export_layer(dsn: str, what: str, form: str, path: Path, reporter: Reporter)
     """
     writers: dict[str, Callable[..., int]] = {"geoparquet": _geoparquet, "csv": _csv, "gpkg": _gpkg}
     began = time.monotonic()
-    with _snapshot(dsn) as connection:
+    with db.snapshot(dsn) as connection:
         model = _active(connection)
         layer = H3_CELLS if what == "cells" and model.grid_kind == "h3" else LAYERS[what]
-        (count,) = connection.execute(
-            sql.SQL("SELECT count(*) FROM callipper_map.{}").format(sql.Identifier(layer.name))
-        ).fetchone() or (0,)
+        (count,) = connection.one(sql.SQL("SELECT count(*) FROM callipper_map.{}").format(sql.Identifier(layer.name)))
         reporter.stage(f"writing {what}", count)
         rows = writers[form](connection, model, layer, path, reporter)
     return ExportSummary(str(path), model.version, rows, round(time.monotonic() - began, 2))
@@ -138,7 +133,7 @@ def export_raster(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
     from rasterio.shutil import copy
 
     began = time.monotonic()
-    with _snapshot(dsn) as connection:
+    with db.snapshot(dsn) as connection:
         model = _active(connection)
         if model.grid_kind != "square" or model.grid_size_m is None:
             raise GridNotSquare(kind=model.grid_kind)
@@ -164,17 +159,15 @@ def export_model(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
     from safetensors.numpy import save_file
 
     began = time.monotonic()
-    with _snapshot(dsn) as connection:
+    with db.snapshot(dsn) as connection:
         model = _active(connection)
         reporter.stage("reading weights")
         tensors = dict(_weights(connection, model.version))
-        row = connection.execute(
+        arch, standardisation, easting, northing, srid, provenance, encoder, revision = connection.one(
             "SELECT m.arch, m.standardisation, m.origin_easting, m.origin_northing, m.srid, m.provenance, e.name, e.revision"
             " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id) WHERE m.version = %s",
             [model.version],
-        ).fetchone()
-    assert row is not None
-    arch, standardisation, easting, northing, srid, provenance, encoder, revision = row
+        )
     for name in ("mean", "scale"):
         tensors[f"standardisation.{name}"] = np.array(standardisation.get(name, []), np.float32)
     said = {
@@ -204,24 +197,16 @@ def _geoparquet(connection: db.Connection, model: ActiveModel, layer: Layer, pat
                 "encoding": "WKB",
                 "geometry_types": [layer.geometry],
                 "bbox": _bounds(connection, layer),
-                "covering": {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}},
+                "covering": {"bbox": {side: ["bbox", side] for side in BOX}},
             }
         },
     }
-    writer, rows = None, 0
-    try:
-        for table in _tables(connection, model, layer, with_vectors=True, with_box=True):
-            if writer is None:
-                metadata = {"geo": json.dumps(geo), "callipper_db": json.dumps(asdict(model))}
-                schema = table.schema.with_metadata(metadata)
-                writer = pq.ParquetWriter(path, schema, compression="zstd")
-            writer.write_table(table.cast(schema))
-            rows += len(table)
-            reporter.advance(len(table))
-    finally:
-        if writer is not None:
-            writer.close()
-    return rows
+    metadata = {"geo": json.dumps(geo), "callipper_db": json.dumps(asdict(model))}
+
+    def open_writer(schema: Any) -> Any:
+        return pq.ParquetWriter(path, schema.with_metadata(metadata), compression="zstd")
+
+    return _write_tables(_tables(connection, model, layer, with_vectors=True, with_box=True), open_writer, reporter)
 
 
 def _csv(connection: db.Connection, model: ActiveModel, layer: Layer, path: Path, reporter: Reporter) -> int:
@@ -229,15 +214,24 @@ def _csv(connection: db.Connection, model: ActiveModel, layer: Layer, path: Path
     import pyarrow as pa
     import pyarrow.csv  # type: ignore[import-untyped]
 
+    def flat(table: Any) -> Any:
+        emb = table.column("emb").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        table = table.drop_columns(["geometry", "emb"])
+        for number in range(emb.shape[1]):
+            table = table.append_column(f"emb{number}", pa.array(np.ascontiguousarray(emb[:, number])))
+        return table
+
+    tables = map(flat, _tables(connection, model, layer, with_vectors=True, with_box=False))
+    return _write_tables(tables, partial(pyarrow.csv.CSVWriter, path), reporter)
+
+
+def _write_tables(tables: Iterator[Any], open_writer: Callable[[Any], Any], reporter: Reporter) -> int:
+    """Write Arrow tables, one after the other, with a writer that is opened for their schema; returns the number of rows."""
     writer, rows = None, 0
     try:
-        for table in _tables(connection, model, layer, with_vectors=True, with_box=False):
-            emb = table.column("emb").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-            flat = table.drop_columns(["geometry", "emb"])
-            for number in range(emb.shape[1]):
-                flat = flat.append_column(f"emb{number}", pa.array(np.ascontiguousarray(emb[:, number])))
-            writer = writer or pyarrow.csv.CSVWriter(path, flat.schema)
-            writer.write_table(flat)
+        for table in tables:
+            writer = writer or open_writer(table.schema)
+            writer.write_table(table)
             rows += len(table)
             reporter.advance(len(table))
     finally:
@@ -253,15 +247,8 @@ def _gpkg(connection: db.Connection, model: ActiveModel, layer: Layer, path: Pat
     tables = list(_tables(connection, model, layer, with_vectors=False, with_box=False))
     path.unlink(missing_ok=True)
     table = pa.concat_tables(tables)
-    pyogrio.write_arrow(
-        table,
-        path,
-        layer=layer.name,
-        driver="GPKG",
-        geometry_name="geometry",
-        geometry_type=layer.geometry,
-        crs="EPSG:4326",
-    )
+    kind = {"geometry_name": "geometry", "geometry_type": layer.geometry, "crs": "EPSG:4326"}
+    pyogrio.write_arrow(table, path, layer=layer.name, driver="GPKG", **kind)
     reporter.advance(len(table))
     return len(table)
 
@@ -273,49 +260,38 @@ def _tables(
     import pyarrow as pa
 
     names = [*layer.numbers, *layer.texts]
-    bounds = connection.named(
-        "ST_XMin(geom::@box3d), ST_YMin(geom::@box3d), ST_XMax(geom::@box3d), ST_YMax(geom::@box3d)"
-    )
-    query = connection.named("SELECT {}, ST_AsBinary(geom), {} FROM {} ORDER BY {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)), bounds, sql.SQL(layer.rows), sql.Identifier(layer.key)
-    )
+    query = connection.named(
+        "SELECT {}, ST_AsBinary(geom), ST_XMin(geom::@box3d), ST_YMin(geom::@box3d), ST_XMax(geom::@box3d),"
+        " ST_YMax(geom::@box3d) FROM {} ORDER BY {}"
+    ).format(sql.SQL(", ").join(map(sql.Identifier, names)), sql.SQL(layer.rows), sql.Identifier(layer.key))
     types = [pa.type_for_alias(ARROW[kind]) for kind in layer.numbers.values()] + [pa.string()] * len(layer.texts)
     with connection.cursor("exported", binary=True) as cursor:
         cursor.execute(query)
         while rows := cursor.fetchmany(PART):
-            *columns, shapes, xmin, ymin, xmax, ymax = zip(*rows, strict=True)
+            *columns, shapes, west, south, east, north = zip(*rows, strict=True)
             arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
             found = dict(zip(names, arrays, strict=True))
             if with_box:
-                box = dict(zip(("xmin", "ymin", "xmax", "ymax"), (xmin, ymin, xmax, ymax), strict=True))
-                found["bbox"] = pa.StructArray.from_arrays(
-                    [pa.array(side, pa.float64()) for side in box.values()], list(box)
-                )
+                sides = [pa.array(side, pa.float64()) for side in (west, south, east, north)]
+                found["bbox"] = pa.StructArray.from_arrays(sides, BOX)
             found["geometry"] = pa.array(shapes, pa.binary())
             if with_vectors:
                 # By key ranges, so that a part is read at a time and an index finds it.
-                (emb,) = read_rows(
-                    connection,
-                    sql.SQL("SELECT emb FROM ({}) AS v WHERE v.key >= {} AND v.key <= {} ORDER BY v.key").format(
-                        sql.SQL(layer.vectors), sql.Literal(rows[0][0]), sql.Literal(rows[-1][0])
-                    ),
-                    ["vector"],
-                    DIMENSIONS,
+                part = sql.SQL("SELECT emb FROM ({}) AS v WHERE v.key >= {} AND v.key <= {} ORDER BY v.key").format(
+                    sql.SQL(layer.vectors), sql.Literal(rows[0][0]), sql.Literal(rows[-1][0])
                 )
+                (emb,) = read_rows(connection, part, ["vector"], DIMENSIONS)
                 assert len(emb) == len(rows), "both are of one snapshot"
                 found["emb"] = pa.FixedSizeListArray.from_arrays(pa.array(emb.reshape(-1)), DIMENSIONS)
             yield pa.table(found)
 
 
 def _bounds(connection: db.Connection, layer: Layer) -> list[float]:
-    row = connection.execute(
-        connection.named(
-            "SELECT ST_XMin(b), ST_YMin(b), ST_XMax(b), ST_YMax(b) FROM (SELECT @extschema:postgis@.ST_3DExtent(geom) AS b"
-            " FROM callipper_map.{}) AS q"
-        ).format(sql.Identifier(layer.name))
-    ).fetchone()
-    assert row is not None
-    return list(row)
+    query = connection.named(
+        "SELECT ST_XMin(b), ST_YMin(b), ST_XMax(b), ST_YMax(b) FROM (SELECT @extschema:postgis@.ST_3DExtent(geom) AS b"
+        " FROM callipper_map.{}) AS q"
+    )
+    return list(connection.one(query.format(sql.Identifier(layer.name))))
 
 
 # Raster
@@ -333,11 +309,8 @@ class CellRange:
 
 
 def _cell_range(connection: db.Connection) -> CellRange:
-    row = connection.execute(
-        "SELECT min(i), max(i) + 1, min(j), max(j) + 1, count(*) FROM callipper.cell JOIN callipper_map.cell USING (cell_id)"
-    ).fetchone()
-    assert row is not None
-    return CellRange(*row)
+    columns = "min(i), max(i) + 1, min(j), max(j) + 1, count(*)"
+    return CellRange(*connection.one(f"SELECT {columns} FROM callipper.cell JOIN callipper_map.cell USING (cell_id)"))
 
 
 def _raster_profile(connection: db.Connection, srid: int, size_m: float, cells: CellRange) -> dict[str, Any]:
@@ -449,58 +422,43 @@ def _weights(connection: db.Connection, version: int) -> Iterator[tuple[str, Arr
     ).fetchall()
     for (layer,) in layers:
         where = sql.SQL("version = {} AND layer = {}").format(sql.Literal(version), sql.Literal(layer))
-        weight, bias = _read_vectors(connection, "location_weight", "weight", ["bias"], where, "neuron")
-        yield f"location.{layer}.weight", weight
-        yield f"location.{layer}.bias", bias
-    where = sql.SQL("version = {}").format(sql.Literal(version))
-    weight, bias = _read_vectors(connection, "text_projection", "weight", ["bias"], where, "neuron")
-    yield "text_projection.weight", weight
-    yield "text_projection.bias", bias
-    peaks = connection.execute("SELECT count(*) FROM callipper.kind_peak WHERE version = %s", [version]).fetchone()
-    if peaks != (0,):
-        columns = ["kind_id", "threshold", "gain"]
-        direction, kind_id, threshold, gain = _read_vectors(
-            connection, "kind_peak", "direction", columns, where, "kind_id"
+        yield from _read_vectors(
+            connection, f"location.{layer}", "location_weight", ["weight", "bias"], where, "neuron"
         )
-        yield "peaks.kind_id", kind_id
-        yield "peaks.threshold", threshold
-        yield "peaks.gain", gain
-        yield "peaks.direction", direction
+    where = sql.SQL("version = {}").format(sql.Literal(version))
+    yield from _read_vectors(connection, "text_projection", "text_projection", ["weight", "bias"], where, "neuron")
+    if connection.one("SELECT count(*) FROM callipper.kind_peak WHERE version = %s", [version]) != (0,):
+        columns = ["direction", "kind_id", "threshold", "gain"]
+        yield from _read_vectors(connection, "peaks", "kind_peak", columns, where, "kind_id")
     levels = connection.execute(
         "SELECT DISTINCT level FROM callipper.context_cell WHERE version = %s ORDER BY 1", [version]
     ).fetchall()
     for (level,) in levels:
         where = sql.SQL("version = {} AND level = {}").format(sql.Literal(version), sql.Literal(level))
-        code_sum, i, j, n = _read_vectors(connection, "context_cell", "code_sum", ["i", "j", "n"], where, "i, j")
+        columns = ["code_sum", "i", "j", "n"]
+        (_, code_sum), (_, i), (_, j), (_, count) = _read_vectors(
+            connection, "context", "context_cell", columns, where, "i, j"
+        )
         yield f"context.{level}.ij", np.column_stack([i, j])
-        yield f"context.{level}.count", n
+        yield f"context.{level}.count", count
         yield f"context.{level}.code_sum", code_sum
 
 
 def _read_vectors(
-    connection: db.Connection, table: str, vector: str, numbers: list[str], where: sql.Composable, order: str
-) -> list[Array]:
+    connection: db.Connection, name: str, table: str, columns: list[str], where: sql.Composable, order: str
+) -> Iterator[tuple[str, Array]]:
+    """The columns of a table, of which the first one has vectors, as NAME.COLUMN."""
     (width,) = connection.execute(
         connection.named("SELECT @extschema:vector@.vector_dims({}) FROM callipper.{} WHERE {} LIMIT 1").format(
-            sql.Identifier(vector), sql.Identifier(table), where
+            sql.Identifier(columns[0]), sql.Identifier(table), where
         )
     ).fetchone() or (0,)
     query = sql.SQL("SELECT {} FROM callipper.{} WHERE {} ORDER BY {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, [vector, *numbers])), sql.Identifier(table), where, sql.SQL(order)
+        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table), where, sql.SQL(order)
     )
     kinds = dict.fromkeys(("bias", "n", "threshold", "gain"), "float4") | dict.fromkeys(("i", "j", "kind_id"), "int4")
-    return [
-        np.ascontiguousarray(column)
-        for column in read_rows(connection, query, ["vector", *(kinds[name] for name in numbers)], width)
-    ]
-
-
-@contextmanager
-def _snapshot(dsn: str) -> Iterator[db.Connection]:
-    """One transaction that sees one version, whatever is activated meanwhile."""
-    with db.session(dsn, autocommit=True) as connection, connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield connection
+    found = read_rows(connection, query, ["vector", *(kinds[column] for column in columns[1:])], width)
+    return ((f"{name}.{column}", np.ascontiguousarray(values)) for column, values in zip(columns, found, strict=True))
 
 
 def _active(connection: db.Connection) -> ActiveModel:

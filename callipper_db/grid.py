@@ -68,13 +68,11 @@ def ensure_grid(connection: Connection, places: Array, srid: int, size_m: float,
     else:
         blocks = np.unique(np.floor(places / block_m).astype(np.int64), axis=0)
     check_count(len(blocks), size_m, kind)
-    row = connection.execute(
+    (grid_id,) = connection.one(
         "INSERT INTO callipper.grid (kind, size_m, srid) VALUES (%s, %s, %s) ON CONFLICT (kind, size_m, srid)"
         " DO UPDATE SET kind = excluded.kind RETURNING grid_id",
         [kind, size_m, srid],
-    ).fetchone()
-    assert row is not None
-    grid_id = int(row[0])
+    )
     if kind == H3:
         _cover_h3(connection, blocks, srid, size_m)
     else:
@@ -101,13 +99,11 @@ def read_grid(connection: Connection, version: int) -> tuple[Grid, str, float]:
 
     The centres are the same bits as those of ensure_grid, in the grid's CRS.
     """
-    row = connection.execute(
+    grid_id, kind, size_m, srid = connection.one(
         "SELECT g.grid_id, g.kind, g.size_m, g.srid FROM callipper.model m JOIN callipper.grid g USING (grid_id)"
         " WHERE m.version = %s",
         [version],
-    ).fetchone()
-    assert row is not None, f"version {version} has no grid"
-    grid_id, kind, size_m, srid = row
+    )
     if kind == H3:
         return _read_h3_grid(connection, version, grid_id, srid), kind, size_m
     shape = SHAPES[kind][0].removesuffix("Grid")
@@ -116,11 +112,7 @@ def read_grid(connection: Connection, version: int) -> tuple[Grid, str, float]:
         f" ON c.cell_id = e.cell_id, LATERAL (SELECT ST_Centroid({shape}("
         "{size}::float8, c.i, c.j, ST_SetSRID(ST_MakePoint(float8 '0', float8 '0'), {srid})))"
         " AS centre OFFSET 0) AS p WHERE e.version = {version}"
-    ).format(
-        size=sql.Literal(size_m),
-        srid=sql.Literal(srid),
-        version=sql.Literal(version),
-    )
+    ).format(size=sql.Literal(size_m), srid=sql.Literal(srid), version=sql.Literal(version))
     columns = read_rows(connection, query, ["int8", "int4", "int4", "float8", "float8"])
     return _grid_of(grid_id, kind, columns), kind, size_m
 
@@ -252,9 +244,7 @@ def _cover_blocks(connection: Connection, blocks: Array, block_m: float, srid: i
         """),
         {"m": block_m, "srid": srid, "x": blocks[:, 0].tolist(), "y": blocks[:, 1].tolist()},
     )
-    row = connection.execute("SELECT count(*) FROM covered_block").fetchone()
-    assert row is not None
-    return int(row[0])
+    return int(connection.one("SELECT count(*) FROM covered_block")[0])
 
 
 def _float8(number: float) -> sql.Composed:

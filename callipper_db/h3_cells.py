@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from callipper_db.arrays import Array
-from callipper_db.errors import MissingExtra
+from callipper_db.errors import needs_extra
 
 COARSER = 2  # levels from a cell to its block, which has up to 49 cells
 LARGEST_EDGE_M = 1_281_256.0  # of a cell of resolution 0, on average; each level divides it by the root of 7
@@ -86,10 +86,9 @@ def index_of(upper: npt.ArrayLike, lower: npt.ArrayLike) -> Array:
     return index
 
 
+@needs_extra("A grid of H3 cells", "h3")
 def _h3() -> ModuleType:
-    try:
-        from h3.api import basic_int
-    except ModuleNotFoundError as error:
-        raise MissingExtra(feature="A grid of H3 cells", module=error.name, extra="h3") from error
+    from h3.api import basic_int
+
     module: ModuleType = basic_int
     return module

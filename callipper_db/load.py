@@ -122,7 +122,7 @@ def load(
     rejects = Rejects(options.rejects)
     summary = LoadSummary()
     with db.session(dsn, autocommit=True) as connection:
-        if connection.execute("SELECT to_regclass('callipper.poi')").fetchone() == (None,):
+        if connection.one("SELECT to_regclass('callipper.poi')") == (None,):
             raise NotInitialised
         alone = len(paths) == 1
         if options.replace_source and not alone:
@@ -282,8 +282,7 @@ class Look:
 
 def _look_at_categories(connection: db.Connection, summary: FileSummary, staged: int) -> None:
     """Count the rows without a category, and say which columns might have held it when no row got one."""
-    row = connection.execute("SELECT count(*) FILTER (WHERE category IS NULL) FROM poi_load").fetchone()
-    summary.without_category = int(row[0]) if row else 0
+    (summary.without_category,) = connection.one("SELECT count(*) FILTER (WHERE category IS NULL) FROM poi_load")
     if summary.without_category == staged:
         found = [str(key) for (key,) in connection.execute(LIKE_CATEGORIES)]
         may = f" These columns might hold it: {', '.join(found)}." if found else ""

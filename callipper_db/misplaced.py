@@ -70,8 +70,8 @@ def _doubts_of_crs(staged: Array, at_sea: Array, srid: int) -> list[str]:
 
 
 def _would_be_near(connection: Connection, staged: Array, turned: Array) -> bool:
-    row = connection.execute(LOADED_ROWS).fetchone()
-    loaded = _places(connection, "ST_X(geom)", "ST_Y(geom)", "callipper.poi", row[0] if row else 0)
+    (count,) = connection.one(LOADED_ROWS)
+    loaded = _places(connection, "ST_X(geom)", "ST_Y(geom)", "callipper.poi", count)
     if len(loaded) < MIN_ROWS:
         return False
     middle = np.median(loaded, axis=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -15,17 +16,15 @@ from callipper_db.figures import SPLITS
 from callipper_db.h3_cells import resolution_of
 from callipper_db.tables import PARTITIONED
 
-COLUMNS = (
-    """m.version, m.status, m.created_at, m.activated_at, m.srid, e.name AS text_encoder, m.metrics, m.provenance"""
-)
+COLUMNS = "m.version, m.status, m.created_at, m.activated_at, m.srid, e.name AS text_encoder, m.metrics, m.provenance"
 
 
 def active_version(connection: db.Connection) -> int:
     """The active version. Raises NoActiveModel."""
-    row = connection.execute("SELECT callipper._active_version()").fetchone()
-    if row is None or not row[0]:  # 0 says that there is none
+    (version,) = connection.one("SELECT callipper._active_version()")
+    if not version:  # 0 says that there is none
         raise NoActiveModel
-    return int(row[0])
+    return int(version)
 
 
 def list_models(dsn: str) -> list[dict[str, Any]]:
@@ -48,16 +47,12 @@ COUNTS_OF_VIEWS = (
 )
 
 
-def _may_count(connection: db.Connection) -> bool:
-    return connection.execute("SELECT has_table_privilege('callipper.cell_embedding', 'SELECT')").fetchone() == (True,)
-
-
 def show_model(dsn: str, version: int | None) -> dict[str, Any]:
     """One version, the active one for None, with its architecture and what it covers. Raises UnknownModel."""
     with db.session(dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
         query = connection.named(
             f"SELECT {COLUMNS}, m.arch, ST_AsText(m.extent, 5) AS extent, g.kind AS grid_kind, g.size_m AS grid_size_m,"
-            f" {COUNTS if _may_count(connection) else COUNTS_OF_VIEWS},"
+            f" {COUNTS if connection.may_read('cell_embedding') else COUNTS_OF_VIEWS},"
             " (SELECT count(*) FROM callipper.text_embedding t WHERE t.version = m.version) AS texts"
             " FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id)"
             " LEFT JOIN callipper.grid g USING (grid_id)"
@@ -114,13 +109,12 @@ def _flat(model: dict[str, Any], size: int) -> dict[str, dict[str, Any]]:
 def _bytes(dsn: str, version: int) -> int:
     """The bytes of a version's partitions on disk, with their indexes."""
     with db.session(dsn) as connection:
-        row = connection.execute(
+        (size,) = connection.one(
             "SELECT coalesce(sum(pg_total_relation_size(to_regclass(format('callipper.%%I', parent || '_v' || %s)))), 0)::int8"
             " FROM unnest(%s::text[]) AS parent",
             [str(version), list(PARTITIONED)],
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
+        )
+    return int(size)
 
 
 def record_evaluation(dsn: str, version: int, name: str, figures: dict[str, Any], note: Callable[[str], None]) -> None:
@@ -142,28 +136,14 @@ def record_evaluation(dsn: str, version: int, name: str, figures: dict[str, Any]
 
 def activate_model(dsn: str, version: int) -> None:
     """Make a version the active one. Raises UnknownModel."""
-    _check_range(version)
-    try:
-        with db.session(dsn) as connection, connection.transaction():
-            connection.execute("SELECT callipper.activate(%s)", [version])
-    except DatabaseFailed as error:
-        if isinstance(error.__cause__, psycopg.errors.UndefinedObject):
-            raise UnknownModel(version=version) from error
-        raise
+    with _changing(dsn, version) as connection:
+        connection.execute("SELECT callipper.activate(%s)", [version])
 
 
 def drop_model(dsn: str, version: int, *, force: bool = False) -> None:
     """Remove a version and everything that belongs to it. Raises UnknownModel, ModelActive."""
-    _check_range(version)
-    try:
-        with db.session(dsn) as connection, connection.transaction():
-            connection.execute("SELECT callipper.drop_model(%s, %s)", [version, force])
-    except DatabaseFailed as error:
-        if isinstance(error.__cause__, psycopg.errors.UndefinedObject):
-            raise UnknownModel(version=version) from error
-        if isinstance(error.__cause__, psycopg.errors.ObjectInUse):
-            raise ModelActive(version=version) from error
-        raise
+    with _changing(dsn, version) as connection:
+        connection.execute("SELECT callipper.drop_model(%s, %s)", [version, force])
 
 
 def versions_to_prune(dsn: str, keep: int) -> list[int]:
@@ -177,7 +157,17 @@ def versions_to_prune(dsn: str, keep: int) -> list[int]:
     return [int(version) for (version,) in rows]
 
 
-def _check_range(version: int) -> None:
-    """Raise UnknownModel for a number beyond a 4-byte integer, for which SQL would find no function."""
-    if not 0 < version < 2**31:
+@contextmanager
+def _changing(dsn: str, version: int) -> Iterator[db.Connection]:
+    """A transaction that changes a version. Raises UnknownModel, ModelActive."""
+    if not 0 < version < 2**31:  # beyond a 4-byte integer, SQL would find no function
         raise UnknownModel(version=version)
+    try:
+        with db.session(dsn) as connection, connection.transaction():
+            yield connection
+    except DatabaseFailed as error:
+        if isinstance(error.__cause__, psycopg.errors.UndefinedObject):
+            raise UnknownModel(version=version) from error
+        if isinstance(error.__cause__, psycopg.errors.ObjectInUse):
+            raise ModelActive(version=version) from error
+        raise

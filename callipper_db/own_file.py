@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +35,6 @@ class FileSummary:
     rows: int
     skipped: int  # rows without a place that can be embedded: their emb is null
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def embed_file(dsn: str, path: Path, output: Path, column: str, reporter: Reporter) -> FileSummary:

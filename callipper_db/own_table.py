@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -80,10 +80,6 @@ class TableSummary:
     skipped: int  # without a place that can be embedded
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class _Target:
@@ -119,9 +115,9 @@ def embed_table(
         reporter.stage("reading places")
         with _bad_sql(table):
             _list_rows(connection, target, encoder, options.where, everything)
-        total, skipped = connection.execute(
+        total, skipped = connection.one(
             "SELECT count(*) FILTER (WHERE usable), count(*) FILTER (WHERE NOT usable) FROM pg_temp.todo"
-        ).fetchone() or (0, 0)
+        )
         reporter.stage("embedding", total)
         connection.execute(connection.named("CREATE TEMPORARY TABLE embedded (number int8, emb @vector)"))
         for first in range(0, total, CHUNK):

@@ -15,8 +15,7 @@ def partition(table: str, version: int) -> sql.Identifier:
 
 def has_partition(connection: Connection, table: str, version: int) -> bool:
     """Whether a version has rows of its own in a table. Versions of earlier programs lack the tables that came later."""
-    found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{SCHEMA}.{table}_v{version}"]).fetchone()
-    return found == (True,)
+    return connection.one("SELECT to_regclass(%s) IS NOT NULL", [f"{SCHEMA}.{table}_v{version}"]) == (True,)
 
 
 def create_partition(connection: Connection, table: str, version: int) -> sql.Identifier:
@@ -29,30 +28,25 @@ def create_partition(connection: Connection, table: str, version: int) -> sql.Id
         )
     )
     # A member of the owner's role, or a superuser, may be at work. The functions read the table with its owner's rights.
-    owner = connection.execute(
-        "SELECT pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class WHERE oid = %s::regclass",
-        [f"{SCHEMA}.{table}"],
-    ).fetchone()
-    assert owner is not None
-    connection.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(owner[0])))
+    query = "SELECT pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class WHERE oid = %s::regclass"
+    (owner,) = connection.one(query, [f"{SCHEMA}.{table}"])
+    connection.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(owner)))
     return name
 
 
 def attach_partition(connection: Connection, table: str, version: int) -> None:
     """Attach a loaded table to its parent. PostgreSQL builds the parent's indexes on it and checks its foreign keys."""
-    name = partition(table, version)
-    # The check lets ATTACH skip its scan for rows of other versions.
-    connection.execute(
-        sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK (version = {})").format(
-            name, sql.Identifier(f"{table}_v{version}_version_check"), sql.Literal(version)
-        )
-    )
-    connection.execute(
-        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(
-            sql.Identifier(SCHEMA, table), name, sql.Literal(version)
-        )
-    )
-    connection.execute(
-        sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(name, sql.Identifier(f"{table}_v{version}_version_check"))
-    )
-    connection.execute(sql.SQL("ANALYZE {}").format(name))
+    names = {
+        "name": partition(table, version),
+        "parent": sql.Identifier(SCHEMA, table),
+        "version": sql.Literal(version),
+        "check": sql.Identifier(f"{table}_v{version}_version_check"),
+    }
+    for statement in (
+        # The check lets ATTACH skip its scan for rows of other versions.
+        "ALTER TABLE {name} ADD CONSTRAINT {check} CHECK (version = {version})",
+        "ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES IN ({version})",
+        "ALTER TABLE {name} DROP CONSTRAINT {check}",
+        "ANALYZE {name}",
+    ):
+        connection.execute(sql.SQL(statement).format(**names))

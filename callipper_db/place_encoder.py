@@ -85,17 +85,16 @@ class PlaceEncoder:
         return np.concatenate(parts)
 
     def _check(self, connection: db.Connection, lonlat: Array) -> None:
-        row = connection.execute(
+        count, first = connection.one(
             connection.named(
                 "SELECT count(*), min(number) FROM pg_temp.place, callipper.model m"
                 f" WHERE m.version = %s AND ({USABLE}) IS NOT TRUE"
             ),
             [self.version],
-        ).fetchone()
-        assert row is not None
-        if row[0]:
-            lon, lat = lonlat[row[1]].tolist()
-            raise PlacesUnusable(count=row[0], total=len(lonlat), first=row[1], lon=lon, lat=lat)
+        )
+        if count:
+            lon, lat = lonlat[first].tolist()
+            raise PlacesUnusable(count=count, total=len(lonlat), first=first, lon=lon, lat=lat)
 
 
 def open_encoder(

@@ -75,9 +75,7 @@ def _together(corners: Array, points: Array) -> tuple[Array, Array]:
 def _cells(connection: db.Connection, text: str) -> tuple[Array, Array]:
     """(C, corners, 2) degrees and (C,) cosine similarity."""
     active_version(connection)
-    row = connection.execute(connection.named("SELECT ST_NPoints(geom) FROM callipper.cells LIMIT 1")).fetchone()
-    assert row is not None, "a version has cells"
-    corners = int(row[0])
+    (corners,) = connection.one(connection.named("SELECT ST_NPoints(geom) FROM callipper.cells LIMIT 1"))
     coordinates = sql.SQL(", ").join(
         connection.named(f"{axis}(ST_PointN(ring, {number}))")
         for number in range(1, corners + 1)

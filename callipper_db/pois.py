@@ -42,8 +42,5 @@ def remove_pois(dsn: str, source: str, where: Mapping[str, str] | None = None, *
         if (source,) not in there:
             raise UnknownSource(source=source, sources=", ".join(name for (name,) in there) or "none")
         if dry_run:
-            row = connection.execute(
-                sql.SQL("SELECT count(*) FROM callipper.poi WHERE {}").format(condition)
-            ).fetchone()
-            return int(row[0]) if row else 0
+            return int(connection.one(sql.SQL("SELECT count(*) FROM callipper.poi WHERE {}").format(condition))[0])
         return connection.execute(sql.SQL("DELETE FROM callipper.poi WHERE {}").format(condition)).rowcount

@@ -132,9 +132,9 @@ def ensure_current(dsn: str) -> None:
 
 def is_current(connection: db.Connection) -> bool:
     """Whether the schema and its functions are the ones that this program makes."""
-    if connection.execute("SELECT to_regprocedure('callipper._sql_digest()')").fetchone() == (None,):
+    if connection.one("SELECT to_regprocedure('callipper._sql_digest()')") == (None,):
         return False
-    return connection.execute("SELECT callipper._sql_digest()").fetchone() == (sql_digest(),)
+    return connection.one("SELECT callipper._sql_digest()") == (sql_digest(),)
 
 
 def is_extension(connection: db.Connection) -> bool:
@@ -158,11 +158,10 @@ def newer(connection: db.Connection) -> str | None:
     found = revision(connection)
     if found is not None and found not in {script.revision for script in _scripts().walk_revisions()}:
         return f"at revision {found}, and this program knows those up to {head()}"
-    if connection.execute("SELECT to_regprocedure('callipper._sql_version()')").fetchone() == (None,):
+    if connection.one("SELECT to_regprocedure('callipper._sql_version()')") == (None,):
         return None  # made by a program from before versions were written down
-    row = connection.execute("SELECT callipper._sql_version()").fetchone()
-    assert row is not None
-    return f"of callipper-db {row[0]}" if db.version_tuple(row[0]) > db.version_tuple(version()) else None
+    (made_by,) = connection.one("SELECT callipper._sql_version()")
+    return f"of callipper-db {made_by}" if db.version_tuple(made_by) > db.version_tuple(version()) else None
 
 
 def version() -> str:
@@ -172,8 +171,7 @@ def version() -> str:
 
 def revision(connection: db.Connection) -> str | None:
     """The revision of the schema in the database, None when there is none, or a reader asks, who may not see it."""
-    readable = "SELECT has_table_privilege(to_regclass('callipper.alembic_version'), 'SELECT')"
-    if connection.execute(readable).fetchone() != (True,):
+    if not connection.may_read("alembic_version"):
         return None
     row = connection.execute("SELECT version_num FROM callipper.alembic_version").fetchone()
     return str(row[0]) if row else None
@@ -230,7 +228,7 @@ def open_schemas(connection: db.Connection) -> list[str]:
     schema and types; whoever asks by SQL may not.
     """
     with connection.transaction(), connection.users_names():
-        (on_path,) = connection.execute("SELECT pg_catalog.current_schemas(false)::text[]").fetchone() or ([],)
+        (on_path,) = connection.one("SELECT pg_catalog.current_schemas(false)::text[]")
     rows = connection.execute(
         "SELECT n.nspname::text, coalesce(r.rolname::text, 'PUBLIC') FROM pg_catalog.pg_namespace n"
         " CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) AS a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
@@ -316,7 +314,7 @@ def _upgrade(connection: AlchemyConnection) -> None:
 
 def _restore_map(connection: db.Connection) -> None:
     """Make the tables of callipper_map where they are missing: dropped, or left out of a dump. sql/ fills them."""
-    if connection.execute("SELECT to_regclass('callipper_map.cell')").fetchone() == (None,):
+    if connection.one("SELECT to_regclass('callipper_map.cell')") == (None,):
         script = _scripts().get_revision(MAP_REVISION)
         assert script is not None
         for statement in script.module.MAP.split(";\n"):
@@ -378,7 +376,7 @@ def _lock(connection: db.Connection, waiting: Waiting) -> None:
     No reader waits for these two, so they are waited for.
     """
     for table in ("alembic_version", "model"):
-        if connection.execute("SELECT to_regclass(%s)", [f"callipper.{table}"]).fetchone() != (None,):
+        if connection.one("SELECT to_regclass(%s)", [f"callipper.{table}"]) != (None,):
             lock = sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(sql.Identifier("callipper", table))
             try:
                 with connection.transaction():

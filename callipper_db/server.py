@@ -44,9 +44,8 @@ from callipper_db.errors import (
 )
 from callipper_db.versions import MINIMUM, MINIMUM_POSTGRES
 
-PORT = (
-    5432  # only part of the socket's file name; it is in the DSN, because a PGPORT in the environment would change it
-)
+# Only part of the socket's file name. It is in the DSN, because a PGPORT in the environment would change it.
+PORT = 5432
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes that fit in a socket address
 ADMINISTRATOR = "postgres"  # the superuser, which creates the database and its extensions
@@ -57,10 +56,8 @@ LOG_LIMIT = 10 * 2**20  # bytes; a longer log is put aside at the next start
 SILENCE_S = 60.0  # a server that runs but has not answered for this long hangs
 NO_SOCKET_S = 2.0  # a server without a socket for this long has lost it
 ORPHANS_S = 30.0  # how long to wait for the children of a killed server
-ENVIRONMENT = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "LC_ALL": "C",
-}  # without the caller's PG*, which are for another server
+# Without the caller's PG*, which are for another server.
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}
 
 # Where distributions put the server; PATH and pg_config are asked as well.
 BINARY_FOLDERS = (
@@ -182,8 +179,7 @@ class EmbeddedServer:
         if state == "running":
             # A server without a free connection answers the ping and refuses the session. Then only its state is known.
             with suppress(ConnectionFailed, ConnectionLost), session(self.dsn("postgres")) as connection:
-                query = "SELECT current_setting('server_version'), pg_postmaster_start_time()"
-                version, since = connection.execute(query).fetchone() or (version, None)
+                version, since = connection.one("SELECT current_setting('server_version'), pg_postmaster_start_time()")
         return ServerStatus(
             state=state,
             version=version.split()[0] if version else None,
@@ -374,7 +370,7 @@ class EmbeddedServer:
             if READER not in roles:  # init may not create roles
                 connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(READER)))
             may_grant = "SELECT pg_has_role(%s::name, %s::name, 'MEMBER WITH ADMIN OPTION')"
-            if connection.execute(may_grant, [OWNER, READER]).fetchone() != (True,):
+            if connection.one(may_grant, [OWNER, READER]) != (True,):
                 grant = sql.SQL("GRANT {} TO {} WITH ADMIN OPTION")
                 connection.execute(grant.format(sql.Identifier(READER), sql.Identifier(OWNER)))
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'callipper'").fetchone():

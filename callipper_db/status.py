@@ -77,9 +77,7 @@ def read_status(dsn: str) -> dict[str, Any]:
         versions = cursor.execute(VERSIONS).fetchone() or {}
         sizes = {row["what"]: row["bytes"] for row in cursor.execute(SIZES)}
         active = cursor.execute(ACTIVE).fetchone()
-        changed = None
-        if connection.execute("SELECT has_table_privilege('callipper.poi_change', 'SELECT')").fetchone() == (True,):
-            changed = (cursor.execute(CHANGED).fetchone() or {})["pois"]
+        (changed,) = connection.one(CHANGED) if connection.may_read("poi_change") else (None,)
         indexes = cursor.execute(INDEXES).fetchall()
         building = cursor.execute(BUILDING).fetchall()
         texts = cursor.execute(TEXTS).fetchone() or {}

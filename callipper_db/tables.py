@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from geoalchemy2 import Geometry
 from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import (
@@ -52,6 +54,11 @@ def _geometry(kind: str) -> Geometry:
     return Geometry(kind, srid=4326, spatial_index=False)
 
 
+def _column(name: str, *parts: Any, default: str | None = None, **options: Any) -> Column[Any]:
+    """A column that is never NULL; default: in SQL."""
+    return Column(name, *parts, nullable=False, server_default=None if default is None else text(default), **options)
+
+
 # Names in other languages: OpenStreetMap's name:fr, Overture's names. sql/042_evidence.sql looks for them by the same path.
 OTHER_NAMES = '$.keyvalue() ? (@.key starts with "name:" || @.key == "names").value'
 HAS_OTHER_NAMES = "strpos(attributes::text, '\"name:') > 0 OR attributes ? 'names'"
@@ -60,14 +67,14 @@ poi = Table(
     "poi",
     metadata,
     Column("poi_id", BigInteger, Identity(always=True), primary_key=True),
-    Column("source", Text, nullable=False),
-    Column("source_id", Text, nullable=False),
+    _column("source", Text),
+    _column("source_id", Text),
     Column("name", Text),
     Column("category", Text),
     Column("category_group", Text),
     Column("description", Text, comment="the user's own text; where NULL the training template is used"),
-    Column("geom", _geometry("POINT"), nullable=False),
-    Column("attributes", JSONB, nullable=False, server_default=text("'{}'")),
+    _column("geom", _geometry("POINT")),
+    _column("attributes", JSONB, default="'{}'"),
     UniqueConstraint("source", "source_id"),
     Index("poi_geom_idx", "geom", postgresql_using="gist"),
     Index(
@@ -83,10 +90,9 @@ poi_change = Table(
     "poi_change",
     metadata,
     Column("change_id", BigInteger, Identity(always=True), primary_key=True),
-    Column(
+    _column(
         "poi_ids",
         INT8MULTIRANGE,
-        nullable=False,
         comment="POIs inserted, updated or deleted: poi_id <@ poi_ids; all when the table was truncated",
     ),
     comment="statements that changed callipper.poi and that no refresh has seen yet; triggers write it",
@@ -96,7 +102,7 @@ change = Table(
     "change",
     metadata,
     Column("one", Boolean, primary_key=True, server_default=text("true")),
-    Column("transaction_id", BigInteger, nullable=False),
+    _column("transaction_id", BigInteger),
     CheckConstraint("one", name="one"),
     comment="one row: the transaction that last changed the answers, by an activation, a refresh or a drop",
 )
@@ -105,7 +111,7 @@ signing_key = Table(
     "signing_key",
     metadata,
     Column("one", Boolean, primary_key=True, server_default=text("true")),
-    Column("key", LargeBinary, nullable=False),
+    _column("key", LargeBinary),
     CheckConstraint("one", name="one"),
     comment="one row: the key with which text_embed signs its open cursors; a random number that never leaves the server",
 )
@@ -114,10 +120,10 @@ text_encoder = Table(
     "text_encoder",
     metadata,
     Column("text_encoder_id", Integer, Identity(always=True), primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("revision", Text, nullable=False, comment="sha256 of the weights file"),
-    Column("dim", Integer, nullable=False),
-    Column("arch", JSONB, nullable=False, server_default=text("'{}'")),
+    _column("name", Text),
+    _column("revision", Text, comment="sha256 of the weights file"),
+    _column("dim", Integer),
+    _column("arch", JSONB, default="'{}'"),
     Column(
         "max_tokens",
         Integer,
@@ -132,27 +138,25 @@ text_encoder = Table(
 text_vector = Table(
     "text_vector",
     metadata,
-    Column("text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id), nullable=False),
-    Column("text_hash", BigInteger, Computed("hashtextextended(text, 0::bigint)", persisted=True), nullable=False),
-    Column("text", Text, nullable=False),
-    Column("vec", VECTOR, nullable=False),
+    _column("text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id)),
+    _column("text_hash", BigInteger, Computed("hashtextextended(text, 0::bigint)", persisted=True)),
+    _column("text", Text),
+    _column("vec", VECTOR),
     PrimaryKeyConstraint("text_encoder_id", "text_hash"),
     comment="the sentence encoder's vector of each distinct text, so that no text is encoded twice",
 )
 
 
 def _encoder_key() -> Column[int]:
-    return Column(
-        "text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id, ondelete="CASCADE"), nullable=False
-    )
+    return _column("text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id, ondelete="CASCADE"))
 
 
 text_token = Table(
     "text_token",
     metadata,
     _encoder_key(),
-    Column("token_id", Integer, nullable=False, comment="row of the vocabulary, from 0"),
-    Column("piece", Text, nullable=False),
+    _column("token_id", Integer, comment="row of the vocabulary, from 0"),
+    _column("piece", Text),
     Column("embedding", VECTOR),
     Column("half", HALFVEC, comment="the input vector in half the space, in place of embedding"),
     Column("score", Float(53), comment="log probability of a SentencePiece piece; NULL for WordPiece"),
@@ -166,8 +170,8 @@ text_normal = Table(
     "text_normal",
     metadata,
     _encoder_key(),
-    Column("source", Text, nullable=False),
-    Column("target", Text, nullable=False),
+    _column("source", Text),
+    _column("target", Text),
     PrimaryKeyConstraint("text_encoder_id", "source"),
     comment="the characters that a SentencePiece encoder replaces before it reads a text",
 )
@@ -176,8 +180,8 @@ text_position = Table(
     "text_position",
     metadata,
     _encoder_key(),
-    Column("position", Integer, nullable=False, comment="place in the text, from 0"),
-    Column("embedding", VECTOR, nullable=False),
+    _column("position", Integer, comment="place in the text, from 0"),
+    _column("embedding", VECTOR),
     PrimaryKeyConstraint("text_encoder_id", "position"),
     comment="the vector that a text encoder adds to the token at each position (token type included)",
 )
@@ -186,11 +190,11 @@ text_weight = Table(
     "text_weight",
     metadata,
     _encoder_key(),
-    Column("layer", Integer, nullable=False),
-    Column("part", Text, nullable=False),
-    Column("neuron", Integer, nullable=False),
-    Column("bias", REAL, nullable=False),
-    Column("weight", VECTOR, nullable=False),
+    _column("layer", Integer),
+    _column("part", Text),
+    _column("neuron", Integer),
+    _column("bias", REAL),
+    _column("weight", VECTOR),
     PrimaryKeyConstraint("text_encoder_id", "layer", "part", "neuron"),
     CheckConstraint(
         "part IN ('query', 'key', 'value', 'attention', 'intermediate', 'output', 'projection', 'first', 'second')",
@@ -203,10 +207,10 @@ text_norm = Table(
     "text_norm",
     metadata,
     _encoder_key(),
-    Column("layer", Integer, nullable=False),
-    Column("part", Text, nullable=False),
-    Column("gain", VECTOR, nullable=False),
-    Column("bias", VECTOR, nullable=False),
+    _column("layer", Integer),
+    _column("part", Text),
+    _column("gain", VECTOR),
+    _column("bias", VECTOR),
     PrimaryKeyConstraint("text_encoder_id", "layer", "part"),
     CheckConstraint("part IN ('embedding', 'attention', 'output')", name="part"),
     comment="the layer norms of a text encoder",
@@ -216,29 +220,25 @@ model = Table(
     "model",
     metadata,
     Column("version", Integer, Identity(always=True), primary_key=True),
-    Column("status", Text, nullable=False),
+    _column("status", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("activated_at", DateTime(timezone=True)),
-    Column("srid", Integer, nullable=False, comment="projected CRS of the location encoder, metres"),
-    Column("origin_easting", Float(53), nullable=False),
-    Column("origin_northing", Float(53), nullable=False),
-    Column(
-        "extent",
-        _geometry("POLYGON"),
-        nullable=False,
-        comment="bounding box of the training POIs and of those that refresh has added",
+    _column("srid", Integer, comment="projected CRS of the location encoder, metres"),
+    _column("origin_easting", Float(53)),
+    _column("origin_northing", Float(53)),
+    _column(
+        "extent", _geometry("POLYGON"), comment="bounding box of the training POIs and of those that refresh has added"
     ),
     Column("grid_id", Integer, ForeignKey("callipper.grid.grid_id")),
-    Column("text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id), nullable=False),
-    Column("arch", JSONB, nullable=False, comment="the location encoder: features and layers, in order"),
-    Column("standardisation", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("metrics", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("provenance", JSONB, nullable=False, server_default=text("'{}'")),
-    Column(
+    _column("text_encoder_id", Integer, ForeignKey(text_encoder.c.text_encoder_id)),
+    _column("arch", JSONB, comment="the location encoder: features and layers, in order"),
+    _column("standardisation", JSONB, default="'{}'"),
+    _column("metrics", JSONB, default="'{}'"),
+    _column("provenance", JSONB, default="'{}'"),
+    _column(
         "follows_changes",
         Boolean,
-        nullable=False,
-        server_default=text("false"),
+        default="false",
         comment="whether poi_change lists all POIs that differ from those of this version; true for one version at most",
     ),
     CheckConstraint("status IN ('ready', 'active')", name="status"),
@@ -249,11 +249,11 @@ model = Table(
 location_weight = Table(
     "location_weight",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
-    Column("layer", Text, nullable=False),
-    Column("neuron", Integer, nullable=False),
-    Column("weight", VECTOR, nullable=False),
-    Column("bias", REAL, nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("layer", Text),
+    _column("neuron", Integer),
+    _column("weight", VECTOR),
+    _column("bias", REAL),
     PrimaryKeyConstraint("version", "layer", "neuron"),
     comment="the location encoder, a row per neuron",
 )
@@ -261,10 +261,10 @@ location_weight = Table(
 text_projection = Table(
     "text_projection",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
-    Column("neuron", Integer, nullable=False),
-    Column("weight", VECTOR, nullable=False),
-    Column("bias", REAL, nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("neuron", Integer),
+    _column("weight", VECTOR),
+    _column("bias", REAL),
     PrimaryKeyConstraint("version", "neuron"),
     comment="the linear map from the sentence encoder to the shared space, a row per dimension",
 )
@@ -272,12 +272,12 @@ text_projection = Table(
 context_cell = Table(
     "context_cell",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
-    Column("level", Integer, nullable=False),
-    Column("i", Integer, nullable=False),
-    Column("j", Integer, nullable=False),
-    Column("n", REAL, nullable=False),
-    Column("code_sum", VECTOR, nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("level", Integer),
+    _column("i", Integer),
+    _column("j", Integer),
+    _column("n", REAL),
+    _column("code_sum", VECTOR),
     PrimaryKeyConstraint("version", "level", "i", "j"),
     comment="the context of places: POIs and their text codes, summed per cell of square lattices with"
     " sides of 12.5 m * 2^level",
@@ -286,17 +286,11 @@ context_cell = Table(
 text_embedding = Table(
     "text_embedding",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
-    Column("text_hash", BigInteger, Computed("hashtextextended(text, 0::bigint)", persisted=True), nullable=False),
-    Column("text", Text, nullable=False, comment="lower case, single spaces"),
-    Column("emb", VECTOR(DIMENSIONS), nullable=False),
-    Column(
-        "vocabulary",
-        Boolean,
-        nullable=False,
-        server_default=text("false"),
-        comment="a common word for places, which describe may return",
-    ),
+    _column("version", Integer, ForeignKey(model.c.version)),
+    _column("text_hash", BigInteger, Computed("hashtextextended(text, 0::bigint)", persisted=True)),
+    _column("text", Text, comment="lower case, single spaces"),
+    _column("emb", VECTOR(DIMENSIONS)),
+    _column("vocabulary", Boolean, default="false", comment="a common word for places, which describe may return"),
     Column(
         "city_distances",
         ARRAY(REAL),
@@ -313,9 +307,9 @@ grid = Table(
     "grid",
     metadata,
     Column("grid_id", Integer, Identity(always=True), primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("size_m", Float(53), nullable=False),
-    Column("srid", Integer, nullable=False),
+    _column("kind", Text),
+    _column("size_m", Float(53)),
+    _column("srid", Integer),
     CheckConstraint("kind IN ('square', 'hexagon', 'h3')", name="kind"),
     CheckConstraint("size_m > 0", name="size_m"),
     UniqueConstraint("kind", "size_m", "srid"),
@@ -326,10 +320,10 @@ cell = Table(
     "cell",
     metadata,
     Column("cell_id", BigInteger, Identity(always=True), primary_key=True),
-    Column("grid_id", Integer, ForeignKey(grid.c.grid_id, ondelete="CASCADE"), nullable=False),
-    Column("i", Integer, nullable=False),
-    Column("j", Integer, nullable=False),
-    Column("geom", _geometry("POLYGON"), nullable=False),
+    _column("grid_id", Integer, ForeignKey(grid.c.grid_id, ondelete="CASCADE")),
+    _column("i", Integer),
+    _column("j", Integer),
+    _column("geom", _geometry("POLYGON")),
     UniqueConstraint("grid_id", "i", "j"),
     Index("cell_geom_idx", "geom", postgresql_using="gist"),
     comment="the cells of the grids",
@@ -338,9 +332,9 @@ cell = Table(
 cell_embedding = Table(
     "cell_embedding",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
-    Column("cell_id", BigInteger, ForeignKey(cell.c.cell_id), nullable=False),
-    Column("emb", VECTOR(DIMENSIONS), nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version)),
+    _column("cell_id", BigInteger, ForeignKey(cell.c.cell_id)),
+    _column("emb", VECTOR(DIMENSIONS)),
     PrimaryKeyConstraint("cell_id", "version"),
     comment="a version's embedding of each cell, at its centre; unit length",
     postgresql_partition_by="LIST (version)",
@@ -349,9 +343,9 @@ cell_embedding = Table(
 cell_sample = Table(
     "cell_sample",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("emb", VECTOR(DIMENSIONS), nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("number", Integer),
+    _column("emb", VECTOR(DIMENSIONS)),
     PrimaryKeyConstraint("version", "number"),
     comment="random cells of a version, from which percentiles are estimated without a scan of all cells",
 )
@@ -359,19 +353,16 @@ cell_sample = Table(
 point_embedding = Table(
     "point_embedding",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
-    Column("point_id", BigInteger, nullable=False, comment="poi.poi_id, or the id of the row in the user's own source"),
-    Column("text", Text, nullable=False, comment="what the model read"),
-    Column("geom", _geometry("POINT"), nullable=False),
-    Column("emb", VECTOR(DIMENSIONS), nullable=False),
-    Column(
-        "name", Text, nullable=False, server_default=text("''"), comment="the POI's name in the source, '' for none"
-    ),
-    Column(
+    _column("version", Integer, ForeignKey(model.c.version)),
+    _column("point_id", BigInteger, comment="poi.poi_id, or the id of the row in the user's own source"),
+    _column("text", Text, comment="what the model read"),
+    _column("geom", _geometry("POINT")),
+    _column("emb", VECTOR(DIMENSIONS)),
+    _column("name", Text, default="''", comment="the POI's name in the source, '' for none"),
+    _column(
         "trained",
         Boolean,
-        nullable=False,
-        server_default=text("true"),
+        default="true",
         comment="whether the model was trained with this POI as it is here; false if refresh has added or changed it",
     ),
     PrimaryKeyConstraint("point_id", "version"),
@@ -384,37 +375,23 @@ point_embedding = Table(
 kind = Table(
     "kind",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
-    Column("kind_id", Integer, nullable=False, autoincrement=False),
-    Column("name", Text, nullable=False, comment='in everyday words: "bicycle shop"'),
-    Column("said", Boolean, nullable=False, comment="whether describe may return it"),
-    Column(
-        "pois",
-        Integer,
-        nullable=False,
-        server_default=text("0"),
-        comment="POIs of this kind, by their category or by their name",
-    ),
-    Column(
-        "own_pois",
-        Integer,
-        nullable=False,
-        server_default=text("0"),
-        comment="POIs whose category is this kind; each POI counts for one kind",
-    ),
-    Column(
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("kind_id", Integer, autoincrement=False),
+    _column("name", Text, comment='in everyday words: "bicycle shop"'),
+    _column("said", Boolean, comment="whether describe may return it"),
+    _column("pois", Integer, default="0", comment="POIs of this kind, by their category or by their name"),
+    _column("own_pois", Integer, default="0", comment="POIs whose category is this kind; each POI counts for one kind"),
+    _column(
         "sure_pois",
         REAL,
-        nullable=False,
-        server_default=text("0"),
+        default="0",
         comment="POIs of this kind as describe counts them: a POI whose name is only similar, and each name of"
         " stops, count half",
     ),
-    Column(
+    _column(
         "landmark",
         Boolean,
-        nullable=False,
-        server_default=text("false"),
+        default="false",
         comment="whether places are known for it; describe counts each of its POIs twice",
     ),
     PrimaryKeyConstraint("version", "kind_id"),
@@ -422,89 +399,76 @@ kind = Table(
     comment="kinds of places among the POIs of a model version",
 )
 
+
+def _kind_key(name: str) -> ForeignKeyConstraint:
+    columns = ["version", "kind_id"]
+    return ForeignKeyConstraint(columns, [kind.c.version, kind.c.kind_id], name=name, ondelete="CASCADE")
+
+
 kind_phrase = Table(
     "kind_phrase",
     metadata,
-    Column("version", Integer, nullable=False),
-    Column("kind_id", Integer, nullable=False),
-    Column("phrase", Text, nullable=False),
-    Column("vec", VECTOR, nullable=False, comment="the sentence encoder's vector of the phrase, unit length"),
+    _column("version", Integer),
+    _column("kind_id", Integer),
+    _column("phrase", Text),
+    _column("vec", VECTOR, comment="the sentence encoder's vector of the phrase, unit length"),
     PrimaryKeyConstraint("version", "kind_id", "phrase"),
-    ForeignKeyConstraint(
-        ["version", "kind_id"],
-        [kind.c.version, kind.c.kind_id],
-        name="kind_phrase_version_kind_id_fkey",
-        ondelete="CASCADE",
-    ),
+    _kind_key("kind_phrase_version_kind_id_fkey"),
     comment="the names of a kind and the phrases by which people ask for it",
 )
 
 kind_name = Table(
     "kind_name",
     metadata,
-    Column("version", Integer, nullable=False),
-    Column("language", Text, nullable=False, comment="ISO 639-1 code"),
-    Column("kind_id", Integer, nullable=False),
-    Column("name", Text, nullable=False),
+    _column("version", Integer),
+    _column("language", Text, comment="ISO 639-1 code"),
+    _column("kind_id", Integer),
+    _column("name", Text),
     PrimaryKeyConstraint("version", "language", "kind_id"),
-    ForeignKeyConstraint(
-        ["version", "kind_id"],
-        [kind.c.version, kind.c.kind_id],
-        name="kind_name_version_kind_id_fkey",
-        ondelete="CASCADE",
-    ),
+    _kind_key("kind_name_version_kind_id_fkey"),
     comment="names of kinds in other languages than English, which describe returns",
 )
 
 kind_peak = Table(
     "kind_peak",
     metadata,
-    Column("version", Integer, nullable=False),
-    Column("kind_id", Integer, nullable=False),
-    Column(
+    _column("version", Integer),
+    _column("kind_id", Integer),
+    _column(
         "threshold",
         REAL,
-        nullable=False,
         comment="the kind's POIs near a place, divided by a power of all POIs there, count from this value up",
     ),
-    Column("gain", REAL, nullable=False, comment="factor on the part above the threshold"),
-    Column("direction", VECTOR(PEAK_DIMENSIONS), nullable=False, comment="unit length"),
+    _column("gain", REAL, comment="factor on the part above the threshold"),
+    _column("direction", VECTOR(PEAK_DIMENSIONS), comment="unit length"),
     PrimaryKeyConstraint("version", "kind_id"),
-    ForeignKeyConstraint(
-        ["version", "kind_id"],
-        [kind.c.version, kind.c.kind_id],
-        name="kind_peak_version_kind_id_fkey",
-        ondelete="CASCADE",
-    ),
+    _kind_key("kind_peak_version_kind_id_fkey"),
     comment="how each kind of place enters the first half of an embedding; a kind that is newer than the training does not",
 )
 
 point_kind = Table(
     "point_kind",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
-    Column("point_id", BigInteger, nullable=False),
-    Column("kind_id", Integer, nullable=False),
-    Column("easting", Float(53), nullable=False, comment="metres in the CRS of the model"),
-    Column("northing", Float(53), nullable=False, comment="metres in the CRS of the model"),
-    Column(
+    _column("version", Integer, ForeignKey(model.c.version)),
+    _column("point_id", BigInteger),
+    _column("kind_id", Integer),
+    _column("easting", Float(53), comment="metres in the CRS of the model"),
+    _column("northing", Float(53), comment="metres in the CRS of the model"),
+    _column(
         "i",
         Integer,
         Computed("floor(easting / 100.0::float8)::integer", persisted=True),
-        nullable=False,
         comment="column of the square of 100 m",
     ),
-    Column(
+    _column(
         "j",
         Integer,
         Computed("floor(northing / 100.0::float8)::integer", persisted=True),
-        nullable=False,
         comment="row of the square of 100 m",
     ),
-    Column(
+    _column(
         "basis",
         SmallInteger,
-        nullable=False,
         comment="why it counts: 0 its category, 1 its name says the kind, 2 is similar to it, 3 hints at it, 4"
         " a stop is named after one",
     ),
@@ -518,9 +482,9 @@ point_kind = Table(
 point_name = Table(
     "point_name",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
-    Column("point_id", BigInteger, nullable=False),
-    Column("vec", HALFVEC, nullable=False, comment="unit length"),
+    _column("version", Integer, ForeignKey(model.c.version)),
+    _column("point_id", BigInteger),
+    _column("vec", HALFVEC, comment="unit length"),
     PrimaryKeyConstraint("point_id", "version"),
     comment="the sentence encoder's vector of name and category of each training POI with a name of its own",
     postgresql_partition_by="LIST (version)",
@@ -529,10 +493,10 @@ point_name = Table(
 poi_density = Table(
     "poi_density",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
-    Column("i", Integer, nullable=False),
-    Column("j", Integer, nullable=False),
-    Column("pois", REAL, nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("i", Integer),
+    _column("j", Integer),
+    _column("pois", REAL),
     PrimaryKeyConstraint("version", "i", "j"),
     comment="POIs within 250 m of the middle of each square of 100 m that has POIs",
 )
@@ -540,12 +504,12 @@ poi_density = Table(
 cell_summary = Table(
     "cell_summary",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version), nullable=False),
-    Column("cell_id", BigInteger, nullable=False),
-    Column("cluster", Integer, nullable=False),
-    Column("color", Text, nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version)),
+    _column("cell_id", BigInteger),
+    _column("cluster", Integer),
+    _column("color", Text),
     Column("top_texts", Text),
-    Column("support", REAL, nullable=False),
+    _column("support", REAL),
     Column("poi_count", Integer),
     PrimaryKeyConstraint("cell_id", "version"),
     comment="the columns of callipper_map.cell for each cell of a version",
@@ -555,10 +519,10 @@ cell_summary = Table(
 cell_cluster = Table(
     "cell_cluster",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
-    Column("cluster", Integer, nullable=False),
-    Column("label", Text, nullable=False),
-    Column("centre", VECTOR, nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("cluster", Integer),
+    _column("label", Text),
+    _column("centre", VECTOR),
     PrimaryKeyConstraint("version", "cluster"),
     comment="groups of cells with similar embeddings, by k-means when the version was published",
 )
@@ -566,10 +530,10 @@ cell_cluster = Table(
 color_axis = Table(
     "color_axis",
     metadata,
-    Column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE"), nullable=False),
-    Column("axis", Integer, nullable=False),
-    Column("weight", VECTOR, nullable=False),
-    Column("bias", REAL, nullable=False),
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("axis", Integer),
+    _column("weight", VECTOR),
+    _column("bias", REAL),
     PrimaryKeyConstraint("version", "axis"),
     comment="red, green and blue of a version's cells: a linear map of the embedding, clipped to 0 to 1",
 )
@@ -584,9 +548,9 @@ map_cell = Table(
         autoincrement=False,
         comment="key of the cell, the same in callipper.cells",
     ),
-    Column("geom", _geometry("POLYGON"), nullable=False, comment="the cell in longitude and latitude"),
-    Column("lon", Float(53), nullable=False, comment="longitude of the middle of the cell, degrees"),
-    Column("lat", Float(53), nullable=False, comment="latitude of the middle of the cell, degrees"),
+    _column("geom", _geometry("POLYGON"), comment="the cell in longitude and latitude"),
+    _column("lon", Float(53), comment="longitude of the middle of the cell, degrees"),
+    _column("lat", Float(53), comment="latitude of the middle of the cell, degrees"),
     Column("cluster", Integer, comment="number of the cell's group of similar cells, from 0, the largest group"),
     Column("cluster_label", Text, comment="up to three kinds of places that stand out in the cells of the group"),
     Column(
@@ -604,7 +568,7 @@ map_cell = Table(
         "support", REAL, comment="how well POIs support the embedding of the middle, 0 to 1, as loc_support returns it"
     ),
     Column("poi_count", Integer, comment="POIs within 250 m of the middle"),
-    Column("model_version", Integer, nullable=False, comment="model version of these values"),
+    _column("model_version", Integer, comment="model version of these values"),
     Index("cell_geom_idx", "geom", postgresql_using="gist"),
     comment="grid cells of the active model",
     schema=MAP_SCHEMA,
@@ -620,18 +584,16 @@ map_place = Table(
         autoincrement=False,
         comment="key of the POI: poi_id of callipper.poi, or that of your own table",
     ),
-    Column("geom", _geometry("POINT"), nullable=False, comment="position in longitude and latitude"),
-    Column("lon", Float(53), nullable=False, comment="longitude, degrees"),
-    Column("lat", Float(53), nullable=False, comment="latitude, degrees"),
+    _column("geom", _geometry("POINT"), comment="position in longitude and latitude"),
+    _column("lon", Float(53), comment="longitude, degrees"),
+    _column("lat", Float(53), comment="latitude, degrees"),
     Column("name", Text, comment="its name; NULL if it has none"),
     Column(
-        "category",
-        Text,
-        comment="its category in callipper.poi; NULL where the model was trained on another table",
+        "category", Text, comment="its category in callipper.poi; NULL where the model was trained on another table"
     ),
     Column("kind", Text, comment="the kind of place, as describe names it"),
-    Column("text", Text, nullable=False, comment="the text that the model has read"),
-    Column("model_version", Integer, nullable=False, comment="model version that was trained on it"),
+    _column("text", Text, comment="the text that the model has read"),
+    _column("model_version", Integer, comment="model version that was trained on it"),
     Index("place_geom_idx", "geom", postgresql_using="gist"),
     comment="points of interest (POIs) that the active model was trained on",
     schema=MAP_SCHEMA,

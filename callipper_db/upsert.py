@@ -119,8 +119,8 @@ def upsert(connection: db.Connection, staged: int, name: str, replace_source: bo
 
     replace_source: remove the other rows of the same sources.
     """
-    row = connection.execute("SELECT pg_catalog.pg_relation_size('pg_temp.poi_load')").fetchone()
-    check_room(connection, 2 * (row[0] if row else 0), f"Loading {name}")  # the rows and their indexes
+    (size,) = connection.one("SELECT pg_catalog.pg_relation_size('pg_temp.poi_load')")
+    check_room(connection, 2 * size, f"Loading {name}")  # the rows and their indexes
     connection.execute(HASH_JOINS)
     duplicates = _drop_duplicates(connection)
     connection.execute(LOCK)

@@ -38,9 +38,8 @@ class Waiting:
 
     def holders(self, *, readers: bool) -> dict[int, str]:
         """The sessions that hold locks in our schemas, by process, the oldest first."""
-        self.connection.execute(
-            "SELECT pg_catalog.pg_stat_clear_snapshot()"
-        )  # else the first look's answer comes again
+        # Else the first look's answer comes again.
+        self.connection.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")
         return {row[0]: _describe(*row) for row in self.connection.execute(HOLDERS, [readers]).fetchall()}
 
 

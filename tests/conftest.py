@@ -23,7 +23,7 @@ from psycopg.conninfo import make_conninfo
 from callipper_db import db
 from callipper_db.cli.main import main
 from callipper_db.server import EmbeddedServer
-from sessions import user_connection, user_session
+from sessions import rolled_back, user_session
 
 if TYPE_CHECKING:
     from callipper_trainer.text_encoder import TextEncoder
@@ -139,23 +139,30 @@ def shared_database(cluster_dsn: str, template_database: str) -> Iterator[str]:
 @pytest.fixture
 def connection(shared_database: str) -> Iterator[db.Connection]:
     """A transaction that is rolled back after the test, in a database that the tests share: do not commit."""
-    connection = user_connection(shared_database)
-    try:
+    with rolled_back(shared_database) as connection:
         yield connection
-    finally:
-        connection.rollback()
-        connection.close()
 
 
 @pytest.fixture
 def reading(shared_town: str) -> Iterator[db.Connection]:
     """A transaction in the trained town that is rolled back after the test: do not commit."""
-    connection = user_connection(shared_town)
-    try:
+    with rolled_back(shared_town) as connection:
         yield connection
-    finally:
-        connection.rollback()
-        connection.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of the test, where rejects files go."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def poi(module_database: str) -> str:
+    """The DSN of a database without POIs, which the tests of one file share."""
+    with user_session(module_database) as connection:
+        connection.execute("TRUNCATE callipper.poi")
+    return module_database
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from callipper_db.progress import Reporter
 
 PLAIN_LINE_EVERY_S = 10.0
 EPOCH_LINE_EVERY_S = 2.0
@@ -66,8 +70,8 @@ class TerminalReporter:
     def _finish(self) -> None:
         if self.task is not None:
             task = self.progress.tasks[self.task]
-            self.progress.update(self.task, total=task.total or max(task.completed, 1))
-            self.progress.update(self.task, completed=task.total or max(task.completed, 1))
+            total = task.total or max(task.completed, 1)
+            self.progress.update(self.task, total=total, completed=total)
             self.task = None
 
 
@@ -78,12 +82,6 @@ class PlainReporter:
         self.name, self.total, self.units = "", 0, 0
         self.started = self.spoken = time.monotonic()
         self.epoch_printed = 0.0
-
-    def __enter__(self) -> PlainReporter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to close."""
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Print the stage's name."""
@@ -121,18 +119,8 @@ class PlainReporter:
         click.echo(message, err=True)
 
 
-class JsonReporter:
+class JsonReporter(PlainReporter):
     """JSON lines on stdout: one per stage, one per epoch, and the progress of a stage every ten seconds. Notes go to stderr."""
-
-    def __init__(self) -> None:
-        self.name, self.total, self.units = "", 0, 0
-        self.spoken = time.monotonic()
-
-    def __enter__(self) -> JsonReporter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to close."""
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Print the stage's name."""
@@ -149,20 +137,16 @@ class JsonReporter:
         """Print the line."""
         click.echo(json.dumps(figures))
 
-    def note(self, message: str) -> None:
-        """Print to stderr."""
-        click.echo(message, err=True)
-
     def _say(self, **figures: int) -> None:
         self.spoken = time.monotonic()
         click.echo(json.dumps({"stage": self.name, **figures} | ({"total": self.total} if self.total else {})))
 
 
-def make_reporter(as_json: bool) -> TerminalReporter | PlainReporter | JsonReporter:
+def make_reporter(as_json: bool) -> AbstractContextManager[Reporter]:
     """The reporter for the present output: terminal, pipe or JSON."""
     if as_json:
-        return JsonReporter()
-    return TerminalReporter() if sys.stderr.isatty() else PlainReporter()
+        return nullcontext(JsonReporter())
+    return TerminalReporter() if sys.stderr.isatty() else nullcontext(PlainReporter())
 
 
 def print_note(message: str) -> None:
@@ -175,7 +159,19 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, default=str, ensure_ascii=False))
 
 
-def print_table(columns: list[str], rows: list[list[object]]) -> None:
+def print_list(
+    found: Sequence[object], as_json: bool, nothing: str, columns: list[str], rows: Iterable[Iterable[object]]
+) -> None:
+    """What a command lists, as JSON or as a table; `nothing` says what to do where there is none."""
+    if as_json:
+        print_json(found)
+    elif not found:
+        click.echo(nothing)
+    else:
+        print_table(columns, rows)
+
+
+def print_table(columns: list[str], rows: Iterable[Iterable[object]]) -> None:
     """A table on stdout. Without a terminal it is as wide as its content."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")

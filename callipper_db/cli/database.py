@@ -11,7 +11,7 @@ import click
 
 from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json, print_table
-from callipper_db.cli.options import resolve_dsn, with_dsn
+from callipper_db.cli.options import json_option, resolve_dsn, with_dsn
 
 
 @click.command()
@@ -41,7 +41,7 @@ def init(dsn: str, print_sql: bool, no_search_path: bool) -> None:
 
 @click.command()
 @with_dsn
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def doctor(dsn: str, as_json: bool) -> None:
     """Check the server, the extensions, the schema and the Python packages, and say what to do about each.
 
@@ -65,7 +65,7 @@ def doctor(dsn: str, as_json: bool) -> None:
 
 @click.command()
 @with_dsn
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def status(dsn: str, as_json: bool) -> None:
     """The state of the database: versions, sizes, freshness, indexes, remembered texts and slow questions.
 

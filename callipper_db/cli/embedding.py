@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -9,9 +10,9 @@ import click
 from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import with_dsn
-from callipper_db.errors import MissingExtra
-from callipper_db.own_file import embed_file
-from callipper_db.own_table import TableOptions, embed_table
+from callipper_db.errors import needs_extra
+from callipper_db.own_file import FileSummary, embed_file
+from callipper_db.own_table import TableOptions, TableSummary, embed_table
 
 FILES = {".csv", ".tsv", ".gz", ".parquet", ".geoparquet", ".gpkg", ".geojson", ".json", ".fgb", ".shp", ".kml"}
 
@@ -64,20 +65,16 @@ def embed(
         raise click.UsageError("-o goes with a file; a table is filled in place.")
     with make_reporter(as_json) as reporter:
         if output is not None:
-            try:
-                written = embed_file(dsn, Path(target), output, column, reporter)
-            except ModuleNotFoundError as error:
-                raise MissingExtra(feature="Reading and writing files", module=error.name, extra="geo") from error
-            summary, said = written.to_dict(), f"Wrote {written.path}: {written.rows:,} rows"
-            skipped = written.skipped
+            with needs_extra("Reading and writing files", "geo"):
+                summary: FileSummary | TableSummary = embed_file(dsn, Path(target), output, column, reporter)
+            said = f"Wrote {output}: {summary.rows:,} rows"
         else:
             options = TableOptions(geometry, where, areas, everything)
-            filled = embed_table(dsn, target, column, reporter, options)
-            summary, said = filled.to_dict(), f"Filled {column} of {target}: {filled.rows:,} rows"
-            skipped = filled.skipped
+            summary = embed_table(dsn, target, column, reporter, options)
+            said = f"Filled {column} of {target}: {summary.rows:,} rows"
     if as_json:
-        print_json(summary)
+        print_json(asdict(summary))
         return
-    click.echo(f"{said} in {summary['seconds']:.1f} s, by model version {summary['version']}.")
-    if skipped:
-        click.echo(f"{skipped:,} rows have no place that can be embedded.")
+    click.echo(f"{said} in {summary.seconds:.1f} s, by model version {summary.version}.")
+    if summary.skipped:
+        click.echo(f"{summary.skipped:,} rows have no place that can be embedded.")

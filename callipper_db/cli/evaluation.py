@@ -9,19 +9,15 @@ import click
 
 from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json, print_table
-from callipper_db.cli.options import training_side, with_dsn
-from callipper_db.errors import MissingExtra
+from callipper_db.cli.options import json_option, training_side, with_dsn
+from callipper_db.errors import needs_extra
 from callipper_db.figures import LOWER_IS_BETTER, SPLITS, TASKS
 
 
 @click.command()
 @click.option("--labels", metavar="FILE|TABLE", help="Labelled places: a file, or a table, view or query.")
 @click.option("--target", metavar="COLUMN,...", help="Column with the label, or the columns of a distribution.")
-@click.option(
-    "--task",
-    type=click.Choice(TASKS),
-    help="What the target is (default: guessed from its values).",
-)
+@click.option("--task", type=click.Choice(TASKS), help="What the target is (default: guessed from its values).")
 @click.option(
     "--split",
     type=click.Choice([*reversed(SPLITS), "both"]),
@@ -38,7 +34,7 @@ from callipper_db.figures import LOWER_IS_BETTER, SPLITS, TASKS
 @click.option("--retrieval", is_flag=True, help="Do texts find held-out POIs? Trains a model for it.")
 @click.option("--label-column", metavar="COLUMN", help="With --retrieval: the POIs' label (default: category).")
 @click.option("--device", default="auto", show_default=True, help="With --retrieval: cpu, cuda, cuda:1, or auto.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @with_dsn
 def evaluate(
     dsn: str,
@@ -98,12 +94,11 @@ def evaluate(
         print_retrieval(found.to_dict())
 
 
+@needs_extra("A map", "map")
 def drawing() -> Any:
-    """The function that draws errors. Raises MissingExtra, which says how to install what it needs."""
-    try:
-        from callipper_trainer.evaluation.plot import draw
-    except ModuleNotFoundError as error:
-        raise MissingExtra(feature="A map", module=error.name, extra="map") from error
+    """The function that draws errors. Raises MissingExtra."""
+    from callipper_trainer.evaluation.plot import draw
+
     return draw
 
 
@@ -116,20 +111,18 @@ def print_scores(answer: dict[str, Any]) -> None:
     figures = list(answer["scores"][0]["mean"])
     for split in dict.fromkeys(score["split"] for score in answer["scores"]):
         lines = [score for score in answer["scores"] if score["split"] == split]
-        rows: list[list[object]] = [
+        rows = (
             [line["name"], *(f"{line['mean'][name]:.4f} ± {line['spread'][name]:.4f}" for name in figures)]
             for line in lines
-        ]
+        )
         print_table([f"held out {'by blocks' if split == 'blocks' else 'at random'}", *map(figure_name, figures)], rows)
         click.echo()
         if lines[0].get("classes"):
-            print_table(
-                ["class", "places", "precision", "recall", "F1"],
-                [
-                    [c["class"], round(c["support"]), *(f"{c[name]:.3f}" for name in ("precision", "recall", "f1"))]
-                    for c in lines[0]["classes"]
-                ],
+            rows = (
+                [c["class"], round(c["support"]), *(f"{c[name]:.3f}" for name in ("precision", "recall", "f1"))]
+                for c in lines[0]["classes"]
             )
+            print_table(["class", "places", "precision", "recall", "F1"], rows)
             click.echo()
     for verdict in answer["verdicts"]:
         click.echo(verdict["says"])
@@ -144,9 +137,7 @@ def figure_name(figure: str) -> str:
 def print_retrieval(answer: dict[str, Any]) -> None:
     """The AUC of each label, and their means."""
     ways = list(answer["macro_auc"])
-    rows: list[list[object]] = [
-        [row["label"], row["places"], *(f"{row['auc'][way]:.3f}" for way in ways)] for row in answer["labels"]
-    ]
+    rows = [[row["label"], row["places"], *(f"{row['auc'][way]:.3f}" for way in ways)] for row in answer["labels"]]
     print_table(["label", "held-out places", *(f"AUC, asked by {way}" for way in ways)], rows)
     macro = " and ".join(f"{answer['macro_auc'][way]:.4f} asked by {way}" for way in ways)
     click.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import click
 from callipper_db import export, schema
 from callipper_db.cli.console import make_reporter, print_json
 from callipper_db.cli.options import with_dsn
-from callipper_db.errors import MissingExtra
+from callipper_db.errors import needs_extra
 
 SUFFIXES = {
     ".parquet": "geoparquet",
@@ -55,23 +56,20 @@ def export_command(dsn: str, what: str, output: Path, form: str | None, as_json:
     if form not in FORMATS[what]:
         raise click.UsageError(f"{what} can be written as {', '.join(FORMATS[what])}; choose with --format.")
     schema.ensure_current(dsn)
-    try:
-        with make_reporter(as_json) as reporter:
-            if form == "geotiff":
-                summary = export.export_raster(dsn, output, reporter)
-            elif form == "safetensors":
-                summary = export.export_model(dsn, output, reporter)
-            elif form == "onnx":
-                from callipper_trainer.onnx_towers import export_onnx
+    extra = {"geotiff": "raster", "safetensors": "train", "onnx": "onnx"}.get(form, "geo")
+    with needs_extra("This format", extra), make_reporter(as_json) as reporter:
+        if form == "geotiff":
+            summary = export.export_raster(dsn, output, reporter)
+        elif form == "safetensors":
+            summary = export.export_model(dsn, output, reporter)
+        elif form == "onnx":
+            from callipper_trainer.onnx_towers import export_onnx
 
-                summary = export_onnx(dsn, output, reporter)
-            else:
-                summary = export.export_layer(dsn, what, form, output, reporter)
-    except ModuleNotFoundError as error:
-        extra = {"geotiff": "raster", "safetensors": "train", "onnx": "onnx"}.get(form, "geo")
-        raise MissingExtra(feature="This format", module=error.name, extra=extra) from error
+            summary = export_onnx(dsn, output, reporter)
+        else:
+            summary = export.export_layer(dsn, what, form, output, reporter)
     if as_json:
-        print_json(summary.to_dict())
+        print_json(asdict(summary))
     else:
         unit = {"safetensors": "tensors", "onnx": "towers"}.get(form, "rows")
         click.echo(

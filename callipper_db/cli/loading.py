@@ -9,7 +9,7 @@ import click
 
 from callipper_db import schema
 from callipper_db.cli.console import make_reporter, print_json
-from callipper_db.cli.options import Srid, with_dsn
+from callipper_db.cli.options import Srid, json_option, with_dsn
 from callipper_db.load import FileSummary, LoadOptions
 from callipper_db.load import load as load_files
 
@@ -33,11 +33,7 @@ from callipper_db.load import load as load_files
     "--encoding",
     help="Encoding of CSV and Shapefiles (default: UTF-8 or UTF-16 if it is one of these, else Windows-1252).",
 )
-@click.option(
-    "--decimal",
-    type=click.Choice([",", "."]),
-    help="Decimal sign in CSV (default: as in the first rows).",
-)
+@click.option("--decimal", type=click.Choice([",", "."]), help="Decimal sign in CSV (default: as in the first rows).")
 @click.option(
     "--min-confidence", type=click.FloatRange(0, 1), help="Leave out Overture places with a lower confidence."
 )
@@ -46,7 +42,7 @@ from callipper_db.load import load as load_files
 )
 @click.option("--street-furniture", is_flag=True, help="Keep OpenStreetMap's benches, bins and the like.")
 @click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), help="Where refused rows go (CSV).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @with_dsn
 def load(
     dsn: str, files: tuple[Path, ...], where: tuple[str, ...], rejects: Path | None, as_json: bool, **options: Any

@@ -8,7 +8,7 @@ import click
 
 from callipper_db.cli.options import with_dsn
 from callipper_db.config import Settings
-from callipper_db.errors import MissingExtra
+from callipper_db.errors import needs_extra
 
 
 @click.command("map")
@@ -43,11 +43,9 @@ def map_command(
       callipper-db map --port 9000 --title Monaco
       callipper-db map --host 0.0.0.0 --basemap 'https://tile.example.org/{z}/{x}/{y}.png'
     """
-    try:
+    with needs_extra("The map", "map"):
         from callipper_db.web.serve import listen, serve
         from callipper_db.web.settings import MapSettings, is_loopback
-    except ModuleNotFoundError as error:
-        raise MissingExtra(feature="The map", module=error.name, extra="map") from error
 
     token = None if is_loopback(host) else Settings.from_environment().map_token or secrets.token_urlsafe(18)
     listener = listen(host, port)

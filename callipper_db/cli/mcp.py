@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from callipper_db.cli.options import with_dsn
-from callipper_db.errors import MissingExtra
+from callipper_db.errors import needs_extra
 
 
 @click.command("mcp")
@@ -20,9 +20,7 @@ def mcp_command(dsn: str) -> None:
     Example:
       callipper-db mcp --dsn postgresql://me@localhost/city
     """
-    try:
+    with needs_extra("The server for assistants", "mcp"):
         from callipper_db.web.mcp_server import create_server
-    except ModuleNotFoundError as error:
-        raise MissingExtra(feature="The server for assistants", module=error.name, extra="mcp") from error
 
     create_server(dsn).run()

@@ -8,9 +8,8 @@ from datetime import datetime
 import click
 
 from callipper_db import models as model_versions
-from callipper_db import schema
-from callipper_db.cli.console import print_json, print_table
-from callipper_db.cli.options import with_dsn
+from callipper_db.cli.console import print_json, print_list, print_table
+from callipper_db.cli.options import json_option, with_schema
 
 
 @click.group()
@@ -19,8 +18,8 @@ def models() -> None:
 
 
 @models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@with_dsn
+@json_option
+@with_schema
 def list_models(dsn: str, as_json: bool) -> None:
     """List the versions, newest first.
 
@@ -28,15 +27,8 @@ def list_models(dsn: str, as_json: bool) -> None:
     Example:
       callipper-db models list
     """
-    schema.ensure_current(dsn)
     found = model_versions.list_models(dsn)
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        click.echo("There is no model yet. Train one with: callipper-db train")
-        return
-    rows: list[list[object]] = [
+    rows = (
         [
             model["version"],
             model["status"],
@@ -46,13 +38,14 @@ def list_models(dsn: str, as_json: bool) -> None:
             f"{model['metrics'].get('validation_loss', 0):.3f}",
         ]
         for model in found
-    ]
-    print_table(["version", "status", "created", "source", "POIs", "validation loss"], rows)
+    )
+    nothing = "There is no model yet. Train one with: callipper-db train"
+    print_list(found, as_json, nothing, ["version", "status", "created", "source", "POIs", "validation loss"], rows)
 
 
 @models.command("show")
 @click.argument("version", type=int, required=False)
-@with_dsn
+@with_schema
 def show_model(dsn: str, version: int | None) -> None:
     """Everything that is stored about a version (default: the active one), as JSON.
 
@@ -60,15 +53,14 @@ def show_model(dsn: str, version: int | None) -> None:
     Example:
       callipper-db models show 3
     """
-    schema.ensure_current(dsn)
     click.echo(json.dumps(model_versions.show_model(dsn, version), default=str, indent=2, ensure_ascii=False))
 
 
 @models.command("compare")
 @click.argument("first", type=int, metavar="A")
 @click.argument("second", type=int, metavar="B")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@with_dsn
+@json_option
+@with_schema
 def compare_models(dsn: str, first: int, second: int, as_json: bool) -> None:
     """Two versions side by side: their source, the settings that differ, training, and the figures of evaluate.
 
@@ -76,7 +68,6 @@ def compare_models(dsn: str, first: int, second: int, as_json: bool) -> None:
     Example:
       callipper-db models compare 1 2
     """
-    schema.ensure_current(dsn)
     found = model_versions.compare_models(dsn, first, second)
     if as_json:
         print_json(found)
@@ -99,7 +90,7 @@ def shown(value: object) -> str:
 
 @models.command("activate")
 @click.argument("version", type=int)
-@with_dsn
+@with_schema
 def activate_model(dsn: str, version: int) -> None:
     """Make a version the active one.
 
@@ -107,7 +98,6 @@ def activate_model(dsn: str, version: int) -> None:
     Example:
       callipper-db models activate 2
     """
-    schema.ensure_current(dsn)
     model_versions.activate_model(dsn, version)
     click.echo(f"Model version {version} is active.")
 
@@ -115,7 +105,7 @@ def activate_model(dsn: str, version: int) -> None:
 @models.command("drop")
 @click.argument("version", type=int)
 @click.option("--force", is_flag=True, help="Drop it even if it is the active one.")
-@with_dsn
+@with_schema
 def drop_model(dsn: str, version: int, force: bool) -> None:
     """Remove a version with its embeddings.
 
@@ -123,7 +113,6 @@ def drop_model(dsn: str, version: int, force: bool) -> None:
     Example:
       callipper-db models drop 1
     """
-    schema.ensure_current(dsn)
     model_versions.drop_model(dsn, version, force=force)
     click.echo(f"Model version {version} is gone.")
 
@@ -133,7 +122,7 @@ def drop_model(dsn: str, version: int, force: bool) -> None:
     "--keep", type=click.IntRange(min=0), required=True, metavar="N", help="How many of the newest versions stay."
 )
 @click.option("--dry-run", is_flag=True, help="Say which versions would go, and drop none.")
-@with_dsn
+@with_schema
 def prune_models(dsn: str, keep: int, dry_run: bool) -> None:
     """Remove old versions. The N newest stay, and the active one.
 
@@ -143,7 +132,6 @@ def prune_models(dsn: str, keep: int, dry_run: bool) -> None:
     Example:
       callipper-db models prune --keep 3
     """
-    schema.ensure_current(dsn)
     found = model_versions.versions_to_prune(dsn, keep)
     for version in found:
         if dry_run:

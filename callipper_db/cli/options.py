@@ -12,7 +12,7 @@ import click
 from callipper_db import schema
 from callipper_db.config import Settings
 from callipper_db.db import without_secrets
-from callipper_db.errors import CallipperError, ConnectionFailed, ConnectionLost, EmptyDsn, MissingExtra, NotInitialised
+from callipper_db.errors import CallipperError, ConnectionFailed, ConnectionLost, EmptyDsn, NotInitialised, needs_extra
 from callipper_db.server import EmbeddedServer
 
 EMBEDDED = "callipper_db.embedded"  # key in the context of a command
@@ -25,6 +25,9 @@ dsn_option = click.option(
     metavar="DSN",
     help="Database to use (default: CALLIPPER_DSN, PGHOST and the like, else the embedded server, which is started).",
 )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 class Srid(click.ParamType):  # type: ignore[type-arg]
@@ -52,6 +55,18 @@ def with_dsn(command: F) -> F:
     @wraps(command)
     def wrapper(dsn: str | None, *args: Any, **kwargs: Any) -> Any:
         return command(*args, dsn=resolve_dsn(dsn), **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def with_schema(command: F) -> F:
+    """As with_dsn, for a command that begins with a check that init has been run."""
+
+    @with_dsn
+    @wraps(command)
+    def wrapper(dsn: str, *args: Any, **kwargs: Any) -> Any:
+        schema.ensure_current(dsn)
+        return command(*args, dsn=dsn, **kwargs)
 
     return wrapper  # type: ignore[return-value]
 
@@ -103,10 +118,9 @@ def database_digest(dsn: str) -> str:
     return hashlib.sha256(without_secrets(dsn).encode()).hexdigest()[:16]
 
 
-def training_side(extra: str = "train") -> Any:
-    """The module callipper_trainer.train. Raises MissingExtra, which says how to install what it needs."""
-    try:
-        import callipper_trainer.train
-    except ModuleNotFoundError as error:
-        raise MissingExtra(feature="This command", module=error.name, extra=extra) from error
+@needs_extra("This command", "train")
+def training_side() -> Any:
+    """The module callipper_trainer.train. Raises MissingExtra."""
+    import callipper_trainer.train
+
     return callipper_trainer.train

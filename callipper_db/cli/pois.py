@@ -7,10 +7,9 @@ import sys
 import click
 
 from callipper_db import pois as loaded
-from callipper_db import schema
-from callipper_db.cli.console import print_json, print_table
+from callipper_db.cli.console import print_list
 from callipper_db.cli.loading import conditions_of
-from callipper_db.cli.options import with_dsn
+from callipper_db.cli.options import json_option, with_schema
 
 
 @click.group()
@@ -19,8 +18,8 @@ def pois() -> None:
 
 
 @pois.command("list-sources")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@with_dsn
+@json_option
+@with_schema
 def list_sources(dsn: str, as_json: bool) -> None:
     """List the sources with their numbers of POIs.
 
@@ -28,17 +27,10 @@ def list_sources(dsn: str, as_json: bool) -> None:
     Example:
       callipper-db pois list-sources
     """
-    schema.ensure_current(dsn)
     found = loaded.list_sources(dsn)
-    if as_json:
-        print_json(found)
-    elif not found:
-        click.echo("There are no POIs yet. Load some with: callipper-db load FILE")
-    else:
-        rows: list[list[object]] = [
-            [row["source"], *(f"{row[name]:,}" for name in ("pois", "with_category", "categories"))] for row in found
-        ]
-        print_table(["source", "POIs", "with a category", "categories"], rows)
+    rows = ([row["source"], *(f"{row[name]:,}" for name in ("pois", "with_category", "categories"))] for row in found)
+    nothing = "There are no POIs yet. Load some with: callipper-db load FILE"
+    print_list(found, as_json, nothing, ["source", "POIs", "with a category", "categories"], rows)
 
 
 @pois.command("remove")
@@ -47,7 +39,7 @@ def list_sources(dsn: str, as_json: bool) -> None:
     "--where", multiple=True, metavar="COLUMN=VALUE", help="Only those with this value; an attribute counts too."
 )
 @click.option("--dry-run", is_flag=True, help="Count them, and remove nothing.")
-@with_dsn
+@with_schema
 def remove(dsn: str, source: str, where: tuple[str, ...], dry_run: bool) -> None:
     """Remove the POIs of a source, or some of them. The model follows with callipper-db refresh.
 
@@ -56,7 +48,6 @@ def remove(dsn: str, source: str, where: tuple[str, ...], dry_run: bool) -> None
       callipper-db pois remove --source old_survey
       callipper-db pois remove --source overture --where category='atm' --dry-run
     """
-    schema.ensure_current(dsn)
     number = loaded.remove_pois(dsn, source, conditions_of(where), dry_run=dry_run)
     if not number:
         click.echo(f"No POI of {source} has {' and '.join(where)}. Nothing is removed.", err=True)

@@ -9,15 +9,14 @@ import click
 
 from callipper_db import schema, search
 from callipper_db.cli.console import print_json, print_note, print_table
-from callipper_db.cli.options import with_dsn
-from callipper_db.errors import MissingExtra
+from callipper_db.cli.options import json_option, with_dsn, with_schema
+from callipper_db.errors import needs_extra
 from callipper_db.languages import ENGLISH
 
 how_many_cells = click.option(
     "-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many cells."
 )
 only_within = click.option("--within", metavar="AREA", help="'west,south,east,north' in degrees, or a WKT geometry.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.command()
@@ -25,7 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @how_many_cells
 @only_within
 @json_option
-@with_dsn
+@with_schema
 def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> None:
     """The grid cells that fit a text best, with the reasons.
 
@@ -37,7 +36,6 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
       callipper-db query pub
       callipper-db query 'fresh fish' -k 5 --within -0.2,51.4,0,51.6 --json
     """
-    schema.ensure_current(dsn)
     print_cells(search.nearest_cells(dsn, text, k, within, print_note), as_json, within)
 
 
@@ -46,7 +44,7 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
 @click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many POIs.")
 @only_within
 @json_option
-@with_dsn
+@with_schema
 def points(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> None:
     """The POIs that fit a text best: first by name, then by kind, then by place.
 
@@ -55,7 +53,6 @@ def points(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> No
       callipper-db points 'fresh bread' -k 5
       callipper-db points 'evans cycles' --within -0.2,51.4,0,51.6 --json
     """
-    schema.ensure_current(dsn)
     found = search.nearest_points(dsn, text, k, within, print_note)
     if as_json:
         print_json(found)
@@ -63,7 +60,7 @@ def points(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> No
     if not found and within is not None:
         click.echo(f"No POI of the model is in --within {within}.")
         return
-    rows: list[list[object]] = [
+    rows = (
         [
             rank,
             point["name"],
@@ -73,7 +70,7 @@ def points(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> No
             point["because"] or "place",
         ]
         for rank, point in enumerate(found, start=1)
-    ]
+    )
     print_table(["", "name", "category", *FIT, "latitude, longitude", "because of its"], rows)
 
 
@@ -89,7 +86,7 @@ def points(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> No
     help="Metres from the place, at least.",
 )
 @json_option
-@with_dsn
+@with_schema
 def similar(dsn: str, place: str, k: int, within: str | None, min_distance: float, as_json: bool) -> None:
     """The grid cells that are most like a place.
 
@@ -98,7 +95,6 @@ def similar(dsn: str, place: str, k: int, within: str | None, min_distance: floa
       callipper-db similar 7.4206,43.7326 --min-distance 500
       callipper-db similar -0.1276,51.5072 -k 5 --within -0.2,51.4,0,51.6 --json
     """
-    schema.ensure_current(dsn)
     print_cells(search.similar_cells(dsn, place, k, within, min_distance), as_json, within)
 
 
@@ -107,7 +103,7 @@ def similar(dsn: str, place: str, k: int, within: str | None, min_distance: floa
 @click.option("-k", type=click.IntRange(1, 100_000), default=10, show_default=True, help="How many kinds.")
 @click.option("--language", default=ENGLISH, show_default=True, help="Of the kinds' names, such as de.")
 @json_option
-@with_dsn
+@with_schema
 def describe(dsn: str, place: str, k: int, language: str, as_json: bool) -> None:
     """The kinds of POIs that a place has more of than the rest of the city.
 
@@ -119,7 +115,6 @@ def describe(dsn: str, place: str, k: int, language: str, as_json: bool) -> None
       callipper-db describe 7.4206,43.7326 --language fr
       callipper-db describe 'LINESTRING(7.42 43.73, 7.43 43.74)' -k 5 --json
     """
-    schema.ensure_current(dsn)
     kinds = search.describe_place(dsn, place, k, language)
     if as_json:
         print_json(kinds)
@@ -128,9 +123,7 @@ def describe(dsn: str, place: str, k: int, language: str, as_json: bool) -> None
     elif kinds[0]["pois"] is None:  # the model of an earlier program
         print_table(["", "text", *FIT], [[rank, kind["text"], *_fit(kind)] for rank, kind in enumerate(kinds, start=1)])
     else:
-        rows: list[list[object]] = [
-            [rank, kind["text"], kind["pois"], _lift(kind), kind["because"]] for rank, kind in enumerate(kinds, start=1)
-        ]
+        rows = ([n, kind["text"], kind["pois"], _lift(kind), kind["because"]] for n, kind in enumerate(kinds, start=1))
         print_table(["", "text", "POIs", "lift", "because"], rows)
 
 
@@ -156,7 +149,7 @@ def print_cells(cells: list[dict[str, Any]], as_json: bool, within: str | None =
         return
     with_reasons = any(cell.get("because") for cell in cells)
     columns = ["POIs", "lift", "because"] if with_reasons else ["nearest POIs"]
-    rows: list[list[object]] = [
+    rows = (
         [
             rank,
             cell["cell_id"],
@@ -165,7 +158,7 @@ def print_cells(cells: list[dict[str, Any]], as_json: bool, within: str | None =
             *(_reasons(cell) if with_reasons else ["; ".join(cell["places"])]),
         ]
         for rank, cell in enumerate(cells, start=1)
-    ]
+    )
     print_table(["", "cell", *FIT, "latitude, longitude", *columns], rows)
 
 
@@ -185,10 +178,8 @@ def plot_command(dsn: str, text: str, output: Path | None) -> None:
     Example:
       callipper-db plot 'places to eat' -o eat.png
     """
-    try:
+    with needs_extra("A map", "map"):
         from callipper_db.plot import plot_similarity
-    except ModuleNotFoundError as error:
-        raise MissingExtra(feature="A map", module=error.name, extra="map") from error
     schema.ensure_current(dsn)
     path = output or Path(f"{text.replace('/', '-').replace(' ', '-')}.png")
     plot_similarity(dsn, text, path)

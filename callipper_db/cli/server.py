@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from callipper_db.cli.console import print_json
-from callipper_db.cli.options import resolve_dsn
+from callipper_db.cli.options import json_option, resolve_dsn
 from callipper_db.config import Settings
 from callipper_db.server import EmbeddedServer
 
@@ -50,7 +50,7 @@ def stop() -> None:
 
 
 @server.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def status(as_json: bool) -> None:
     """Show whether it runs, where its data is, and its DSN. Exits with 3 if it does not run.
 

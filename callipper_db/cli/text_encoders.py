@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from callipper_db import schema, text_encoders
-from callipper_db.cli.console import make_reporter, print_json, print_table
-from callipper_db.cli.options import training_side, with_dsn
+from callipper_db.cli.console import make_reporter, print_list
+from callipper_db.cli.options import json_option, training_side, with_dsn, with_schema
 from callipper_db.config import Settings
 
 
@@ -16,8 +16,8 @@ def text_encoder_group() -> None:
 
 
 @text_encoder_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@with_dsn
+@json_option
+@with_schema
 def list_text_encoders(dsn: str, as_json: bool) -> None:
     """List the encoders that models were trained with, and whether they run in SQL.
 
@@ -25,15 +25,8 @@ def list_text_encoders(dsn: str, as_json: bool) -> None:
     Example:
       callipper-db text-encoder list
     """
-    schema.ensure_current(dsn)
     found = text_encoders.list_text_encoders(dsn)
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        click.echo("There is no text encoder yet. callipper-db train installs one.")
-        return
-    rows: list[list[object]] = [
+    rows = (
         [
             encoder["name"],
             encoder["revision"][:12],
@@ -42,8 +35,9 @@ def list_text_encoders(dsn: str, as_json: bool) -> None:
             ", ".join(map(str, encoder["models"])),
         ]
         for encoder in found
-    ]
-    print_table(["name", "revision", "dimensions", "installed", "used by models"], rows)
+    )
+    nothing = "There is no text encoder yet. callipper-db train installs one."
+    print_list(found, as_json, nothing, ["name", "revision", "dimensions", "installed", "used by models"], rows)
 
 
 @text_encoder_group.command("install")
@@ -72,7 +66,7 @@ def install_text_encoder(dsn: str, name: str | None) -> None:
 
 @text_encoder_group.command("remove")
 @click.argument("name")
-@with_dsn
+@with_schema
 def remove_text_encoder(dsn: str, name: str) -> None:
     """Remove an encoder's weights from the database. Remembered texts are still answered.
 
@@ -80,7 +74,6 @@ def remove_text_encoder(dsn: str, name: str) -> None:
     Example:
       callipper-db text-encoder remove sentence-transformers/all-MiniLM-L6-v2
     """
-    schema.ensure_current(dsn)
     versions = text_encoders.remove_text_encoder(dsn, name)
     click.echo(f"{name} is removed.")
     if versions:

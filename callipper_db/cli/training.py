@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import click
@@ -17,7 +17,9 @@ from callipper_db.languages import check_language
 
 
 @click.command()
-@click.option("--source", default="callipper.poi", show_default=True, help="Table, view or query with the POIs.")
+@click.option(
+    "--source", "relation", default="callipper.poi", show_default=True, help="Table, view or query with the POIs."
+)
 @click.option("--text", help="SQL expression for a row's text (columns of the source as s.NAME).")
 @click.option(
     "--template", help="Or a template: '[{name}, ]A place of {category}'; [ ] is left out if a column in it is empty."
@@ -46,10 +48,16 @@ from callipper_db.languages import check_language
 @click.option("--force-srid", is_flag=True, help="Take the CRS even if its metres are wrong.")
 @click.option("--keep-outliers", is_flag=True, help="Keep rows whose place is most likely wrong.")
 @click.option(
-    "--grid-size", type=click.FloatRange(1, 100_000), default=100.0, show_default=True, help="Metres per cell side."
+    "--grid-size",
+    "grid_size_m",
+    type=click.FloatRange(1, 100_000),
+    default=100.0,
+    show_default=True,
+    help="Metres per cell side.",
 )
 @click.option(
     "--grid",
+    "grid_kind",
     type=click.Choice(["square", "hexagon", "h3"]),
     default="square",
     show_default=True,
@@ -102,36 +110,7 @@ from callipper_db.languages import check_language
 @click.option("--wait", is_flag=True, help="Wait while another training run is at work in the database.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each stage and epoch, and one at the end.")
 @dsn_option
-def train(
-    dsn: str | None,
-    source: str,
-    text: str | None,
-    template: str | None,
-    name: str | None,
-    names: int,
-    identifier: str | None,
-    geometry: str | None,
-    srid: int | None,
-    force_srid: bool,
-    keep_outliers: bool,
-    grid_size: float,
-    grid: str,
-    resolution: int | None,
-    encoder: str,
-    epochs: int | None,
-    batch_size: int | None,
-    seed: int,
-    device: str,
-    precision: str,
-    stream: bool | None,
-    text_encoder: str | None,
-    languages: str | None,
-    index: str,
-    text_tower: bool,
-    resume: bool,
-    wait: bool,
-    as_json: bool,
-) -> None:
+def train(dsn: str | None, resolution: int | None, encoder: str, device: str, as_json: bool, **options: Any) -> None:
     """Train a CaLLiPer model on POIs in the database and make it the active one.
 
     The old version answers until the new one is complete.
@@ -149,15 +128,17 @@ def train(
     from callipper_trainer.data.source import Source
     from callipper_trainer.distributed import joined
 
-    if text and template:
+    def given(settings: Any) -> dict[str, Any]:
+        """The options that are fields of a class, whose names they have."""
+        return {field.name: options[field.name] for field in fields(settings) if field.name in options}
+
+    if options["text"] and options["template"]:
         raise click.UsageError("--text and --template exclude each other.")
-    if resolution is not None and grid != "h3":
+    if resolution is not None and options["grid_kind"] != "h3":
         raise click.UsageError("--resolution is for H3 cells: add --grid h3.")
-    if grid == "h3":
-        grid_size = edge_m(9 if resolution is None else resolution)
-    config = TrainConfig.of(
-        encoder, epochs=epochs, batch_size=batch_size, seed=seed, device=device, precision=precision
-    )
+    if options["grid_kind"] == "h3":
+        options["grid_size_m"] = edge_m(9 if resolution is None else resolution)
+    config = TrainConfig.of(encoder, device=device, **given(TrainConfig))
     with joined(device) as ranks:
         if not ranks.is_leader:
             # Such a process has nothing to clean up, and Python calls no handler while it waits for a message.
@@ -167,37 +148,13 @@ def train(
         dsn = resolve_dsn(dsn)
         schema.ensure_current(dsn)
         settings = Settings.from_environment()
+        options["text_encoder"] = options["text_encoder"] or settings.text_encoder
+        spoken = options["languages"].split(",") if options["languages"] else []
+        options["languages"] = tuple(check_language(language.strip()) for language in spoken)
+        checkpoint = settings.home / "checkpoints" / f"{database_digest(dsn)}.pt"
+        run = trainer_train.TrainOptions(checkpoint=checkpoint, **given(trainer_train.TrainOptions))
         with make_reporter(as_json) as reporter:
-            summary = trainer_train.train(
-                dsn,
-                Source(
-                    source,
-                    text,
-                    template,
-                    identifier,
-                    geometry,
-                    srid=srid,
-                    name=name,
-                    names=names,
-                    keep_outliers=keep_outliers,
-                    force_srid=force_srid,
-                ),
-                config,
-                trainer_train.TrainOptions(
-                    text_encoder=text_encoder or settings.text_encoder,
-                    checkpoint=settings.home / "checkpoints" / f"{database_digest(dsn)}.pt",
-                    resume=resume,
-                    wait=wait,
-                    grid_size_m=grid_size,
-                    grid_kind=grid,
-                    index=index,
-                    languages=tuple(check_language(one.strip()) for one in languages.split(",")) if languages else (),
-                    text_tower=text_tower,
-                    stream=stream,
-                ),
-                reporter,
-                ranks,
-            )
+            summary = trainer_train.train(dsn, Source(**given(Source)), config, run, reporter, ranks)
     if as_json:
         print_json(asdict(summary))
         return
@@ -245,15 +202,15 @@ def refresh(
 
     schema.ensure_current(dsn)
     with make_reporter(False) as reporter:  # on stderr, so that JSON stays alone
+        show = print_refresh_json if as_json else print_refresh
         if watch:
-            show = print_refresh_json if as_json else print_refresh
             try:
                 Watch(dsn, reporter, show, every, compare, text_encoder).run()
             except KeyboardInterrupt:
                 reporter.note("Stopped.")
             return
         summary = renew(dsn, reporter, text_encoder=text_encoder, compare=compare, wait=wait)
-    (print_refresh_json if as_json else print_refresh)(summary)
+    show(summary)
 
 
 def print_refresh_json(summary: Any) -> None:

@@ -36,16 +36,8 @@ USUAL = {
     "geometry": ("geom", "geometry", "wkt", "the_geom", "wkb_geometry", "wkb"),
     "source": ("source",),
 }
-INSIDE = (
-    "primary",
-    "name",
-    "label",
-    "title",
-    "value",
-    "text",
-    "main",
-    "en",
-)  # the part of a nested column that is its text
+# The part of a nested column that is its text.
+INSIDE = ("primary", "name", "label", "title", "value", "text", "main", "en")
 
 # Further names, from well-known providers and in other languages. They count only if no usual name is there. Only letters are
 # compared.
@@ -81,15 +73,8 @@ OTHER_AXES = {
     "lat": {"latitud", "latitudine", "breitengrad", "breite", "breedtegraad", "y", "ycoord", "coordy"},
 }
 SEXAGESIMAL = "dms"
-MIDDLE = (
-    "location",
-    "position",
-    "coordinates",
-    "coordinate",
-    "geo",
-    "point",
-    "center",
-)  # rather than the corners of a box
+# Rather than the corners of a box.
+MIDDLE = ("location", "position", "coordinates", "coordinate", "geo", "point", "center")
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,11 @@ from callipper_db.read.layout import Derived, Layout
 from callipper_db.read.record import Columns
 
 # http://download.geonames.org/export/dump/readme.txt
-NAMES = [
-    "geonameid",
-    "name",
-    "asciiname",
-    "alternatenames",
-    "latitude",
-    "longitude",
-    "feature class",
-    "feature code",
-    "country code",
-    "cc2",
-    "admin1 code",
-    "admin2 code",
-    "admin3 code",
-    "admin4 code",
-    "population",
-    "elevation",
-    "dem",
-    "timezone",
-    "modification date",
-]
+HEADER = (
+    "geonameid,name,asciiname,alternatenames,latitude,longitude,feature class,feature code,country code,cc2,admin1 code,"
+    "admin2 code,admin3 code,admin4 code,population,elevation,dem,timezone,modification date"
+)
+NAMES = HEADER.split(",")
 LINE = re.compile(r"\d+\t[^\t]*\t[^\t]*\t[^\t]*\t-?\d+(\.\d+)?\t-?\d+(\.\d+)?\t[A-Z]?\t[A-Z0-9]*\t")
 
 GROUPS = {

@@ -20,24 +20,12 @@ TELLING = ("amenity", "shop", "tourism", "healthcare", "leisure", "craft", "offi
 ID_COLUMNS = ("full_id", "@id", "@osmid", "feature_id", "osm_id", "osmid", "id", "properties.@id")
 TYPE_COLUMNS = ("@type", "osm_type", "@osmtype", "element_type", "element", "type", "kind", "properties.@type")
 MARKS = {"full_id", "@id", "@type", "@osmid", "osm_id", "osmid", "osm_type", "osm_way_id", "feature_id", "element"}
-NOT_TAGS = {
-    "@lon",
-    "@lat",
-    "center.lon",
-    "center.lat",
-    "osm_way_id",
-    "@version",
-    "@timestamp",
-    "@changeset",
-    "@uid",
-    "@user",
-}
+EDIT = {"@version", "@timestamp", "@changeset", "@uid", "@user"}
+NOT_TAGS = EDIT | {"@lon", "@lat", "center.lon", "center.lat", "osm_way_id"}
 ELEMENTS = {"n": "node", "w": "way", "r": "relation", "node": "node", "way": "way", "relation": "relation"}
 ELEMENT = re.compile(r"(?:^|/)(node|way|relation)[/ :]?(\d+)$")
 PAIR = re.compile(r"([\w:]+)=(.+)")  # amenity=cafe: what srai makes of tags in groups
-NO_GROUP = re.compile(
-    "name|title|class|type|categ|kind|label", re.IGNORECASE
-)  # a column that says itself what places are
+NO_GROUP = re.compile("name|title|class|type|categ|kind|label", re.IGNORECASE)  # says itself what places are
 SHORT = re.compile(r"([nwr])(\d+)$", re.IGNORECASE)
 OTHER_CATEGORIES = {"category", "kind", "label", "category_name", "poi_type", "fclass"}
 

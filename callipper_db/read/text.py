@@ -24,8 +24,7 @@ BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 UNDEFINED_IN_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 codecs.register_error(
-    "callipper-mark",
-    lambda error: (BAD_BYTE, error.end if isinstance(error, UnicodeDecodeError) else 0),
+    "callipper-mark", lambda error: (BAD_BYTE, error.end if isinstance(error, UnicodeDecodeError) else 0)
 )
 
 
@@ -76,9 +75,8 @@ class Text:
 
 def is_windows_1252(data: bytes) -> bool:
     """Are most of the bytes beyond ASCII not UTF-8, and all of them characters of Windows-1252?"""
-    marked = codecs.getincrementaldecoder("utf-8")("callipper-mark").decode(
-        data
-    )  # its last character may be incomplete
+    # The last character may be incomplete.
+    marked = codecs.getincrementaldecoder("utf-8")("callipper-mark").decode(data)
     bad = marked.count(BAD_BYTE)
     return 2 * bad > len(BEYOND_ASCII.findall(marked)) and not UNDEFINED_IN_1252.search(data)
 

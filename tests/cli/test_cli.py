@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from click.testing import CliRunner, Result
 
 from callipper_db import schema, search
 from callipper_db.cli.main import main
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.data.source import Source
+from callipper_trainer.train import TrainOptions
 from handmade import ORIGIN, Model, write_model
 from sessions import user_session
 from town import MIDDLE
@@ -96,6 +100,13 @@ def test_the_readme_names_every_command(path: tuple[str, ...]) -> None:
     """In a line of its own, or with its siblings: `callipper-db models list`, `show`, `drop`."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert any({"callipper-db", *path} <= set(re.findall(r"[\w-]+", line)) for line in lines)
+
+
+def test_every_option_of_train_is_one_setting() -> None:
+    settings = [{field.name for field in fields(kind)} for kind in (Source, TrainConfig, TrainOptions)]
+    for option in COMMANDS["train",].params:
+        if option.name not in {"dsn", "resolution", "as_json"}:  # --resolution is another way to say --grid-size
+            assert sum(option.name in names for names in settings) == 1, option.name
 
 
 def test_the_version_is_printed() -> None:

@@ -132,7 +132,7 @@ def test_poi_table_uses_poi_id_and_the_template(database: str) -> None:
                 "x, A quiet corner",
                 "x, pub",
             ]
-            assert snapshot.source == "callipper.poi"
+            assert snapshot.name == "callipper.poi"
             assert snapshot.samples.point_id.tolist() == [1, 2, 3, 4, 5]
             assert snapshot.without_text == 1
 
@@ -159,7 +159,7 @@ def test_tables_quoted_names_views_and_queries(database: str) -> None:
             (f"TABLE {table}", None),
         ]:
             snapshot = read_samples(connection, Source(relation))
-            assert snapshot.source == (name or relation)
+            assert snapshot.name == (name or relation)
             assert texts_of(snapshot.samples) == ["a shop"]
             assert snapshot.samples.point_id.tolist() == [1]
         named = Source(table, text="s.\"Kind\" || '!'", identifier='"Id"', geometry="geom")

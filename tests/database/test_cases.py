@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,10 @@ from callipper_db.load import FileSummary, LoadOptions, load
 from sessions import user_session
 
 CASES = Path(__file__).parents[2].parent / "shared" / "cases"
-pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="there is no ../shared/cases")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, where rejects files go."""
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
+pytestmark = [
+    pytest.mark.skipif(not CASES.is_dir(), reason="there is no ../shared/cases"),
+    pytest.mark.usefixtures("folder"),
+]
 
 
 def load_case(dsn: str, name: str, **options: Any) -> FileSummary:

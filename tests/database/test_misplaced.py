@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ import pytest
 from callipper_db.errors import TooManyRejects
 from callipper_db.land import on_land
 from callipper_db.load import FileSummary, LoadOptions, load
-from sessions import user_session
 
+pytestmark = pytest.mark.usefixtures("folder")
 CITIES = {  # longitude, latitude
     "Paris": (2.35, 48.85),
     "London": (-0.12, 51.51),
@@ -32,21 +31,6 @@ CITIES = {  # longitude, latitude
     "Stanley": (-57.86, -51.7),
     "Ushuaia": (-68.3, -54.8),
 }
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, where rejects files go."""
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-
-
-@pytest.fixture
-def poi(module_database: str) -> str:
-    """The DSN of a database without POIs, which the tests of this file share."""
-    with user_session(module_database) as connection:
-        connection.execute("TRUNCATE callipper.poi")
-    return module_database
 
 
 def places(city: str, spread: float = 0.03) -> list[tuple[float, float]]:

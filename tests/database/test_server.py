@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from callipper_db.errors import (
     ServerVersionChanged,
 )
 from callipper_db.server import LOG_LIMIT, EmbeddedServer, server_settings
+from processes import wait_for
 from sessions import user_session
 
 REPOSITORY = Path(__file__).parents[2]
@@ -57,14 +57,6 @@ def server(open_folder: Path) -> Iterator[EmbeddedServer]:
     server = EmbeddedServer(open_folder / "home", durable=False, root_area=open_folder / "area")
     yield server
     server.stop()
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-    return found
 
 
 def start_elsewhere(server: EmbeddedServer, then: str = "", **options: Any) -> subprocess.Popen[str]:

@@ -30,20 +30,7 @@ from callipper_db.read.record import LeftOut, Refused
 from callipper_db.read.text import CHUNK, MAX_LINE, Lines, open_text
 from sessions import user_session
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, where rejects files go."""
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-
-
-@pytest.fixture
-def poi(module_database: str) -> str:
-    """The DSN of a database without POIs, which the tests of this file share."""
-    with user_session(module_database) as connection:
-        connection.execute("TRUNCATE callipper.poi")
-    return module_database
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from callipper_db.read.columns import find_columns
 from callipper_db.read.place import Place, Rules
 from callipper_db.read.text import MAX_LINE
 from callipper_db.upsert import DIFF, DROP_DUPLICATES, HASH_JOINS, REMOVE_UNSEEN, SEEN
-from sessions import user_session
+from sessions import end_other_sessions, user_session
 
 
 def zipped(text: bytes) -> bytes:
@@ -49,18 +48,12 @@ def zipped(text: bytes) -> bytes:
 
 
 HEADER = "id,name,category,lon,lat\n"
+pytestmark = pytest.mark.usefixtures("folder")
 CAFE = "1,Blue Door,Cafe,-0.1276,51.5072\n"
 PUB = "2,The Crown,Pub,-0.1,51.5\n"
 LONDON = (-0.1276, 51.5072)
 # Caister water tower in the Ordnance Survey's "A guide to coordinate systems in Great Britain": OSGB36 and ETRS89.
 CAISTER_GRID, CAISTER = (651409.903, 313177.270), (1.716038, 52.657977)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, where rejects files go."""
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -732,14 +725,7 @@ def test_an_interruption_leaves_nothing(database: str, folder: Path) -> None:
 def test_a_lost_connection_leaves_nothing(database: str, folder: Path) -> None:
     class Cutting(Silent):
         def advance(self, units: int, **figures: float) -> None:
-            cut()
-
-    def cut() -> None:
-        with user_session(database) as other:
-            other.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-            )
+            end_other_sessions(database)
 
     with pytest.raises(ConnectionLost):
         load(database, [write(folder / "a.csv", many_rows(50_000))], None, Cutting())

@@ -18,7 +18,7 @@ from callipper_db.arrays import Array
 from conftest import _database
 from evidence import KINDS, QUESTIONS, REACH_M, SIDE_M, UNSAID, Evidence, Reason, write_town
 from handmade import ORIGIN, SRID, Model
-from sessions import user_connection, user_session
+from sessions import rolled_back, user_session
 
 TIE = 1e-5  # scores closer than this, relatively, are the same: densities are float32
 SIZES = {"squares": 100.0, "large cells": 330.0}
@@ -69,12 +69,8 @@ def town(made: tuple[str, Town]) -> Town:
 @pytest.fixture
 def asking(made: tuple[str, Town]) -> Iterator[db.Connection]:
     """A transaction in the town that is rolled back."""
-    connection = user_connection(made[0])
-    try:
+    with rolled_back(made[0]) as connection:
         yield connection
-    finally:
-        connection.rollback()
-        connection.close()
 
 
 def search(connection: db.Connection, text: str, k: int, area: str | None = None) -> list[Any]:

@@ -21,7 +21,7 @@ from callipper_trainer.features import KINDS, make_features
 from callipper_trainer.kinds import KindRows, Kinds
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.model_rows import load_model
-from callipper_trainer.publish import Publication, publish
+from callipper_trainer.publish import Encoded, Publication, publish
 from sessions import user_session
 from untrained import MIDDLE, SIZES, TEXT_DIM, embed, places, register, samples_at
 
@@ -66,13 +66,11 @@ def test_a_new_kind_in_torch_and_in_sql(database: str, distance: Any, monkeypatc
         model = CaLLiPer(config, TEXT_DIM, [*make_features(config), distance(500.0)]).eval()
         trained = TrainedModel(model, samples.origin, None, best_epoch=1)
         vectors = np.random.default_rng(1).normal(size=(len(samples.texts), TEXT_DIM)).astype(np.float32)
-        nothing = np.empty((0, TEXT_DIM), np.float32)
         kinds = Kinds()
         kinds.read_texts(samples.texts)
         rows = KindRows.of(kinds, 0, lambda texts: np.ones((len(texts), TEXT_DIM), np.float32))
-        publication = Publication(
-            register(connection), [], nothing, vectors, kinds, rows, 250.0, "square", "none", {}, {}
-        )
+        encoded = Encoded(vectors, kinds, rows, [], vectors[:0])
+        publication = Publication(register(connection), encoded, 250.0, "square", "none", {}, {})
         version, _ = publish(connection, trained, samples, config, publication, Silent())
         asked = MIDDLE + np.random.default_rng(5).normal(0, 1500, (40, 2))
         np.testing.assert_allclose(embed(connection, asked), embed_places(trained, asked), atol=1e-5)

@@ -18,7 +18,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_trainer.embed import embed_places
 from handmade import write_model
-from sessions import user_connection, user_session
+from sessions import rolled_back, user_connection, user_session
 from untrained import MIDDLE, POIS, SIZES, Published, embed, places, publish_untrained, samples_at
 
 ENCODERS = ("contextual", "coordinate")
@@ -35,10 +35,8 @@ def models(module_database: str) -> dict[tuple[str, str], Published]:
 @pytest.fixture
 def asking(module_database: str, models: dict[tuple[str, str], Published]) -> Iterator[db.Connection]:
     """A session of the test's own, rolled back after it, with the models in its database."""
-    connection = user_connection(module_database)
-    yield connection
-    connection.rollback()
-    connection.close()
+    with rolled_back(module_database) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="module")

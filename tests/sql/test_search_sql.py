@@ -22,7 +22,7 @@ from callipper_db.grid import BLOCK
 from callipper_db.tables import HAS_OTHER_NAMES, OTHER_NAMES
 from conftest import _database
 from handmade import ORIGIN, SRID, Model, write_model, write_sample
-from sessions import user_connection, user_session
+from sessions import rolled_back, user_session
 from town import GRID_M, MIDDLE
 from town import SRID as TOWN_SRID
 
@@ -172,12 +172,8 @@ def cities(cluster_dsn: str, template_database: str) -> Iterator[tuple[str, dict
 @pytest.fixture
 def asking(cities: tuple[str, dict[str, City]]) -> Iterator[db.Connection]:
     """A transaction in the cities' database that is rolled back."""
-    connection = user_connection(cities[0])
-    try:
+    with rolled_back(cities[0]) as connection:
         yield connection
-    finally:
-        connection.rollback()
-        connection.close()
 
 
 @pytest.fixture

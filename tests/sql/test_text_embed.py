@@ -20,7 +20,7 @@ from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_trainer.text_encoder import TextEncoder
 from handmade import ORIGIN, Model, write_model
-from sessions import user_session
+from sessions import rolled_back, user_session
 from tiny_encoder import expected_embeddings, give_text_tower, install_encoder, read_vectors, write_encoder
 
 AGREES = 2e-6
@@ -69,9 +69,8 @@ def own_tower(database: str, tmp_path: Path) -> Tower:
 @pytest.fixture
 def asking(tower: Tower) -> Iterator[db.Connection]:
     """A session of the test's own, with nothing remembered from another test: what it does is rolled back."""
-    with user_session(tower.dsn) as connection:
+    with rolled_back(tower.dsn) as connection:
         yield connection
-        connection.rollback()
 
 
 @dataclass

@@ -32,7 +32,7 @@ from callipper_trainer.text_encoder import TextEncoder, find_encoder
 from callipper_trainer.train import TrainOptions, train
 from handmade import Model, write_model
 from processes import wait_for
-from sessions import user_session
+from sessions import end_other_sessions, rolled_back, user_session
 from tiny_encoder import (
     ENCODED_BY,
     PIECES,
@@ -84,9 +84,8 @@ def installed_town(module_town: str, encoder: TextEncoder) -> str:
 @pytest.fixture
 def asking(installed_town: str) -> Iterator[db.Connection]:
     """A session in that town whose work is rolled back."""
-    with user_session(installed_town) as connection:
+    with rolled_back(installed_town) as connection:
         yield connection
-        connection.rollback()
 
 
 @pytest.fixture
@@ -507,15 +506,8 @@ def test_an_interrupted_installation_leaves_nothing(database: str, tiny: TextEnc
 
 
 def test_a_lost_connection_leaves_nothing(database: str, tiny: TextEncoder) -> None:
-    def end_all_others() -> None:
-        with user_session(database) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-            )
-
     with pytest.raises(ConnectionLost):
-        install(database, tiny, Interrupting(end_all_others))
+        install(database, tiny, Interrupting(lambda: end_other_sessions(database)))
     assert rows(database) == EMPTY
     check_tiny(database, tiny)
 

@@ -34,13 +34,11 @@ def clone_model(connection: Connection, version: int, shift: int) -> int:
     Returns its number. All similarities stay as they are, but those of a vector of one version to a vector of another mean
     nothing.
     """
-    row = connection.execute(
+    (new,) = connection.one(
         f"INSERT INTO callipper.model (status, {MODEL}) SELECT 'ready', {MODEL} FROM callipper.model WHERE version = %s"
         " RETURNING version",
         [version],
-    ).fetchone()
-    assert row is not None
-    new = int(row[0])
+    )
     emb = " || ".join(_shifted("emb", first, shift) for first in (1, HALF + 1))
     neuron = f"neuron / {HALF} * {HALF} + (neuron + {HALF - shift}) % {HALF}"
     same = {"emb": "emb", "neuron": "neuron", "weight": "weight", "direction": "direction"}

@@ -10,11 +10,11 @@ import numpy as np
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from callipper_db import binary_copy, partitions
+from callipper_db import binary_copy
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.tables import DIMENSIONS
-from handmade import ORIGIN, Model, unit_vectors, write_model, write_sample
+from handmade import ORIGIN, Model, unit_vectors, write_model, write_partition, write_sample
 
 REACH_M = 250.0
 SQUARE_M = 100.0
@@ -288,7 +288,7 @@ def write_town(connection: Connection, size_m: float = 100.0, seed: int = 0) -> 
     _write_kinds(connection, model.version, random)
     suggested = [(row, KINDS.index(BY_NAME)) for row, name in enumerate(names) if "Mill" in name]
     rows = np.array([*range(POIS), *(row for row, _ in suggested)])
-    _write_rows(
+    write_partition(
         connection,
         "point_kind",
         model.version,
@@ -302,7 +302,7 @@ def write_town(connection: Connection, size_m: float = 100.0, seed: int = 0) -> 
     )
     named = np.flatnonzero([name not in ("", NOT_ITS_OWN) for name in names])
     vectors = unit_vectors(len(named), seed + 7000, 4)
-    _write_rows(
+    write_partition(
         connection,
         "point_name",
         model.version,
@@ -321,8 +321,8 @@ def _write_location_encoder(connection: Connection, version: int) -> None:
         "dimensions": DIMENSIONS,
     }
     connection.execute("UPDATE callipper.model SET arch = %s WHERE version = %s", [Jsonb(arch), version])
-    columns: dict[str, tuple[str, Any]] = {
-        "version": ("int4", np.full(DIMENSIONS, version)),
+    columns: binary_copy.Columns = {
+        "version": ("int4", version),
         "layer": ("text", [b"output"] * DIMENSIONS),
         "neuron": ("int4", np.arange(DIMENSIONS)),
         "weight": ("vector", unit_vectors(DIMENSIONS, 1, 8)),
@@ -337,7 +337,7 @@ def _write_kinds(connection: Connection, version: int, random: np.random.Generat
     vectors = unit_vectors(each * len(KINDS), int(random.integers(1000)), 4)
     cafe, kiosk = (each * KINDS.index(name) for name in ("cafe", "kiosk"))  # alike
     vectors[kiosk] = (vectors[cafe] + vectors[kiosk]) / np.linalg.norm(vectors[cafe] + vectors[kiosk])
-    tables: dict[str, dict[str, tuple[str, Any]]] = {
+    tables: dict[str, binary_copy.Columns] = {
         "kind": {
             "kind_id": ("int4", numbers),
             "name": ("text", [name.encode() for name in KINDS]),
@@ -354,16 +354,8 @@ def _write_kinds(connection: Connection, version: int, random: np.random.Generat
         },
     }
     for table, columns in tables.items():
-        count = len(columns["kind_id"][1])
-        columns = {"version": ("int4", np.full(count, version)), **columns}
-        binary_copy.write_rows(connection, sql.Identifier("callipper", table), columns)
-
-
-def _write_rows(connection: Connection, table: str, version: int, columns: dict[str, tuple[str, Any]]) -> None:
-    name = partitions.create_partition(connection, table, version)
-    count = len(next(iter(columns.values()))[1])
-    binary_copy.write_rows(connection, name, {"version": ("int4", np.full(count, version)), **columns})
-    partitions.attach_partition(connection, table, version)
+        rows: binary_copy.Columns = {"version": ("int4", version), **columns}
+        binary_copy.write_rows(connection, sql.Identifier("callipper", table), rows)
 
 
 def _write_questions(connection: Connection, version: int, seed: int) -> dict[str, Array]:

@@ -95,22 +95,23 @@ def write_model(
     cells = embed(grid.centre) if embed else unit_vectors(len(grid.cell_id), seed)
     points = unit_vectors(len(metres), seed + 1000)
     words = unit_vectors(len(texts), seed + 2000)
-    _write(
+    write_partition(
         connection,
         "text_embedding",
         version,
         {"text": ("text", [text.encode() for text in texts]), "emb": ("vector", words)},
     )
-    _write(connection, "cell_embedding", version, {"cell_id": ("int8", grid.cell_id), "emb": ("vector", cells)})
-    row = connection.execute(
+    write_partition(
+        connection, "cell_embedding", version, {"cell_id": ("int8", grid.cell_id), "emb": ("vector", cells)}
+    )
+    lonlat = connection.one(
         "SELECT array_agg(ST_X(g)), array_agg(ST_Y(g)) FROM unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS p(x, y, n),"
         " ST_Transform(ST_SetSRID(ST_Point(x, y), %s), 4326) AS g",
         [metres[:, 0].tolist(), metres[:, 1].tolist(), SRID],
-    ).fetchone()
-    assert row is not None
+    )
     described = ("text", [b"a pub"] * len(metres))
-    place = ("point", np.column_stack(row))
-    _write(
+    place = ("point", np.column_stack(lonlat))
+    write_partition(
         connection,
         "point_embedding",
         version,
@@ -127,7 +128,7 @@ def write_sample(connection: Connection, model: Model, count: int = 1000) -> Arr
     """A sample of the model's cells for percentiles; returns its (S, 256) vectors."""
     drawn = model.cells[np.random.default_rng(model.version).permutation(len(model.cells))[:count]]
     columns = {
-        "version": ("int4", np.full(len(drawn), model.version)),
+        "version": ("int4", model.version),
         "number": ("int4", np.arange(len(drawn))),
         "emb": ("vector", drawn),
     }
@@ -135,14 +136,11 @@ def write_sample(connection: Connection, model: Model, count: int = 1000) -> Arr
     return drawn
 
 
-def _write(connection: Connection, table: str, version: int, columns: dict[str, tuple[str, object]]) -> None:
+def write_partition(connection: Connection, table: str, version: int, columns: binary_copy.Columns) -> None:
     name = partitions.create_partition(connection, table, version)
-    count = len(next(iter(columns.values()))[1])  # type: ignore[arg-type]
-    binary_copy.write_rows(connection, name, {"version": ("int4", np.full(count, version)), **columns})  # type: ignore[dict-item]
+    binary_copy.write_rows(connection, name, {"version": ("int4", version), **columns})
     partitions.attach_partition(connection, table, version)
 
 
 def _insert(connection: Connection, statement: str, *values: object) -> int:
-    row = connection.execute(sql.SQL(statement), values).fetchone()
-    assert row is not None
-    return int(row[0])
+    return int(connection.one(sql.SQL(statement), values)[0])

@@ -18,6 +18,23 @@ def user_session(dsn: str, *, autocommit: bool = False) -> Iterator[db.Connectio
         yield connection
 
 
+@contextmanager
+def rolled_back(dsn: str) -> Iterator[db.Connection]:
+    """A user's connection for one test, whose work is rolled back: do not commit."""
+    with user_session(dsn) as connection:
+        yield connection
+        connection.rollback()
+
+
+def end_other_sessions(dsn: str) -> None:
+    """End all sessions in a database, as a server that goes down does."""
+    with user_session(dsn) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+
+
 def user_connection(dsn: str, *, autocommit: bool = False) -> db.Connection:
     """A user's connection, to be closed by the caller."""
     connection = db.connect(dsn, autocommit=autocommit)

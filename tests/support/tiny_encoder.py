@@ -152,20 +152,16 @@ def install_encoder(dsn: str, encoder: TextEncoder) -> int:
     """Put an encoder into a database; its id there."""
     install(dsn, encoder, Silent())
     with user_session(dsn) as connection:
-        row = connection.execute(
-            "SELECT text_encoder_id FROM callipper.text_encoder WHERE name = %s AND revision = %s",
-            [encoder.name, encoder.revision],
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
+        query = "SELECT text_encoder_id FROM callipper.text_encoder WHERE name = %s AND revision = %s"
+        return int(connection.one(query, [encoder.name, encoder.revision])[0])
 
 
 def give_text_tower(connection: db.Connection, version: int, text_encoder_id: int, dim: int, seed: int = 0) -> None:
     """Let a model made by hand read texts with an encoder, through a random projection."""
     connection.execute("UPDATE callipper.model SET text_encoder_id = %s WHERE version = %s", [text_encoder_id, version])
     random = np.random.default_rng(seed)
-    columns: dict[str, tuple[str, Any]] = {
-        "version": ("int4", np.full(DIMENSIONS, version)),
+    columns: binary_copy.Columns = {
+        "version": ("int4", version),
         "neuron": ("int4", np.arange(DIMENSIONS)),
         "weight": ("vector", random.normal(0, dim**-0.5, (DIMENSIONS, dim))),
         "bias": ("float4", random.normal(0, 0.1, DIMENSIONS)),

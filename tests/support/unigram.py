@@ -88,19 +88,18 @@ def train_unigram(texts: list[str], replaced: dict[str, str], size: int = 2000) 
 def install_unigram(connection: Connection, content: dict[str, Any], most: int) -> int:
     """The id of a text encoder that has this tokenizer only."""
     unigram = read_unigram(content, most, ValueError)
-    row = connection.execute(
+    (encoder_id,) = connection.one(
         "INSERT INTO callipper.text_encoder (name, revision, dim, arch)"
         " SELECT 'unigram', count(*), 1, %s FROM callipper.text_encoder RETURNING text_encoder_id",
         [Jsonb({"tokenizer": unigram.settings})],
-    ).fetchone()
-    assert row is not None
+    )
     connection.execute(
         "INSERT INTO callipper.text_token (text_encoder_id, token_id, piece, score, embedding)"
         " SELECT %s, n - 1, piece, score, '[0]' FROM unnest(%s::text[], %s::float8[]) WITH ORDINALITY AS u (piece, score, n)",
-        [row[0], unigram.pieces, unigram.scores],
+        [encoder_id, unigram.pieces, unigram.scores],
     )
     connection.execute(
         "INSERT INTO callipper.text_normal SELECT %s, source, target FROM unnest(%s::text[], %s::text[]) AS u (source, target)",
-        [row[0], list(unigram.replaced), list(unigram.replaced.values())],
+        [encoder_id, list(unigram.replaced), list(unigram.replaced.values())],
     )
-    return int(row[0])
+    return int(encoder_id)

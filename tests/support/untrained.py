@@ -20,7 +20,7 @@ from callipper_trainer.features import make_features
 from callipper_trainer.fit_peaks import fit_peaks, point_kinds
 from callipper_trainer.kinds import KindRows, Kinds
 from callipper_trainer.model import CaLLiPer, TrainedModel
-from callipper_trainer.publish import Publication, publish
+from callipper_trainer.publish import Encoded, Publication, publish
 from sessions import user_session
 
 SRID = 32631  # UTM 31 N
@@ -72,40 +72,27 @@ def _publish_untrained(connection: db.Connection, metres: Array, config: TrainCo
     torch.manual_seed(config.seed)
     model = CaLLiPer(config, TEXT_DIM, make_features(config, pyramid)).eval()
     if context is not None and model.location.context is not None:
-        model.location.context.fit_standardisation(context)
+        model.location.context.set_standardisation(context.mean(dim=0), context.std(dim=0))
     trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
-    nothing = np.empty((0, TEXT_DIM), np.float32)
     kinds = Kinds()
     kinds.read_texts(samples.texts)
     random = np.random.default_rng(3)
     kind_rows = KindRows.of(kinds, 0, lambda texts: random.normal(size=(len(texts), TEXT_DIM)).astype(np.float32))
     if pyramid is not None:
         trained.peaks = fit_peaks(kinds, kind_rows, point_kinds(kinds, samples.chunks()), trained.second_half)
-    publication = Publication(
-        text_encoder_id=register(connection),
-        words=[],
-        word_vectors=nothing,
-        text_vectors=vectors,
-        kinds=kinds,
-        kind_rows=kind_rows,
-        grid_size_m=250.0,
-        grid_kind="square",
-        index="none",
-        metrics={},
-        provenance={},
-    )
+    encoded = Encoded(vectors, kinds, kind_rows, [], vectors[:0])
+    publication = Publication(register(connection), encoded, 250.0, "square", "none", metrics={}, provenance={})
     version, _ = publish(connection, trained, samples, config, publication, Silent())
     return Published(trained, version)
 
 
 def register(connection: db.Connection) -> int:
-    row = connection.execute(
+    (encoder_id,) = connection.one(
         "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('none', 'r1', %s)"
         " ON CONFLICT (name, revision) DO UPDATE SET dim = excluded.dim RETURNING text_encoder_id",
         [TEXT_DIM],
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+    )
+    return int(encoder_id)
 
 
 def samples_at(connection: db.Connection, metres: Array) -> Samples:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from psycopg import sql
@@ -18,11 +17,11 @@ from threadpoolctl import threadpool_limits
 
 from callipper_db import partitions
 from callipper_db.arrays import Array
-from callipper_db.binary_copy import read_parts, read_rows, write_rows
+from callipper_db.binary_copy import Columns, read_parts, read_rows, write_rows
 from callipper_db.db import Connection
 from callipper_db.grid import read_grid
-from callipper_db.tables import SCHEMA
 from callipper_trainer.standing_out import PoiKinds, kinds_around, read_poi_kinds, standing_out
+from callipper_trainer.weight_rows import WeightRows
 
 CLUSTERS = 12  # a legend with more colours is hard to read
 FITTED_ON = 20_000  # cells
@@ -119,18 +118,18 @@ def _labels(pois: PoiKinds | None, centre: Array, cluster: Array, groups: int) -
 
 def _support(connection: Connection, version: int) -> Array:
     """(C,) what loc_support() says of the middle of each cell, in the order of cell_id."""
+    queries = {
+        "cell_embedding": "SELECT ST_X(m), ST_Y(m) FROM (SELECT e.cell_id, ST_Centroid(c.geom) AS m FROM {} e"
+        " JOIN callipper.cell c ON c.cell_id = e.cell_id) AS q ORDER BY cell_id",
+        "point_embedding": "SELECT ST_X(geom), ST_Y(geom) FROM {}",
+    }
     cells, points = (
-        np.column_stack(read_rows(connection, connection.named(query).format(name), ["float8", "float8"]))
-        for query, name in (
-            (
-                "SELECT ST_X(m), ST_Y(m) FROM (SELECT e.cell_id, ST_Centroid(c.geom) AS m FROM {} e"
-                " JOIN callipper.cell c ON c.cell_id = e.cell_id) AS q ORDER BY cell_id",
-                partitions.partition("cell_embedding", version),
-            ),
-            ("SELECT ST_X(geom), ST_Y(geom) FROM {}", partitions.partition("point_embedding", version)),
+        np.column_stack(
+            read_rows(connection, connection.named(query).format(partitions.partition(table, version)), ["float8"] * 2)
         )
+        for table, query in queries.items()
     )
-    (usual,) = connection.execute("SELECT callipper._measure_usual_reach(%s)", [version]).fetchone() or (None,)
+    (usual,) = connection.one("SELECT callipper._measure_usual_reach(%s)", [version])
     if usual is None:
         return np.zeros(len(cells))
     reach, _ = cKDTree(points).query(cells, k=[min(NEIGHBOURS, len(points))])
@@ -162,35 +161,27 @@ def _sample(connection: Connection, version: int, cell_id: Array, dim: int, seed
 
 def _read_palette(connection: Connection, version: int, dim: int) -> Palette | None:
     where = sql.SQL(" WHERE version = {} ORDER BY 1").format(sql.Literal(version))
-    number, centre = read_rows(
-        connection, sql.SQL("SELECT cluster, centre FROM callipper.cell_cluster") + where, ["int4", "vector"], dim
-    )
-    _, weight, bias = read_rows(
-        connection,
-        sql.SQL("SELECT axis, weight, bias FROM callipper.color_axis") + where,
-        ["int4", "vector", "float4"],
-        dim,
-    )
+    query = sql.SQL("SELECT cluster, centre FROM callipper.cell_cluster") + where
+    number, centre = read_rows(connection, query, ["int4", "vector"], dim)
+    query = sql.SQL("SELECT axis, weight, bias FROM callipper.color_axis") + where
+    _, weight, bias = read_rows(connection, query, ["int4", "vector", "float4"], dim)
     return Palette(centre, weight, bias) if len(number) else None
 
 
 def _write_palette(connection: Connection, version: int, palette: Palette, labels: list[str]) -> None:
-    tables: dict[str, dict[str, tuple[str, Any]]] = {
-        "cell_cluster": {
-            "cluster": ("int4", np.arange(len(labels))),
-            "label": ("text", [label.encode() for label in labels]),
-            "centre": ("vector", palette.centre),
-        },
-        "color_axis": {
-            "axis": ("int4", np.arange(len(palette.bias))),
-            "weight": ("vector", palette.weight),
-            "bias": ("float4", palette.bias),
-        },
+    rows = WeightRows(connection, version)
+    clusters: Columns = {
+        "cluster": ("int4", np.arange(len(labels))),
+        "label": ("text", [label.encode() for label in labels]),
+        "centre": ("vector", palette.centre),
     }
-    for table, columns in tables.items():
-        _, (_, rows) = next(iter(columns.items()))
-        versions: dict[str, tuple[str, Any]] = {"version": ("int4", np.full(len(rows), version))}
-        write_rows(connection, sql.Identifier(SCHEMA, table), versions | columns)
+    rows.write("cell_cluster", clusters)
+    axes: Columns = {
+        "axis": ("int4", np.arange(len(palette.bias))),
+        "weight": ("vector", palette.weight),
+        "bias": ("float4", palette.bias),
+    }
+    rows.write("color_axis", axes)
 
 
 def _write_summary(
@@ -207,13 +198,13 @@ def _write_summary(
     types = "cell_id int8, cluster int4, color int4, top_texts text, support float4, poi_count int4"
     table, name = sql.Identifier("pg_temp", "summary"), partitions.partition("cell_summary", version)
     connection.execute(sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(table, sql.SQL(types)))
-    columns: dict[str, tuple[str, Any]] = {
+    columns: Columns = {
         "cell_id": ("int8", cell_id),
         "cluster": ("int4", cluster),
         "color": ("int4", color),
         "top_texts": ("text", [(text or "").encode() for text in texts]),
         "support": ("float4", support),
-        "poi_count": ("int4", np.full(len(cell_id), -1) if counts is None else counts),
+        "poi_count": ("int4", -1 if counts is None else counts),
     }
     write_rows(connection, table, columns)
     if not partitions.has_partition(connection, "cell_summary", version):

@@ -108,10 +108,6 @@ class ContextFeatures(Feature):
         assert context is not None, "the context comes with the batch"
         return context
 
-    def fit_standardisation(self, context: Tensor) -> None:
-        """Take mean and deviation from the features of the training places, (N, C)."""
-        self.set_standardisation(context.mean(dim=0), context.std(dim=0))
-
     def set_standardisation(self, mean: Tensor, deviation: Tensor) -> None:
         """Set mean and deviation of each feature, (C,)."""
         self.mean.copy_(mean)
@@ -169,7 +165,7 @@ def make_features(config: TrainConfig, pyramid: Pyramid | None = None) -> list[F
 def lattice_columns(number: int, level: Level) -> Columns:
     """One lattice as columns of context_cell, except `version`."""
     return {
-        "level": ("int4", np.full(len(level.ij), number)),
+        "level": ("int4", number),
         "i": ("int4", level.ij[:, 0]),
         "j": ("int4", level.ij[:, 1]),
         "n": ("float4", level.count),

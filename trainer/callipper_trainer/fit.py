@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 
 from callipper_db.arrays import Array
-from callipper_db.errors import (
-    BatchTooLarge,
-    NotEnoughData,
-)
+from callipper_db.errors import BatchTooLarge, NotEnoughData
 from callipper_db.progress import Reporter, Silent
 from callipper_trainer.checkpoint import read_checkpoint, write_checkpoint
 from callipper_trainer.config import TrainConfig
@@ -69,7 +66,7 @@ def fit(
     run.reporter.stage("counting POIs around places")
     with watch.timing("features"):
         data = Resident(metres - origin, text_id, text_vectors, config, device, run.ranks, name_id)
-    return _train(data, origin, text_vectors.shape[1], config, device, run, watch)
+    return _train(data, origin, config, device, run, watch)
 
 
 def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, run: Run) -> TrainedModel:
@@ -80,7 +77,7 @@ def fit_stored(stored: StoredSamples, text_vectors: Array, config: TrainConfig, 
     run.reporter.stage("counting POIs around places")
     with watch.timing("features"):
         data = Streaming(stored, text_vectors, config, device, run.ranks)
-    return _train(data, stored.origin, text_vectors.shape[1], config, device, run, watch)
+    return _train(data, stored.origin, config, device, run, watch)
 
 
 def _check_enough(count: int, texts: int, ranks: Ranks) -> None:
@@ -117,7 +114,7 @@ def step_bytes(batch: int, config: TrainConfig) -> int:
 
 
 def _train(
-    data: Data, origin: Array, text_dim: int, config: TrainConfig, device: torch.device, run: Run, watch: Stopwatch
+    data: Data, origin: Array, config: TrainConfig, device: torch.device, run: Run, watch: Stopwatch
 ) -> TrainedModel:
     torch.manual_seed(config.seed)
     model = data.maker.model()

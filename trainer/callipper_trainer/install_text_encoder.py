@@ -113,12 +113,7 @@ def read_transformer(encoder: TextEncoder) -> Transformer:
         settings = _tokenizer(tokenizer, limit, refuse)
     else:
         raise refuse("its tokenizer is neither WordPiece nor Unigram, or tokenizer.json is missing")
-    added = {
-        "pooling": pooling,
-        "normalize": "Normalize" in modules,
-        "prompt": encoder.prompt,
-        "tokenizer": settings,
-    }
+    added = {"pooling": pooling, "normalize": "Normalize" in modules, "prompt": encoder.prompt, "tokenizer": settings}
     return Transformer(encoder.name, folder / "model.safetensors", config | added, pieces, unigram, first)
 
 
@@ -182,10 +177,8 @@ def _tokenizer(
 
 def is_installed(connection: Connection, text_encoder_id: int) -> bool:
     """Whether the encoder's weights are in the database."""
-    row = connection.execute(
-        "SELECT EXISTS (SELECT FROM callipper.text_norm WHERE text_encoder_id = %s)", [text_encoder_id]
-    ).fetchone()
-    return row == (True,)
+    query = "SELECT EXISTS (SELECT FROM callipper.text_norm WHERE text_encoder_id = %s)"
+    return connection.one(query, [text_encoder_id]) == (True,)
 
 
 def install(dsn: str, encoder: TextEncoder, reporter: Reporter) -> bool:
@@ -263,10 +256,9 @@ def _write(connection: Connection, rows: EncoderRows, text_encoder_id: int, adva
         "UPDATE callipper.text_encoder SET arch = %s WHERE text_encoder_id = %s", [Jsonb(rows.arch), text_encoder_id]
     )
     for table, columns in rows.tables:
-        count = len(next(iter(columns.values()))[1])
-        key: Columns = {"text_encoder_id": ("int4", np.full(count, text_encoder_id))}
         report = advance if table == "text_token" else silent
-        write_rows(connection, sql.Identifier(SCHEMA, table), key | columns, report)
+        keyed: Columns = {"text_encoder_id": ("int4", text_encoder_id), **columns}
+        write_rows(connection, sql.Identifier(SCHEMA, table), keyed, report)
 
 
 def _bert_tables(transformer: Transformer) -> Iterator[tuple[str, Columns]]:
@@ -315,7 +307,7 @@ def _position_columns(transformer: Transformer, tensor: Callable[[str], Array]) 
 def _neuron_columns(layer: int, part: str, name: str, tensor: Callable[[str], Array]) -> Columns:
     weight = tensor(f"{name}.weight")
     return {
-        "layer": ("int4", np.full(len(weight), layer)),
+        "layer": ("int4", layer),
         "part": ("text", [part.encode()] * len(weight)),
         "neuron": ("int4", np.arange(len(weight))),
         "bias": ("float4", tensor(f"{name}.bias")),

@@ -12,20 +12,18 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
-from psycopg import sql
 
 from callipper_db import languages, partitions, place_words
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import write_rows
 from callipper_db.brands import kinds_of_brand
 from callipper_db.db import Connection
-from callipper_db.tables import SCHEMA
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import Samples
+from callipper_trainer.weight_rows import WeightRows
 
-CLOSE = (
-    0.65  # least cosine of "name, category" and a kind's name for the name to suggest the kind (docs/experiments.md)
-)
+# Least cosine of "name, category" and a kind's name for the name to suggest the kind (docs/experiments.md).
+CLOSE = 0.65
 CLOSE_TO_WORD = 0.6  # the same to the kind's first name, which describe says
 MOST_BY_NAME = 3  # kinds that one name suggests at most
 LONGEST_KIND = 500  # characters of a kind's name; it is in an index, which takes no long text
@@ -55,9 +53,8 @@ class Kinds:
     languages: tuple[str, ...] = (languages.ENGLISH,)  # of names and phrases
     category: dict[int, str] = field(default_factory=dict)  # kind -> the first category text of that kind, if any
     of_text: dict[str, int] = field(default_factory=dict)  # category text -> its kind
-    of_named_text: dict[str, list[tuple[int, Basis]]] = field(
-        default_factory=dict
-    )  # "name, category" -> kinds by the name
+    # "name, category" -> kinds by the name
+    of_named_text: dict[str, list[tuple[int, Basis]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.number = {name: number for number, name in enumerate(self.names)}
@@ -245,32 +242,27 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
     """Write kinds, their names in other languages and their phrases."""
     if not rows.numbers:
         return
-    write_rows(
-        connection,
-        sql.Identifier(SCHEMA, "kind"),
+    written = WeightRows(connection, version)
+    written.write(
+        "kind",
         {
-            "version": ("int4", np.full(len(rows.numbers), version)),
             "kind_id": ("int4", np.array(rows.numbers)),
             "name": ("text", [name.encode() for name in rows.names]),
             "said": ("bool", np.array(rows.said)),
             "landmark": ("bool", np.array(rows.landmark)),
         },
     )
-    write_rows(
-        connection,
-        sql.Identifier(SCHEMA, "kind_name"),
+    written.write(
+        "kind_name",
         {
-            "version": ("int4", np.full(len(rows.foreign), version)),
             "language": ("text", [language.encode() for _, language, _ in rows.foreign]),
             "kind_id": ("int4", np.array([number for number, _, _ in rows.foreign], np.int32)),
             "name": ("text", [name.encode() for _, _, name in rows.foreign]),
         },
     )
-    write_rows(
-        connection,
-        sql.Identifier(SCHEMA, "kind_phrase"),
+    written.write(
+        "kind_phrase",
         {
-            "version": ("int4", np.full(len(rows.phrases), version)),
             "kind_id": ("int4", np.array([number for number, _ in rows.phrases])),
             "phrase": ("text", [phrase.encode() for _, phrase in rows.phrases]),
             "vec": ("vector", rows.vectors),
@@ -285,7 +277,7 @@ def write_point_kinds(connection: Connection, version: int, kinds: Kinds, sample
         connection,
         partitions.partition("point_kind", version),
         {
-            "version": ("int4", np.full(len(row), version)),
+            "version": ("int4", version),
             "point_id": ("int8", samples.point_id[row]),
             "kind_id": ("int4", kind),
             "basis": ("int2", basis),
@@ -308,7 +300,7 @@ def write_point_names(connection: Connection, version: int, samples: Samples, te
         connection,
         partitions.partition("point_name", version),
         {
-            "version": ("int4", np.full(len(rows), version)),
+            "version": ("int4", version),
             "point_id": ("int8", samples.point_id[rows]),
             "vec": ("halfvec", _unit(text_vectors[samples.name_id[rows]])),
         },

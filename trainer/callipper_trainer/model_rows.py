@@ -68,7 +68,7 @@ def write_model(connection: db.Connection, trained: TrainedModel, config: TrainC
     """Write a new version that is not active, with its weights; returns its number."""
     context = trained.model.location.context
     mean, scale = ([], []) if context is None else (context.mean.tolist(), context.scale.tolist())
-    inserted = connection.execute(
+    (version,) = connection.one(
         connection.named(
             "INSERT INTO callipper.model (status, srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id,"
             " arch, standardisation, metrics, provenance)"
@@ -88,9 +88,8 @@ def write_model(connection: db.Connection, trained: TrainedModel, config: TrainC
             Jsonb(row.metrics),
             Jsonb(row.provenance),
         ],
-    ).fetchone()
-    assert inserted is not None
-    rows = WeightRows(connection, int(inserted[0]))
+    )
+    rows = WeightRows(connection, version)
     for name, layer in trained.model.location.linear_layers().items():
         rows.write_layer(name, *(_with_summary(layer, trained) if name == "output" else _arrays(layer)))
     rows.write_projection(*_arrays(trained.model.text_projection))

@@ -101,15 +101,13 @@ def ngram_tables(folder: Path, unigram: Unigram) -> Iterator[tuple[str, Columns]
         for group in range(GROUPS):
             rows = vectors[group::GROUPS]
             rows[:] = weights[f"q{group + 1}"][: len(rows)]
-        yield (
-            "text_token",
-            {
-                "token_id": ("int4", np.arange(len(vectors))),
-                "piece": ("text", [piece.encode() for piece in unigram.pieces]),
-                "half": ("halfvec", vectors),
-                "score": ("float8", np.array(unigram.scores)),
-            },
-        )
+        tokens: Columns = {
+            "token_id": ("int4", np.arange(len(vectors))),
+            "piece": ("text", [piece.encode() for piece in unigram.pieces]),
+            "half": ("halfvec", vectors),
+            "score": ("float8", np.array(unigram.scores)),
+        }
+        yield "text_token", tokens
         parts: list[tuple[int, str, Array, Array | None]] = [
             (0, "projection", _joined(weights, "proj", 1), _joined(weights, "proj_b", 0))
         ]
@@ -127,29 +125,25 @@ def ngram_tables(folder: Path, unigram: Unigram) -> Iterator[tuple[str, Columns]
         ]
         for layer, part, weight, bias in parts:
             neurons = weight.shape[1]
-            yield (
-                "text_weight",
-                {
-                    "layer": ("int4", np.full(neurons, layer)),
-                    "part": ("text", [part.encode()] * neurons),
-                    "neuron": ("int4", np.arange(neurons)),
-                    "bias": ("float4", np.zeros(neurons, np.float32) if bias is None else bias),
-                    "weight": ("vector", np.ascontiguousarray(weight.T)),
-                },
-            )
+            rows_of_layer: Columns = {
+                "layer": ("int4", layer),
+                "part": ("text", [part.encode()] * neurons),
+                "neuron": ("int4", np.arange(neurons)),
+                "bias": ("float4", np.zeros(neurons, np.float32) if bias is None else bias),
+                "weight": ("vector", np.ascontiguousarray(weight.T)),
+            }
+            yield "text_weight", rows_of_layer
         for layer, part, gain, bias in (
             (0, "embedding", _joined(weights, "ln_g", 0), _joined(weights, "ln_b", 0)),
             (6, "output", weights["ln_g"], weights["ln_b"]),
         ):
-            yield (
-                "text_norm",
-                {
-                    "layer": ("int4", np.array([layer])),
-                    "part": ("text", [part.encode()]),
-                    "gain": ("vector", gain[None]),
-                    "bias": ("vector", bias[None]),
-                },
-            )
+            norm: Columns = {
+                "layer": ("int4", layer),
+                "part": ("text", [part.encode()]),
+                "gain": ("vector", gain[None]),
+                "bias": ("vector", bias[None]),
+            }
+            yield "text_norm", norm
 
 
 def _joined(weights: Any, name: str, axis: int) -> Array:

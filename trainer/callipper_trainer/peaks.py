@@ -30,9 +30,9 @@ from scipy.sparse import csr_array, diags_array
 from scipy.spatial import KDTree
 
 from callipper_db.arrays import Array
-from callipper_db.binary_copy import read_rows, write_rows
+from callipper_db.binary_copy import Columns, read_rows
 from callipper_db.db import Connection
-from callipper_db.tables import PEAK_DIMENSIONS, SCHEMA
+from callipper_db.tables import PEAK_DIMENSIONS
 from callipper_trainer.context import cell_key
 from callipper_trainer.weight_rows import WeightRows
 
@@ -211,37 +211,30 @@ class KindPeaks:
 
 def write_peaks(connection: Connection, version: int, peaks: KindPeaks) -> None:
     """Write thresholds, gains and directions; kinds, phrases and POIs are there already."""
-    columns: dict[str, tuple[str, Any]] = {
-        "version": ("int4", np.full(len(peaks.kind_id), version)),
+    columns: Columns = {
         "kind_id": ("int4", peaks.kind_id),
         "threshold": ("float4", peaks.threshold),
         "gain": ("float4", peaks.gain),
         "direction": ("vector", peaks.code),
     }
-    write_rows(connection, sql.Identifier(SCHEMA, "kind_peak"), columns)
+    rows = WeightRows(connection, version)
+    rows.write("kind_peak", columns)
     # A row per number of the second half, since SQL takes inner products of rows.
-    WeightRows(connection, version).write_layer(FORETOLD, peaks.foretold.T, np.zeros(peaks.foretold.shape[1]))
+    rows.write_layer(FORETOLD, peaks.foretold.T, np.zeros(peaks.foretold.shape[1]))
 
 
 def read_peaks(
     connection: Connection, version: int, entry: dict[str, Any], text_dim: int, summary: tuple[Array, Array]
 ) -> KindPeaks:
     """The peaks of a stored version. entry: model.arch's; text_dim: T; summary: as KindPeaks has it."""
-    kind_id, threshold, gain, code = _read(
-        connection,
-        version,
-        "SELECT kind_id, threshold, gain, direction FROM callipper.kind_peak WHERE version = {} ORDER BY kind_id",
-        ["int4", "float4", "float4", "vector"],
-        PEAK_DIMENSIONS,
-    )
-    of, phrases = _read(
-        connection,
-        version,
+    query = "SELECT kind_id, threshold, gain, direction FROM callipper.kind_peak WHERE version = {} ORDER BY kind_id"
+    kinds = ["int4", "float4", "float4", "vector"]
+    kind_id, threshold, gain, code = _read(connection, version, query, kinds, PEAK_DIMENSIONS)
+    query = (
         "SELECT kind_id, vec FROM callipper.kind_phrase JOIN callipper.kind_peak USING (version, kind_id) WHERE version = {}"
-        ' ORDER BY kind_id, phrase COLLATE "C"',
-        ["int4", "vector"],
-        text_dim,
+        ' ORDER BY kind_id, phrase COLLATE "C"'
     )
+    of, phrases = _read(connection, version, query, ["int4", "vector"], text_dim)
     points, row = read_points(connection, version), np.searchsorted(kind_id, of)
     foretold, _ = WeightRows(connection, version).read_layer(FORETOLD)
     return KindPeaks(PeakRule(**entry), kind_id, code, threshold, gain, row, phrases, points, summary, foretold.T)

@@ -15,7 +15,7 @@ from callipper_db.disk import check_room
 from callipper_db.grid import Grid, block_centres, check_count, ensure_grid
 from callipper_db.hnsw import build_hnsw
 from callipper_db.progress import Advance, Reporter
-from callipper_db.tables import DIMENSIONS, SCHEMA
+from callipper_db.tables import DIMENSIONS
 from callipper_trainer.cell_summary import summarise_cells
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.sample_file import StoredSamples
@@ -26,6 +26,7 @@ from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import ModelRow, write_model
 from callipper_trainer.peaks import write_peaks
 from callipper_trainer.stopwatch import Stopwatch
+from callipper_trainer.weight_rows import WeightRows
 
 # Cells from which "auto" builds an HNSW index. At 80,000 cells a build takes 12 s and saves 29 ms per question, so it pays
 # after 400 questions (benchmarks/index_pays.py). At 500,000 a scan takes about 0.2 s (extrapolated), which a person notices.
@@ -37,25 +38,27 @@ SAMPLE = 1000  # cells; a percentile estimated from them is mostly off by less t
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """The sentence vectors of a run, and the kinds of its POIs that follow from them."""
+
+    text_vectors: Array  # (V, T) of samples.texts
+    kinds: Kinds
+    kind_rows: KindRows
+    words: list[str]  # to remember in addition to samples.texts
+    word_vectors: Array  # (W, T) of words
+
+
+@dataclass(frozen=True)
 class Publication:
     """What is published in addition to the weights."""
 
     text_encoder_id: int
-    words: list[str]  # texts to remember in addition to the training texts
-    word_vectors: Array  # (W, T) of words
-    text_vectors: Array  # (V, T) of samples.texts
-    kinds: Kinds  # of the POIs
-    kind_rows: KindRows
+    encoded: Encoded
     grid_size_m: float
     grid_kind: str
     index: str  # auto, hnsw or none
     metrics: dict[str, Any]
     provenance: dict[str, Any]
-
-    def model_row(self, samples: Samples | StoredSamples, grid: Grid) -> ModelRow:
-        """The row of the version."""
-        place = (samples.srid, samples.extent, grid.grid_id)
-        return ModelRow(*place, self.text_encoder_id, self.metrics, self.provenance)
 
     def has_hnsw(self, cells: int) -> bool:
         """Whether a version with this many cells gets an HNSW index."""
@@ -87,15 +90,17 @@ def publish(
         cells = len(grid.cell_id)
         check_space(connection, samples, cells, cells if publication.has_hnsw(cells) else 0)
         with watch.timing("write"):
-            version = write_model(connection, trained, config, publication.model_row(samples, grid))
+            about = (publication.text_encoder_id, publication.metrics, publication.provenance)
+            row = ModelRow(samples.srid, samples.extent, grid.grid_id, *about)
+            version = write_model(connection, trained, config, row)
         reporter.stage("writing cells", cells)
         _write_cells(connection, version, trained, grid, config.seed, reporter.advance, watch)
         with watch.timing("write"):
-            _write_texts(connection, version, trained, samples, publication)
+            _write_texts(connection, version, trained, samples, publication.encoded)
         reporter.stage("writing points", len(samples))
         _write_points(connection, version, trained, samples, reporter.advance, watch)
         with watch.timing("write"):
-            _write_evidence(connection, version, trained, samples, publication)
+            _write_evidence(connection, version, trained, samples, publication.encoded)
         if publication.has_hnsw(cells):
             with watch.timing("index"):
                 reporter.stage("building the HNSW index", cells)
@@ -140,17 +145,13 @@ def _block_centres(samples: Samples | StoredSamples, size_m: float, kind: str) -
 
 
 def _write_texts(
-    connection: Connection,
-    version: int,
-    trained: TrainedModel,
-    samples: Samples | StoredSamples,
-    publication: Publication,
+    connection: Connection, version: int, trained: TrainedModel, samples: Samples | StoredSamples, encoded: Encoded
 ) -> None:
     """Write words and training texts. Of texts with the same key the first one counts."""
     name = partitions.create_partition(connection, "text_embedding", version)
-    embeddings = [embed_texts(trained, vectors) for vectors in (publication.word_vectors, publication.text_vectors)]
-    texts = [*publication.words, *samples.texts]
-    insert_texts(connection, name, version, texts, np.concatenate(embeddings), len(publication.words))
+    embeddings = [embed_texts(trained, vectors) for vectors in (encoded.word_vectors, encoded.text_vectors)]
+    texts = [*encoded.words, *samples.texts]
+    insert_texts(connection, name, version, texts, np.concatenate(embeddings), len(encoded.words))
     partitions.attach_partition(connection, "text_embedding", version)
 
 
@@ -184,15 +185,6 @@ def insert_texts(
     return added
 
 
-def _write_sample(connection: Connection, version: int, embeddings: Array) -> None:
-    columns: binary_copy.Columns = {
-        "version": ("int4", np.full(len(embeddings), version)),
-        "number": ("int4", np.arange(len(embeddings))),
-        "emb": ("vector", embeddings),
-    }
-    binary_copy.write_rows(connection, sql.Identifier(SCHEMA, "cell_sample"), columns)
-
-
 def draw_sample(count: int, seed: int) -> Array:
     """Row numbers of a random sample of cells, for estimating percentiles. Rows are in the order of cell_id."""
     drawn: Array = np.random.default_rng(seed).choice(count, min(SAMPLE, count), replace=False)
@@ -219,7 +211,7 @@ def _write_cells(
         here = (drawn >= start) & (drawn < start + CHUNK)
         sample[here] = embeddings[drawn[here] - start]
         columns: binary_copy.Columns = {
-            "version": ("int4", np.full(len(embeddings), version)),
+            "version": ("int4", version),
             "cell_id": ("int8", grid.cell_id[rows]),
             "emb": ("vector", embeddings),
         }
@@ -227,7 +219,8 @@ def _write_cells(
             binary_copy.write_rows(connection, name, columns, advance)
     with watch.timing("write"):
         partitions.attach_partition(connection, "cell_embedding", version)
-        _write_sample(connection, version, sample)
+        drawn_rows: binary_copy.Columns = {"number": ("int4", np.arange(len(sample))), "emb": ("vector", sample)}
+        WeightRows(connection, version).write("cell_sample", drawn_rows)
 
 
 def _write_points(
@@ -244,7 +237,7 @@ def _write_points(
         with watch.timing("embed"):
             embeddings = embed_places(trained, part.metres)
         columns: binary_copy.Columns = {
-            "version": ("int4", np.full(len(part), version)),
+            "version": ("int4", version),
             "point_id": ("int8", part.point_id),
             "text": ("text", texts[part.text_id]),
             "geom": ("point", part.lonlat),
@@ -258,19 +251,15 @@ def _write_points(
 
 
 def _write_evidence(
-    connection: Connection,
-    version: int,
-    trained: TrainedModel,
-    samples: Samples | StoredSamples,
-    publication: Publication,
+    connection: Connection, version: int, trained: TrainedModel, samples: Samples | StoredSamples, encoded: Encoded
 ) -> None:
     """Write the kinds and names of the POIs, which search() and describe() answer from."""
-    write_kinds(connection, version, publication.kind_rows)
+    write_kinds(connection, version, encoded.kind_rows)
     for table in ("point_kind", "point_name"):
         partitions.create_partition(connection, table, version)
     for part in samples.chunks():
-        write_point_kinds(connection, version, publication.kinds, part)
-        write_point_names(connection, version, part, publication.text_vectors)
+        write_point_kinds(connection, version, encoded.kinds, part)
+        write_point_names(connection, version, part, encoded.text_vectors)
     for table in ("point_kind", "point_name"):
         partitions.attach_partition(connection, table, version)
     if trained.peaks is not None:

@@ -38,6 +38,4 @@ def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int
 
 def _plain_question(connection: db.Connection, text: str) -> str:
     """What text_embed() would encode for a text."""
-    row = connection.execute("SELECT callipper._plain_question(%s)", [text]).fetchone()
-    assert row is not None
-    return str(row[0])
+    return str(connection.one("SELECT callipper._plain_question(%s)", [text])[0])

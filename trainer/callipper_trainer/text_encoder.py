@@ -11,7 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from psycopg import sql
@@ -47,13 +47,14 @@ class TextEncoder:
     name: str
     folder: Path
     device: str = "cpu"
+    weights_file: ClassVar[str] = "model.safetensors"
 
     @cached_property
     def revision(self) -> str:
         """sha256 of the weights."""
-        weights = self.folder / "model.safetensors"
+        weights = self.folder / self.weights_file
         if not weights.exists():
-            raise TextEncoderMissing(name=self.name, reason=f"{self.folder} holds no model.safetensors")
+            raise TextEncoderMissing(name=self.name, reason=f"{self.folder} holds no {self.weights_file}")
         with weights.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -148,11 +149,7 @@ class TextEncoder:
 class NgramEncoder(TextEncoder):
     """The encoder NGRAMS. Its folder is that of the package's files."""
 
-    @cached_property
-    def revision(self) -> str:
-        """sha256 of the weights."""
-        with (self.folder / "weights.npz").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    weights_file = "weights.npz"
 
     @cached_property
     def arch(self) -> dict[str, Any]:
@@ -237,13 +234,12 @@ def _package_files(package: str, name: str) -> list[Path]:
 
 def register_encoder(connection: db.Connection, encoder: TextEncoder) -> int:
     """The encoder's id in the database. A new encoder gets one."""
-    row = connection.execute(
+    (text_encoder_id,) = connection.one(
         "INSERT INTO callipper.text_encoder (name, revision, dim, arch) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (name, revision) DO UPDATE SET dim = excluded.dim RETURNING text_encoder_id",
         [encoder.name, encoder.revision, encoder.dim, json.dumps(encoder.arch)],
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+    )
+    return int(text_encoder_id)
 
 
 def encode_cached(dsn: str, encoder: TextEncoder, texts: list[str], advance: Advance = silent) -> Array:

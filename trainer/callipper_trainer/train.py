@@ -15,10 +15,7 @@ import numpy as np
 
 from callipper_db import db, languages
 from callipper_db.arrays import Array
-from callipper_db.errors import (
-    CallipperError,
-    TextEncoderUnsupported,
-)
+from callipper_db.errors import CallipperError, TextEncoderUnsupported
 from callipper_db.progress import Reporter, Silent
 from callipper_trainer.config import TrainConfig
 from callipper_trainer.data.sample_file import StoredSamples, stored_samples
@@ -29,20 +26,18 @@ from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.fit import Run, check_batch, fit, fit_stored
 from callipper_trainer.fit_peaks import fit_peaks, point_kinds
 from callipper_trainer.install_text_encoder import install
-from callipper_trainer.kinds import KindRows, Kinds, find_kinds, plain_names
+from callipper_trainer.kinds import find_kinds, plain_names
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model import TrainedModel
-from callipper_trainer.publish import Publication, check_grid, check_space, publish
+from callipper_trainer.publish import Encoded, Publication, check_grid, check_space, publish
 from callipper_trainer.stopwatch import Stopwatch
 from callipper_trainer.text_encoder import NGRAMS, TextEncoder, encode_cached, find_encoder, register_encoder
 
 PACKAGES = ("callipper-db", "torch", "sentence-transformers", "numpy")
-
-
-# Rows from which they stay on disk. A million rows in memory take 5 GB (benchmarks/stream_memory.py), which a machine with 8 GB
-# can spare next to a server.
 LANGUAGE_SAMPLE = 2000  # texts of which the language is looked at
 FOREIGN_PIECES = 1.4  # English POIs of four cities come to 1.24 at most, French ones to 1.49
+# Rows from which they stay on disk. A million rows in memory take 5 GB (benchmarks/stream_memory.py), which a machine with 8 GB
+# can spare next to a server.
 STREAM_FROM = 1_000_000
 
 
@@ -100,17 +95,6 @@ class Reading:
     categories: list[str]  # to remember in addition to samples.texts
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """The sentence vectors of a run, and the kinds of its POIs that follow from them."""
-
-    text_vectors: Array  # (V, T) of samples.texts
-    kinds: Kinds
-    kind_rows: KindRows
-    words: list[str]  # to remember in addition to samples.texts
-    word_vectors: Array  # (W, T) of words
-
-
 def train(
     dsn: str,
     source: Source,
@@ -148,7 +132,8 @@ def train(
         provenance = _provenance(source, reading, encoded.kinds.languages, config, ranks) | {"seconds": watch.rounded()}
         with db.session(dsn) as connection:
             encoder_id = register_encoder(connection, encoder)
-            publication = _publication(encoder_id, encoded, options, metrics, provenance)
+            grid = (options.grid_size_m, options.grid_kind, options.index)
+            publication = Publication(encoder_id, encoded, *grid, metrics, provenance)
             version, cells = publish(connection, trained, samples, config, publication, reporter, watch)
         options.checkpoint.unlink(missing_ok=True)
     return TrainSummary(
@@ -184,24 +169,6 @@ def _fit_both_halves(
 def _metrics(trained: TrainedModel) -> dict[str, Any]:
     validation_loss = trained.history[trained.best_epoch - 1]["validation_loss"]
     return {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
-
-
-def _publication(
-    text_encoder_id: int, encoded: Encoded, options: TrainOptions, metrics: dict[str, Any], provenance: dict[str, Any]
-) -> Publication:
-    return Publication(
-        text_encoder_id=text_encoder_id,
-        words=encoded.words,
-        word_vectors=encoded.word_vectors,
-        text_vectors=encoded.text_vectors,
-        kinds=encoded.kinds,
-        kind_rows=encoded.kind_rows,
-        grid_size_m=options.grid_size_m,
-        grid_kind=options.grid_kind,
-        index=options.index,
-        metrics=metrics,
-        provenance=provenance,
-    )
 
 
 def _provenance(

@@ -25,9 +25,7 @@ class WeightRows:
 
     def write(self, table: str, columns: Columns) -> None:
         """COPY arrays into a table, under the version."""
-        count = len(next(iter(columns.values()))[1])
-        version: Columns = {"version": ("int4", np.full(count, self.version))}
-        write_rows(self.connection, sql.Identifier(SCHEMA, table), version | columns)
+        write_rows(self.connection, sql.Identifier(SCHEMA, table), {"version": ("int4", self.version), **columns})
 
     def read(self, table: str, columns: dict[str, str], key: dict[str, Any], dim: int) -> list[Array]:
         """The version's rows with a key, in the order of their primary key; `columns` are names and types."""

@@ -10,10 +10,7 @@ from callipper_db.area_of_use import Region, area_of_use
 from callipper_db.db import Connection
 from callipper_db.errors import BadExtent
 
-REACH_DEGREES = (
-    12.0  # from the central meridian of a transverse Mercator; beyond, its metres are wrong by more than 1 %
-)
-
+REACH_DEGREES = 12.0  # from a transverse Mercator's central meridian; beyond, its metres are wrong by more than 1 %
 
 # For POIs beyond one UTM zone: equal-area CRS, the smallest region first. PostGIS has all of them.
 EQUAL_AREA = {
@@ -155,53 +152,42 @@ def _is_in_use(connection: Connection, srid: int, proj4text: str) -> bool:
 
 def _holds(connection: Connection, region: Region) -> bool:
     """Are nearly all POIs in it?"""
-    row = connection.execute(
+    (share,) = connection.one(
         connection.named(
             "SELECT avg((ST_Y(geom) BETWEEN %(south)s AND %(north)s AND (ST_X(geom) BETWEEN %(west)s AND %(east)s"
             " OR ST_X(geom) + 360 BETWEEN %(west)s AND %(east)s))::int) FROM pg_temp.sample"
         ),
         region._asdict(),
-    ).fetchone()
-    return row is not None and float(row[0]) >= HELD
+    )
+    return float(share) >= HELD
 
 
 def _crosses_180(connection: Connection) -> bool:
     """Are the POIs close together, on both sides of the 180th meridian?"""
-    row = connection.execute(
+    width, shifted_width = connection.one(
         connection.named(
             "SELECT max(ST_X(geom)) - min(ST_X(geom)), max(x) - min(x) FROM pg_temp.sample,"
             " LATERAL (SELECT CASE WHEN ST_X(geom) < 0 THEN ST_X(geom) + 360 ELSE ST_X(geom) END AS x) AS shifted"
         )
-    ).fetchone()
-    return row is not None and float(row[0]) > 180 > float(row[1])
+    )
+    return float(width) > 180 > float(shifted_width)
 
 
 def _reach(connection: Connection, meridian: float) -> float:
     """The largest distance of a POI from a meridian, in degrees."""
-    row = connection.execute(
-        connection.named(
-            "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample"
-        ),
-        {"c": meridian},
-    ).fetchone()
-    assert row is not None
-    return float(row[0])
+    query = "SELECT max(least(abs(ST_X(geom) - %(c)s), 360 - abs(ST_X(geom) - %(c)s))) FROM pg_temp.sample"
+    return float(connection.one(connection.named(query), {"c": meridian})[0])
 
 
 def _utm_zone(connection: Connection) -> tuple[int, float]:
     """The zone of the middle of the POIs, and how many degrees they reach from its meridian."""
-    row = connection.execute(
-        # A circular mean, which also holds for a country on both sides of the 180th meridian.
-        connection.named(
-            "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
-        )
-    ).fetchone()
-    assert row is not None
-    zone = min(60, math.floor((float(row[0]) + 180) / 6) + 1)
-    return (32600 if row[1] >= 0 else 32700) + zone, _reach(connection, zone * 6 - 183)
+    # A circular mean, which also holds for a country on both sides of the 180th meridian.
+    query = "SELECT degrees(atan2(avg(sind(ST_X(geom))), avg(cosd(ST_X(geom))))), avg(ST_Y(geom)) FROM pg_temp.sample"
+    lon, lat = connection.one(connection.named(query))
+    zone = min(60, math.floor((float(lon) + 180) / 6) + 1)
+    return (32600 if lat >= 0 else 32700) + zone, _reach(connection, zone * 6 - 183)
 
 
 def _distortion(connection: Connection, srid: int) -> float:
-    row = connection.execute(connection.named(DISTORTION), {"share": SHARE, "rows": LOOKED_AT, "srid": srid}).fetchone()
-    assert row is not None
-    return float(row[0])
+    values = {"share": SHARE, "rows": LOOKED_AT, "srid": srid}
+    return float(connection.one(connection.named(DISTORTION), values)[0])

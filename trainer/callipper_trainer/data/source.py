@@ -78,19 +78,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The samples that were read, and how many rows were left out."""
-
-    samples: Samples
-    source: str  # the query, or the qualified name of the table or view
-    taken_at: str
-    rows: int
-    without_geometry: int
-    without_text: int
-    text_sql: str
-
-
-@dataclass(frozen=True)
 class OpenSource:
     """A source in a transaction: counted and checked, but not read yet."""
 
@@ -140,21 +127,20 @@ class OpenSource:
         return _stream_parts(self.connection, self.srid, self.source, rows, advance)
 
 
+@dataclass(frozen=True)
+class Snapshot(OpenSource):
+    """A source that was read."""
+
+    samples: Samples
+
+
 def read_samples(connection: Connection, source: Source, advance: Advance = silent) -> Snapshot:
     """Read the whole source in one REPEATABLE READ transaction.
 
     The connection must be outside a transaction. Raises BadSource, BadExtent, NotEnoughData.
     """
     with open_source(connection, source) as opened:
-        return Snapshot(
-            opened.read(advance),
-            opened.name,
-            opened.taken_at,
-            opened.rows,
-            opened.without_geometry,
-            opened.without_text,
-            opened.text_sql,
-        )
+        return Snapshot(**vars(opened), samples=opened.read(advance))
 
 
 @contextmanager
@@ -181,7 +167,7 @@ def source_of_model(provenance: dict[str, Any], srid: int) -> Source:
 
 
 def _open(connection: Connection, source: Source) -> OpenSource:
-    taken_at = str(_scalar(connection, "SELECT now()"))
+    taken_at = str(connection.one("SELECT now()")[0])
     connection.execute(connection.named(PREPARE))
     connection.execute(connection.named(METRE_IN))
     connection.execute(READ_ONLY)
@@ -211,7 +197,8 @@ def _copy_source(connection: Connection, source: Source) -> tuple[str, str, str]
     name_sql = _name_expression(connection, source, columns)
     geometry = _geometry_expression(connection, source, columns)
     if KIND_TABLE in text_sql:
-        _fill_kinds(connection, source, relation, columns)
+        with _users_sql(source):
+            fill_kinds(connection, relation, OsmColumns(connection, columns))
     key = _key_expression(connection, source, name, relation, columns, geometry, text_sql)
     query = connection.named(
         "INSERT INTO pg_temp.sample"
@@ -224,22 +211,20 @@ def _copy_source(connection: Connection, source: Source) -> tuple[str, str, str]
         geom=geometry,
         relation=relation,
     )
-    try:
+    with _users_sql(source):
         with connection.users_names():
             connection.execute(query, binary=True)  # binary: the protocol that takes one statement only
         _to_lon_lat(connection)
-    except psycopg.Error as error:
-        raise _bad_source(source, error) from error
     return name, text_sql, name_sql
 
 
 def _count(connection: Connection, source: Source) -> tuple[int, int, int]:
     """Rows, and those without a geometry and without a text. Raises NotEnoughData, BadSource."""
-    rows, without_geometry, without_text, without_id = connection.execute(
+    rows, without_geometry, without_text, without_id = connection.one(
         "SELECT count(*), count(*) FILTER (WHERE geom IS NULL),"
         " count(*) FILTER (WHERE geom IS NOT NULL AND text IS NULL),"
         " count(*) FILTER (WHERE geom IS NOT NULL AND text IS NOT NULL AND id IS NULL) FROM pg_temp.sample"
-    ).fetchone() or (0, 0, 0, 0)
+    )
     if rows == without_geometry + without_text:
         raise NotEnoughData(
             reason=f"{source.relation} has {rows} rows, {without_geometry} of them without a usable geometry and"
@@ -270,13 +255,6 @@ def _leave_out(connection: Connection) -> Outliers:
     ids = [name for name, _, _, _ in found.rows]
     connection.execute("DELETE FROM pg_temp.sample WHERE id = ANY(%s)", [ids])
     return found
-
-
-def _fill_kinds(connection: Connection, source: Source, relation: sql.Composable, columns: dict[str, str]) -> None:
-    try:
-        fill_kinds(connection, relation, OsmColumns(connection, columns))
-    except psycopg.Error as error:
-        raise _bad_source(source, error) from error
 
 
 def _to_lon_lat(connection: Connection) -> None:
@@ -405,18 +383,12 @@ def _table_name(connection: Connection, relation: str) -> str:
 
 def _columns(connection: Connection, source: Source, relation: sql.Composable) -> dict[str, str]:
     """Column names and their types."""
-    try:
-        with connection.users_names():
-            cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(relation), binary=True)
-    except psycopg.Error as error:
-        raise _bad_source(source, error) from error
-    names = _type_names(connection, [column.type_code for column in cursor.description or []])
-    return {column.name: names.get(column.type_code, "unknown") for column in cursor.description or []}
-
-
-def _type_names(connection: Connection, codes: list[int]) -> dict[int, str]:
+    with _users_sql(source), connection.users_names():
+        cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(relation), binary=True)
+    codes = {column.name: column.type_code for column in cursor.description or []}
     query = "SELECT oid::int8, typname::text FROM pg_catalog.pg_type WHERE oid = ANY(%s)"
-    return dict(connection.execute(query, [codes]).fetchall())
+    types = dict(connection.execute(query, [list(codes.values())]).fetchall())
+    return {name: types.get(code, "unknown") for name, code in codes.items()}
 
 
 def _geometry_expression(connection: Connection, source: Source, columns: dict[str, str]) -> sql.Composable:
@@ -462,14 +434,8 @@ def _key_expression(
         expression = sql.SQL(", ").join(sql.Identifier("s", column) for column in found)
     else:
         return sql.SQL('row_number() OVER (ORDER BY {}, ({})::text COLLATE "C")').format(geometry, sql.SQL(text_sql))
-    probe = sql.SQL("SELECT ({}) FROM {} AS s LIMIT 0").format(expression, relation)
-    try:
-        with connection.users_names():
-            cursor = connection.execute(probe, binary=True)
-    except psycopg.Error as error:
-        raise _bad_source(source, error) from error
-    kind = _type_names(connection, [column.type_code for column in cursor.description or []])
-    if set(kind.values()) <= INTEGERS:
+    key = _columns(connection, source, sql.SQL("(SELECT ({}) FROM {} AS s)").format(expression, relation))
+    if set(key.values()) <= INTEGERS:
         return sql.SQL("({})::bigint").format(expression)
     return sql.SQL(POINT_ID).format(sql.SQL("({})::text").format(expression))
 
@@ -523,17 +489,15 @@ def _name_expression(connection: Connection, source: Source, columns: dict[str, 
     return osm_columns.value("name") if "category" not in columns and osm_columns.found else "NULL"
 
 
-def _scalar(connection: Connection, query: str) -> object:
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def _bad_source(source: Source, error: psycopg.Error) -> Exception:
-    """The exception for an error of the user's SQL. A lost connection keeps its own."""
-    if isinstance(error, psycopg.OperationalError):
-        return error
-    return BadSource(source=source.relation, reason=_reason(error))
+@contextmanager
+def _users_sql(source: Source) -> Iterator[None]:
+    """Turn an error of the user's SQL into BadSource. A lost connection keeps its own."""
+    try:
+        yield
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        raise BadSource(source=source.relation, reason=_reason(error)) from error
 
 
 def _reason(error: psycopg.Error) -> str:

@@ -80,7 +80,8 @@ def read_labels(connection: db.Connection, source: LabelSource, model: LoadedMod
     relation, refused = source.labels, 0
     text, identifier = _answer(source.columns), "row_number() OVER ()"
     if source.path is not None:
-        relation, refused = _stage_file(connection, source, source.path), _count_refused(connection)
+        relation = _stage_file(connection, source, source.path)
+        (refused,) = connection.one("SELECT count(*) FROM pg_temp.label_row WHERE answer IS NULL")
         text, identifier = "s.answer", "s.number"
     try:
         asked = Source(relation, text, identifier=identifier, srid=model.srid, keep_outliers=True, force_srid=True)
@@ -131,12 +132,6 @@ def _stage_file(connection: db.Connection, source: LabelSource, path: Path) -> s
         " WHERE answer IS NOT NULL"
     )
     return query.format(sql.Literal(srid)).as_string()
-
-
-def _count_refused(connection: db.Connection) -> int:
-    row = connection.execute("SELECT count(*) FROM pg_temp.label_row WHERE answer IS NULL").fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 def _records(reader: Reader) -> Iterator[Record | Refused]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,11 +122,7 @@ def evaluate_embeddings(
         raise ValueError("the features have values that are not finite")
     # Centred in float64: in float32 the metres of a national grid would lose their centimetres.
     features = np.ascontiguousarray(embeddings - embeddings.mean(axis=0, dtype=np.float64), np.float32)
-
-    def probe(values: Array, kind: str, parts: list[Split]) -> list[Array]:
-        return fit_probes(features, values, kind, parts)
-
-    return _scores(name, split, places, made, seeds, probe)
+    return _scores(name, split, places, made, seeds, partial(fit_probes, features))
 
 
 def evaluate_floors(
@@ -142,10 +139,7 @@ def evaluate_floors(
     Calls `advance(1)` after each of them.
     """
     made = targets if isinstance(targets, Targets) else make_targets(targets, task)
-
-    def neighbours(values: Array, kind: str, parts: list[Split]) -> list[Array]:
-        return predict_neighbours(places, values, kind, parts)
-
+    neighbours = partial(predict_neighbours, places)
     result = _scores(f"{NEIGHBOURS[made.task]} nearest neighbours", split, places, made, seeds, neighbours)
     advance(1)
     for name, array in ({"coordinates": places} | (features or {})).items():

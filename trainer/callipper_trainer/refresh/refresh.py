@@ -16,12 +16,7 @@ from psycopg.types.json import Jsonb
 
 from callipper_db import db, partitions
 from callipper_db.arrays import Array
-from callipper_db.errors import (
-    ModelUnreadable,
-    NoActiveModel,
-    NotEnoughData,
-    SourceEmpty,
-)
+from callipper_db.errors import ModelUnreadable, NoActiveModel, NotEnoughData, SourceEmpty
 from callipper_db.grid import H3, covers, ensure_grid, read_grid
 from callipper_db.languages import ENGLISH
 from callipper_db.progress import Reporter
@@ -202,7 +197,7 @@ class _Planner:
         text_encoder: str | None,
     ) -> None:
         self.dsn, self.connection, self.loaded, self.reporter = dsn, connection, loaded, reporter
-        self.samples, self.source, self.text_encoder = snapshot.samples, snapshot.source, text_encoder
+        self.samples, self.source, self.text_encoder = snapshot.samples, snapshot.name, text_encoder
         self.cache, self.trained, self.postponed = cache, loaded.trained, 0
         if cache.version != loaded.version:
             cache.version, cache.codes = loaded.version, {}
@@ -359,7 +354,7 @@ def _extend_grid(
 
 def _record(connection: db.Connection, summary: RefreshSummary, pending: PendingChanges, snapshot: Snapshot) -> None:
     """Record the refresh with the version, and delete the notes of the changes that it has covered."""
-    own = snapshot.source == POI_TABLE
+    own = snapshot.name == POI_TABLE
     if not summary.anything and (pending.is_empty or not own):
         return
     figures = {name: value for name, value in summary.to_dict().items() if name != "version"}

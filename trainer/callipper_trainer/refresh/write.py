@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from psycopg import sql
@@ -34,9 +35,8 @@ class Evidence:
     kinds: Kinds
     new_kinds: KindRows
     samples: Samples
-    text_vectors: (
-        Array | None
-    )  # (V, T) of the samples' texts, zeros for those not used; None for a version without names
+    # (V, T) of the samples' texts, zeros for those not used; None for a version without names
+    text_vectors: Array | None
 
 
 @dataclass(frozen=True)
@@ -168,12 +168,7 @@ def _write_points(connection: Connection, plan: RefreshPlan) -> None:
             " trained = e.trained AND excluded.trained"
             " WHERE NOT excluded.trained OR e.emb OPERATOR(@extschema:vector@.<>) excluded.emb",
         )
-    connection.execute(
-        sql.SQL("DELETE FROM {} WHERE point_id = ANY(%s)").format(
-            partitions.partition("point_embedding", plan.version)
-        ),
-        [found.removed.tolist()],
-    )
+    _execute(connection, plan, "DELETE FROM {point_embedding} WHERE point_id = ANY(%s)", [found.removed.tolist()])
 
 
 def _write_evidence(connection: Connection, plan: RefreshPlan) -> None:
@@ -184,13 +179,10 @@ def _write_evidence(connection: Connection, plan: RefreshPlan) -> None:
     gone = np.concatenate([plan.found.removed, plan.evidence.samples.point_id])
     if len(gone):
         names = plan.evidence.text_vectors
-        for table in ["point_kind"] if names is None else ["point_kind", "point_name"]:
-            connection.execute(
-                sql.SQL("DELETE FROM {} WHERE point_id = ANY(%s)").format(partitions.partition(table, plan.version)),
-                [gone.tolist()],
-            )
+        _execute(connection, plan, "DELETE FROM {point_kind} WHERE point_id = ANY(%s)", [gone.tolist()])
         write_point_kinds(connection, plan.version, plan.evidence.kinds, plan.evidence.samples)
         if names is not None:
+            _execute(connection, plan, "DELETE FROM {point_name} WHERE point_id = ANY(%s)", [gone.tolist()])
             write_point_names(connection, plan.version, plan.evidence.samples, names)
         connection.execute("SELECT callipper._count_evidence(%s)", [plan.version])
 
@@ -199,33 +191,28 @@ def _write_sample(connection: Connection, plan: RefreshPlan) -> None:
     """Write the sample of cells that a new version would draw, and the distances of the vocabulary from it."""
     cell_id = np.sort(plan.grid.cell_id)
     drawn = cell_id[draw_sample(len(cell_id), plan.seed)]
-    statement = connection.named(
+    statement = (
         "INSERT INTO callipper.cell_sample AS s (version, number, emb)"
         " SELECT e.version, d.number - 1, e.emb FROM unnest(%s::int8[]) WITH ORDINALITY AS d(cell_id, number)"
-        " JOIN {} e USING (cell_id)"
+        " JOIN {cell_embedding} e USING (cell_id)"
         " ON CONFLICT (version, number) DO UPDATE SET emb = excluded.emb"
         " WHERE s.emb OPERATOR(@extschema:vector@.<>) excluded.emb"
-    ).format(partitions.partition("cell_embedding", plan.version))
-    if connection.execute(statement, [drawn.tolist()]).rowcount:
-        _execute(
-            connection,
-            plan,
-            "UPDATE {text_embedding} SET city_distances = callipper._city_distances(version, emb) WHERE vocabulary",
-        )
+    )
+    if _execute(connection, plan, statement, [drawn.tolist()]):
+        update = "UPDATE {text_embedding} SET city_distances = callipper._city_distances(version, emb) WHERE vocabulary"
+        _execute(connection, plan, update)
 
 
 def _write_texts(connection: Connection, plan: RefreshPlan) -> int:
     if not plan.texts:
         return 0
-    table = partitions.partition("text_embedding", plan.version)
     # A new word may be remembered already, as the text of a POI.
-    connection.execute(
-        sql.SQL(
-            "UPDATE {} SET vocabulary = true, city_distances = callipper._city_distances(version, emb)"
-            " WHERE NOT vocabulary AND text IN (SELECT callipper._text_key(w) FROM unnest(%s::text[]) AS w)"
-        ).format(table),
-        [plan.words],
+    statement = (
+        "UPDATE {text_embedding} SET vocabulary = true, city_distances = callipper._city_distances(version, emb)"
+        " WHERE NOT vocabulary AND text IN (SELECT callipper._text_key(w) FROM unnest(%s::text[]) AS w)"
     )
+    _execute(connection, plan, statement, [plan.words])
+    table = partitions.partition("text_embedding", plan.version)
     return insert_texts(connection, table, plan.version, plan.texts, plan.text_vectors, len(plan.words))
 
 
@@ -268,7 +255,8 @@ def _temporary(connection: Connection, name: str, columns: str) -> Iterator[sql.
     connection.execute(sql.SQL("DROP TABLE {}").format(table))
 
 
-def _execute(connection: Connection, plan: RefreshPlan, statement: str) -> None:
-    """Execute a statement that names {version} and the partitions."""
+def _execute(connection: Connection, plan: RefreshPlan, statement: str, values: list[Any] | None = None) -> int:
+    """Execute a statement that names {version} and the partitions; returns how many rows it has written."""
     named = {name: partitions.partition(name, plan.version) for name in PARTITIONED}
-    connection.execute(connection.named(statement).format(version=sql.Literal(plan.version), **named))
+    query = connection.named(statement).format(version=sql.Literal(plan.version), **named)
+    return connection.execute(query, values).rowcount
