@@ -1,4 +1,4 @@
-"""Names of kinds in other languages; describe() takes the language of its answer.
+"""Names of kinds in other languages; describe takes the language of its answer.
 
 Revision: 0016
 """
