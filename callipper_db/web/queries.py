@@ -91,12 +91,20 @@ SELECT m.version, m.status, m.created_at, m.provenance ->> 'source' AS source, (
 FROM callipper.model m JOIN callipper.text_encoder e USING (text_encoder_id) LEFT JOIN callipper.grid g USING (grid_id)
 ORDER BY m.version DESC
 """
-# A group's label stands in the group's cell that is nearest to the middle of the group.
+# A group may lie in several parts, or around another. So its label stands where most of its cells are close together: of a
+# hundred boxes over the city, in the one with the most cells of the group, at the cell that is nearest to their middle.
 CLUSTERS = """
 WITH cell AS MATERIALIZED (SELECT cluster, cluster_label, lon, lat FROM callipper_map.cell WHERE cluster IS NOT NULL),
-    middle AS (
+    city AS (SELECT min(lon) AS west, min(lat) AS south, max(lon) - min(lon) AS width, max(lat) - min(lat) AS height FROM cell),
+    box AS (
         SELECT cluster, cluster_label AS label, count(*) AS cells, percentile_disc(0.5) WITHIN GROUP (ORDER BY lon) AS lon,
-            percentile_disc(0.5) WITHIN GROUP (ORDER BY lat) AS lat FROM cell GROUP BY 1, 2
+            percentile_disc(0.5) WITHIN GROUP (ORDER BY lat) AS lat
+        FROM cell, city
+        GROUP BY 1, 2, floor(10 * (lon - west) / nullif(width, 0)), floor(10 * (lat - south) / nullif(height, 0))
+    ),
+    middle AS (
+        SELECT DISTINCT ON (cluster) cluster, label, sum(cells) OVER (PARTITION BY cluster)::bigint AS cells, lon, lat
+        FROM box ORDER BY cluster, box.cells DESC, lon, lat
     ),
     nearest AS (
         SELECT cluster, min(ARRAY[point(c.lon, c.lat) <-> point(m.lon, m.lat), c.lon, c.lat]) AS found

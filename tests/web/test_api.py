@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -55,12 +56,16 @@ def tile_address(dsn: str, kind: str, z: int = 14) -> str:
     return f"/tiles/{kind}/{z}/{x}/{y}.mvt"
 
 
-def test_the_city_is_described(client: TestClient) -> None:
+def test_the_city_is_described(client: TestClient, dsn: str) -> None:
     city = client.get("/api/city").json()
     assert (city["title"], city["active"], city["basemap"]) == ("Town", 1, None)
     assert city["sources"] == [{"source": "town", "pois": 300}]
     assert city["models"][0]["pois"] == 300 and len(city["models"][0]["bounds"]) == 4
-    assert sum(group["cells"] for group in city["clusters"]) > 100
+    with user_session(dsn) as connection:
+        cells = connection.execute("SELECT cluster, lon, lat FROM callipper_map.cell").fetchall()
+    labels = {(group["cluster"], group["lon"], group["lat"]) for group in city["clusters"]}
+    assert labels <= set(cells), "each label stands in a cell of its group"
+    assert {group["cluster"]: group["cells"] for group in city["clusters"]} == Counter(cluster for cluster, *_ in cells)
 
 
 def test_search_gives_the_answers_of_the_function_with_its_pois(client: TestClient, dsn: str) -> None:
