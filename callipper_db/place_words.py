@@ -38,6 +38,7 @@ class Thesaurus(NamedTuple):
     kinds: dict[str, Kind]  # name -> kind
     areas: tuple[str, ...]  # words for areas, which are no kind of place
     landmarks: frozenset[str]  # names of kinds that a place is known by
+    prominent: frozenset[str]  # those of them that a whole quarter is known by
     street_words: frozenset[str]  # names of kinds that streets, quarters and pubs are called after
     shop_words: frozenset[str]  # names of kinds that shops and restaurants are called after
     open_shops: frozenset[str]  # readings of categories that leave open what kind of shop a POI is
@@ -123,11 +124,20 @@ def is_named(kind: Kind, name: str) -> bool:
 
 def is_landmark(category: str) -> bool:
     """Whether a place is known by it: a museum, a stadium. A category that lists several kinds is one if they all are."""
+    return _is_among(category, load_thesaurus().landmarks)
+
+
+def is_prominent(category: str) -> bool:
+    """Whether a quarter is known by one of them: a railway station, a casino; of several kinds, by each."""
+    return _is_among(category, load_thesaurus().prominent)
+
+
+def _is_among(category: str, names: frozenset[str]) -> bool:
     found = kind_of(category)
     if found:
-        return found.name in load_thesaurus().landmarks
+        return found.name in names
     parts, _ = _split(re.sub(r" or ", "/", category))
-    return len(parts) > 1 and all(map(is_landmark, parts))
+    return len(parts) > 1 and all(_is_among(part, names) for part in parts)
 
 
 def vocabulary() -> list[str]:
@@ -146,12 +156,13 @@ def load_thesaurus() -> Thesaurus:
         found |= {look_up_key(name): (kind, name) for name in (kind.name, *kind.also, *kind.narrower)}
     street_words, shop_words = (frozenset(map(look_up_key, data[words])) for words in ("street_words", "shop_words"))
     spelt = {look_up_key(name): kind for kind in kinds.values() for name in (kind.name, *kind.also, *kind.narrower)}
-    landmarks = frozenset(data["landmarks"])
+    landmarks, prominent = frozenset(data["landmarks"]), frozenset(data["prominent"])
     open_shops, open_eating, eating = (frozenset(data[words]) for words in ("open_shops", "open_eating", "eating"))
     return Thesaurus(
         kinds,
         tuple(data["areas"]),
         landmarks,
+        prominent,
         street_words,
         shop_words,
         open_shops,

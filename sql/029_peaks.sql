@@ -77,33 +77,39 @@ $$;
 COMMENT ON FUNCTION callipper._place_peaks(@extschema:postgis@.geometry, integer) IS
     'first half of the embedding of a place: how far kinds of places stand out there';
 
--- The directions of the kinds that a text asks for, by the nearest of each kind's phrases; zeros where it asks for none.
+-- The directions of the kinds that a text asks for, by each kind's phrases as callipper._kinds_asked() does; zeros where it asks for
+-- none. A version of an earlier program has no softness: there the nearest phrase alone counts.
 CREATE OR REPLACE FUNCTION callipper._text_peaks(question @extschema:vector@.vector, version integer)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     rule jsonb := (SELECT m.arch -> 'peaks' FROM callipper.model m WHERE m.version = _text_peaks.version);
+    softness constant float8 := rule ->> 'softness';
     asked @extschema:vector@.vector := @extschema:vector@.l2_normalize(question);
     first_half @extschema:vector@.vector;
 BEGIN
     IF rule IS NULL THEN
         RETURN NULL;
     END IF;
-    WITH likeness AS (
-        SELECT k.kind_id, k.direction, max(@extschema:vector@.inner_product(p.vec, asked)) AS cosine
+    WITH phrase AS (
+        SELECT p.kind_id, @extschema:vector@.inner_product(p.vec, asked) AS cosine
         FROM callipper.kind_peak k JOIN callipper.kind_phrase p USING (version, kind_id)
-        WHERE k.version = _text_peaks.version GROUP BY k.version, k.kind_id
+        WHERE k.version = _text_peaks.version OFFSET 0
+    ), likeness AS (
+        SELECT p.kind_id, coalesce(ln(sum(exp(softness * p.cosine))) / softness, max(p.cosine)) AS cosine
+        FROM phrase p GROUP BY p.kind_id
     ), nearest AS (
-        SELECT max(l.cosine) AS cosine FROM likeness l
+        SELECT max(l.cosine) AS cosine, (SELECT max(p.cosine) FROM phrase p) AS phrase FROM likeness l
     )
     SELECT @extschema:vector@.sum(@extschema:vector@.vector_mul(
-            l.direction,
+            k.direction,
             array_fill(exp((rule ->> 'sharpness')::float8 * (l.cosine - n.cosine))::real,
-                ARRAY[@extschema:vector@.vector_dims(l.direction)])::@extschema:vector@.vector))
+                ARRAY[@extschema:vector@.vector_dims(k.direction)])::@extschema:vector@.vector))
         INTO first_half
         FROM likeness l CROSS JOIN nearest n
-        WHERE n.cosine >= (rule ->> 'floor')::float8 AND l.cosine >= n.cosine - (rule ->> 'width')::float8;
+            JOIN callipper.kind_peak k ON k.version = _text_peaks.version AND k.kind_id = l.kind_id
+        WHERE n.phrase >= (rule ->> 'floor')::float8 AND l.cosine >= n.cosine - (rule ->> 'width')::float8;
     IF first_half IS NULL THEN
         RETURN array_fill(0::real, ARRAY[128])::@extschema:vector@.vector;
     END IF;

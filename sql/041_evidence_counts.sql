@@ -1,4 +1,5 @@
--- What the evidence is compared with: how many POIs there are of each kind, and around each square of the city.
+-- What the evidence is compared with: how many POIs there are of each kind, and around each square of the city, and how much of
+-- the city has a station, a stadium and the like near.
 
 -- How far search() and describe() look for POIs. callipper_trainer/standing_out.py has the same number.
 CREATE OR REPLACE FUNCTION callipper._evidence_reach_m() RETURNS float8
@@ -28,7 +29,8 @@ $$;
 COMMENT ON FUNCTION callipper._squares_around() IS
     'squares of 100 m within 250 m of the middle of one: their offsets, and the share of each that is within';
 
--- Counts what search() and describe() compare with: the POIs of each kind, and the POIs around each square that holds some. The
+-- Counts what search() and describe() compare with: the POIs of each kind, the POIs around each square that holds some, and the
+-- share of these squares that have a prominent kind near. The
 -- trainer calls it when it publishes or refreshes a version. A fixed plan: partitions are named, and nothing is joined whose size
 -- the planner could not know.
 CREATE OR REPLACE FUNCTION callipper._count_evidence(version integer) RETURNS void
@@ -63,6 +65,23 @@ BEGIN
         ) s CROSS JOIN callipper._squares_around() a
         GROUP BY 2, 3 HAVING bool_or(a.i = 0 AND a.j = 0)
     $query$, 'point_kind_v' || version) USING version;
+    -- One counts as near a square if it stands in one of those that lie within 250 m by half at least.
+    EXECUTE format($query$
+        WITH near AS MATERIALIZED (
+            SELECT s.kind_id, count(DISTINCT (d.i, d.j)) AS squares FROM (
+                SELECT DISTINCT p.kind_id, p.i, p.j FROM callipper.%1$I p
+                    JOIN callipper.kind k ON k.version = $1 AND k.kind_id = p.kind_id AND k.prominent
+                WHERE p.basis = 0 OR k.own_pois = 0 AND p.basis IN (1, 4)
+            ) s CROSS JOIN callipper._squares_around() a
+                JOIN callipper.poi_density d ON d.version = $1 AND d.i = s.i + a.i AND d.j = s.j + a.j
+            WHERE a.share >= 0.5 GROUP BY s.kind_id
+        ), share AS (
+            SELECT k.kind_id, (n.squares / (SELECT count(*) FROM callipper.poi_density d WHERE d.version = $1)::float8)::real AS area
+            FROM callipper.kind k LEFT JOIN near n ON n.kind_id = k.kind_id WHERE k.version = $1
+        )
+        UPDATE callipper.kind k SET area_share = s.area FROM share s
+        WHERE k.version = $1 AND k.kind_id = s.kind_id AND k.area_share IS DISTINCT FROM s.area
+    $query$, 'point_kind_v' || version) USING version;
 END
 $$;
-COMMENT ON FUNCTION callipper._count_evidence(integer) IS 'count the POIs of each kind and around each square of a version';
+COMMENT ON FUNCTION callipper._count_evidence(integer) IS 'count the POIs of each kind and around each square of a version, and the squares that have a prominent kind near';

@@ -57,9 +57,10 @@ $$;
 COMMENT ON FUNCTION callipper._kinds_here(integer, @extschema:postgis@.geometry) IS
     'kinds of POIs within 250 m of a place or in an area: how many there are, what they weigh, all POIs there, and the three nearest';
 
--- The kinds that stand out. The first is the one whose lift is surely highest: that which nine of ten places with such counts
--- would exceed (Wilson and Hilferty's approximation for Poisson counts). A landmark counts twice. Each next one is taken by what
--- it adds: a kind that is like one that is said already says little. Five more POIs in the city keep the rarest kinds in bounds.
+-- The kinds that stand out. The first is the one whose number is the least likely by chance, by the log-likelihood ratio of a
+-- Poisson count and the number that is usual among so many POIs; its root is a number of deviations, about. Five more POIs in the
+-- city keep the rarest kinds in bounds. A prominent kind counts by how few places have one near as well: one station is usual among
+-- 200 POIs, but it is what a place is known by. Each next kind is taken by what it adds: one that is like one said already says little.
 CREATE OR REPLACE FUNCTION callipper._standing_out(version integer, place @extschema:postgis@.geometry, k bigint)
 RETURNS TABLE (kind_id integer, name text, pois integer, lift float8, nearest bigint[])
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 10 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
@@ -72,19 +73,19 @@ DECLARE
     vectors @extschema:vector@.vector[];
     best integer;
 BEGIN
-    SELECT array_agg(ln(greatest(r.sure, 1.01)) ORDER BY r.name), array_agg(r.vec ORDER BY r.name),
+    SELECT array_agg(greatest(sqrt(r.evidence * ln(r.evidence / r.usual) - (r.evidence - r.usual)), r.rare) ORDER BY r.name),
+        array_agg(r.vec ORDER BY r.name),
         array_agg(r.lift ORDER BY r.name),
         array_agg(jsonb_build_object('kind_id', r.kind_id, 'name', r.name, 'pois', r.pois, 'nearest', r.nearest) ORDER BY r.name)
     INTO gains, vectors, lifts, answers FROM (
-        SELECT s.*, p.vec,
-            s.counts * (1 - 1 / (9 * s.counts) - 1.2816 / (3 * sqrt(s.counts))) ^ 3 / (s.all_pois * (s.sure_pois + 5) / city) AS sure
+        SELECT s.*, p.vec
         FROM (
-            SELECT h.*, t.name, t.sure_pois, h.evidence / h.all_pois / (t.sure_pois / city) AS lift,
-                h.evidence * CASE WHEN t.landmark THEN 2 ELSE 1 END AS counts
+            SELECT h.*, t.name, h.evidence / h.all_pois / (t.sure_pois / city) AS lift,
+                least(h.evidence, h.all_pois * (t.sure_pois + 5) / city) AS usual, -ln(t.area_share) AS rare
             FROM callipper._kinds_here(version, place) h JOIN callipper.kind t ON t.version = $1 AND t.kind_id = h.kind_id
             WHERE t.said AND t.sure_pois > 0
         ) s LEFT JOIN callipper.kind_phrase p ON p.version = $1 AND p.kind_id = s.kind_id AND p.phrase = s.name
-        WHERE s.lift >= 2 AND s.counts >= 1
+        WHERE s.evidence >= 1 AND (s.lift >= 2 OR s.rare IS NOT NULL AND s.lift >= 1)
     ) r;
     FOR _ IN 1 .. least(k, coalesce(cardinality(answers), 0)) LOOP
         best := (SELECT g.place FROM unnest(gains) WITH ORDINALITY AS g(gain, place) WHERE g.gain > 0 ORDER BY g.gain DESC, g.place LIMIT 1);
@@ -166,8 +167,8 @@ END
 $$;
 COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, bigint, integer, text) IS
     'Up to k kinds of places that say what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)).'
-    ' They are kinds of which POIs stand within 250 m, at least twice as many as is usual in the city; first the one that most'
-    ' surely stands out, each next one by what it adds. pois is their number, lift their share there over their share in the'
+    ' They are kinds of which POIs stand within 250 m, at least twice as many as is usual in the city, or a station, a'
+    ' stadium and the like that few places have near; first the one that is the least due to chance, each next one by what it adds. pois is their number, lift their share there over their share in the'
     ' city, because names up to three. A kind without a category of its own is found by the names of POIs, and of bus stops, which'
     ' are named after what is near. similarity and percentile are those of search(), for the name of the kind. Of a polygon, what'
     ' is inside counts. Where no POIs are near, or nothing stands out, nothing is said. language, such'

@@ -28,7 +28,7 @@ from benchmarks.answers import held_out
 from benchmarks.answers.baselines import Baselines
 from benchmarks.answers.cities import SRID, AnswerCity, read_city
 from benchmarks.answers.product import KEPT_OPTIONS, Product, ask
-from benchmarks.answers.questions import Question, answerable, read_questions
+from benchmarks.answers.questions import BLIND, Question, answerable, read_questions
 from benchmarks.answers.score import Judge, Score, summarise
 from benchmarks.answers.words import APT, WORDS, WordJudge, read_places, summarise_words
 from benchmarks.city import City
@@ -42,7 +42,14 @@ PARTS = ("questions", "describe", "points", "held-out")
 NAMES = Path(__file__).parent / "data" / "names.toml"
 EMBEDDING, SEARCH = "emb <-> text_embed", "search"
 PRODUCT = (EMBEDDING, SEARCH)
-GROUPS = ("dev", "test", "oblique", "category")  # the everyday questions by half, and the other kinds
+GROUPS = (
+    "dev",
+    "test",
+    "oblique",
+    "category",
+    "blind",
+    "blind oblique",
+)  # the everyday questions by half, and the other kinds
 
 # What the answers have to reach, on the test half; the baseline is the best of them.
 TIMES_BASELINE = {EMBEDDING: 1.0, SEARCH: 1.3}  # G in London
@@ -65,13 +72,15 @@ class Result:
 def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The tables to stderr, their figures as the result; `--write` keeps each question's figures too."""
     options = _parse(arguments)
-    questions = read_questions()
+    questions, blind = read_questions(), read_questions(BLIND)
     results = {}
     with make_reporter(as_json=False) as reporter, _server(city, options.home) as server:
         for name in options.cities:
             reporter.note(f"{name} ...")
-            results[name] = _measure(server, name, questions, options, reporter)
-    groups = {question.text: _group(question) for question in questions}
+            results[name] = _measure(
+                server, name, [*questions, *(blind if name == "london" else [])], options, reporter
+            )
+    groups = {question.text: _group(question) for question in (*questions, *blind)}
     figures = {name: _figures(result, groups) for name, result in results.items()}
     for name, result in results.items():
         print("\n".join([f"\n{name}", "", *_table(figures[name].get("rows", {})), *result.lines]), file=sys.stderr)
@@ -196,7 +205,8 @@ def _ask_product(result: Result, product: Product, asked: list[tuple[Question, A
 
 
 def _group(question: Question) -> str:
-    return question.half if question.kind == "everyday" else question.kind
+    blind = question.half == "blind" and question.kind == "oblique"
+    return "blind oblique" if blind else question.half if question.kind == "everyday" else question.kind
 
 
 def _figures(result: Result, groups: dict[str, str]) -> dict[str, Any]:
@@ -221,19 +231,20 @@ def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     counts = next(iter(rows.values()))
+    others = [group for group in GROUPS if group in counts and group not in ("dev", "test")]
     n = {group: counts[group]["questions"] for group in GROUPS if group in counts}
     lines = [
         f"| test half, {n['test']} questions | lift | hits | **G** | below 1 | cells with a hit | POIs near"
-        f" | G dev ({n['dev']}) | below 1 | G oblique ({n['oblique']}) | G categories ({n['category']}) |",
-        "| --- " * 11 + "|",
+        f" | G dev ({n['dev']}) | below 1 | {' | '.join(f'G {group} ({n[group]})' for group in others)} |",
+        "| --- " * (9 + len(others)) + "|",
     ]
     for name, row in rows.items():
         test, dev = row["test"], row["dev"]
         shown = f"**{name}**" if name in PRODUCT else name
         lines.append(
             f"| {shown} | {test['lift']:.1f} | {test['hits']:.1f} | **{test['g']:.1f}** | {test['below_1']}"
-            f" | {test['found']:.0%} | {test['pois']:.0f} | {dev['g']:.1f} | {dev['below_1']} | {row['oblique']['g']:.1f}"
-            f" | {row['category']['g']:.1f} |"
+            f" | {test['found']:.0%} | {test['pois']:.0f} | {dev['g']:.1f} | {dev['below_1']}"
+            f" | {' | '.join('{:.1f}'.format(row[group]['g']) for group in others)} |"
         )
     return lines
 
@@ -270,7 +281,7 @@ def _describe(result: Result, product: Product, vectors: Vectors, reporter: Repo
 
 def _search_points(result: Result, product: Product, asked: list[tuple[Question, Array]], reporter: Reporter) -> None:
     """Relevant POIs among the first ten of each everyday question, and whether distinctive words find their name first."""
-    everyday = [question for question, _ in asked if question.kind == "everyday"]
+    everyday = [question for question, _ in asked if _group(question) in ("dev", "test")]
     probes = tomllib.loads(NAMES.read_text(encoding="utf-8"))["name"]
     reporter.stage("search_points", len(everyday) + len(probes))
     relevant: dict[str, list[int]] = {"dev": [], "test": []}

@@ -18,6 +18,7 @@ from callipper_db.place_words import (
     Kind,
     is_landmark,
     is_named,
+    is_prominent,
     kind_of,
     kinds_in_name,
     load_thesaurus,
@@ -295,6 +296,11 @@ def test_a_kind_stands_in_a_name_next_to_other_words() -> None:
 def test_landmarks() -> None:
     assert is_landmark("museum") and is_landmark("Museum / gallery") and is_landmark("museum or art gallery")
     assert not is_landmark("cafe") and not is_landmark("Museum/cafe") and not is_landmark("dragon lair")
+
+
+def test_prominent_kinds() -> None:
+    assert is_prominent("casino") and is_prominent("train_station") and not is_prominent("bowling alley")
+    assert load_thesaurus().prominent <= load_thesaurus().landmarks
 
 
 def test_words_that_say_nothing_alone_are_names_of_kinds() -> None:

@@ -196,7 +196,8 @@ def check_sample(connection: db.Connection, version: int) -> None:
 
 
 EVIDENCE = {
-    "kinds": "SELECT name, said, landmark, pois, own_pois, sure_pois FROM kind WHERE version = %s AND pois > 0 ORDER BY 1",
+    "kinds": "SELECT name, said, landmark, prominent, area_share, pois, own_pois, sure_pois FROM kind"
+    " WHERE version = %s AND pois > 0 ORDER BY 1",
     "foreign names": "SELECT k.name, n.language, n.name FROM kind k JOIN kind_name n USING (version, kind_id)"
     " WHERE version = %s AND k.pois > 0 ORDER BY 1, 2",
     "phrases": "SELECT k.name, p.phrase, p.vec::text FROM kind k JOIN kind_phrase p USING (version, kind_id)"

@@ -18,7 +18,7 @@ COPIED = {
     "text_embedding": "text, {emb}, vocabulary, city_distances",
     "cell_embedding": "cell_id, {emb}",
     "point_embedding": "point_id, text, geom, {emb}, name, trained",
-    "kind": "kind_id, name, said, landmark, pois, own_pois, sure_pois",
+    "kind": "kind_id, name, said, landmark, prominent, area_share, pois, own_pois, sure_pois",
     "kind_name": "language, kind_id, name",
     "kind_phrase": "kind_id, phrase, vec",
     "kind_peak": "kind_id, threshold, gain, {direction}",

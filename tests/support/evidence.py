@@ -51,13 +51,14 @@ class Evidence:
     own: Array  # (N,) number of the kind of the category
     basis: list[dict[int, int]]  # (N,) kinds that the name says, is like, hints at or is near, with point_kind.basis
     landmark: list[bool]
+    prominent: list[bool]
     words: dict[int, Array]  # number of a POI -> (T,) vector of its own words
 
     @classmethod
     def read(cls, connection: Connection, version: int, dim: int) -> Evidence:
         """What publishing left."""
         kinds = connection.execute(
-            "SELECT name, said, landmark FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
+            "SELECT name, said, landmark, prominent FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
         ).fetchall()
         query = sql.SQL(
             "SELECT p.kind_id, p.vec FROM callipper.kind_phrase p JOIN callipper.kind k USING (version, kind_id)"
@@ -80,14 +81,15 @@ class Evidence:
         ).fetchall()
         return cls(
             [name for name, *_ in kinds],
-            [said for _, said, _ in kinds],
+            [said for _, said, *_ in kinds],
             [vec[kind == number].astype(np.float64) for number in range(len(kinds))],
             np.array([point[0] for point in points]),
             np.array([point[3:5] for point in points]),
             [(point[1], point[2]) for point in points],
             np.array([point[5] for point in points]),
             basis,
-            [landmark for *_, landmark in kinds],
+            [landmark for *_, landmark, _ in kinds],
+            [prominent for *_, prominent in kinds],
             {row[point_id]: np.array(vec, np.float64) for point_id, vec in words},
         )
 
@@ -103,15 +105,13 @@ class Evidence:
     # Search
 
     def asked(self, question: Array) -> dict[int, float]:
-        """The kinds that a question (T,) asks for, with their cosines."""
+        """The kinds that a question (T,) asks for, and how near they are."""
         there = {kind for number in range(len(self.point_id)) for kind in self.of(number)}
-        likeness = [
-            float((phrases @ question).max()) if kind in there else -1.0 for kind, phrases in enumerate(self.phrases)
-        ]
-        best = max(likeness)
-        if best < 0.4:
+        cosines = {kind: phrases @ question for kind, phrases in enumerate(self.phrases) if kind in there}
+        if not cosines or max(found.max() for found in cosines.values()) < 0.4:
             return {}
-        return {number: cosine for number, cosine in enumerate(likeness) if cosine >= best - 0.12}
+        likeness = {kind: float(np.log(np.exp(20 * found).sum()) / 20) for kind, found in cosines.items()}
+        return {kind: near for kind, near in likeness.items() if near >= max(likeness.values()) - 0.08}
 
     def alike(self, question: Array) -> dict[int, float]:
         """The POIs whose own words are nearest to a question (T,), with their cosines."""
@@ -222,6 +222,15 @@ class Evidence:
         weight = sum(weights[self.basis[number][kind]] for number in named) + 0.5 * len(stops)
         return [*named, *stops.values()], weight
 
+    def rarity(self, kind: int) -> float:
+        """-ln of the share of the squares with POIs from which one of a kind is near."""
+        square = [tuple(map(int, pair)) for pair in np.floor(self.metres / 100)]
+        own = np.flatnonzero(self.own == kind).tolist()
+        counting = own or [number for number, basis in enumerate(self.basis) if basis.get(kind) in (1, 4)]
+        around = [(i, j) for (i, j), share in shares_around().items() if share >= 0.5]
+        near = {(square[n][0] + i, square[n][1] + j) for n in counting for i, j in around} & set(square)
+        return float(-np.log(len(near) / len(set(square)))) if near else 0.0
+
     def described(self, inside: list[int]) -> list[tuple[str, int, float, set[str]]]:
         """The kinds that stand out among some POIs, best first: name, POIs, lift, and labels that the reason may name."""
         city = list(range(len(self.point_id)))
@@ -229,18 +238,18 @@ class Evidence:
         for kind, name in enumerate(self.names):
             counting, weight = self.counted(kind, inside)
             usual = self.counted(kind, city)[1] / len(city)
-            counts = weight * (2 if self.landmark[kind] else 1)
-            if not self.said[kind] or counts < 1 or weight / len(inside) / usual < 2:
+            rarity = self.rarity(kind) if self.prominent[kind] else 0.0
+            if not self.said[kind] or weight < 1 or weight / len(inside) / usual < (1 if self.prominent[kind] else 2):
                 continue
-            low = counts * (1 - 1 / (9 * counts) - 1.2816 / (3 * np.sqrt(counts))) ** 3
-            sure = low / len(inside) / (usual + 5 / len(city))
+            ratio = max(1.0, weight / (len(inside) * (usual + 5 / len(city))))
+            surprise = np.sqrt(weight * (np.log(ratio) - 1 + 1 / ratio))
             near = {
                 label
                 for number in inside
                 if kind in {self.own[number], *self.basis[number]}
                 for label in [self.label(number)]
             }
-            left[kind] = [np.log(max(sure, 1.01)), (name, len(counting), weight / len(inside) / usual, near)]
+            left[kind] = [max(surprise, rarity), (name, len(counting), weight / len(inside) / usual, near)]
         result = []
         while any(gain > 0 for gain, _ in left.values()):
             best = min(left, key=lambda kind: (-round(left[kind][0], 6), self.names[kind]))
@@ -343,6 +352,7 @@ def _write_kinds(connection: Connection, version: int, random: np.random.Generat
             "name": ("text", [name.encode() for name in KINDS]),
             "said": ("bool", np.array([name != UNSAID for name in KINDS])),
             "landmark": ("bool", np.array([name == LANDMARK for name in KINDS])),
+            "prominent": ("bool", np.array([name == LANDMARK for name in KINDS])),
         },
         "kind_phrase": {
             "kind_id": ("int4", np.repeat(numbers, each)),

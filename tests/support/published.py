@@ -140,15 +140,18 @@ def text_peaks(connection: db.Connection, version: int, rule: dict[str, Any], ve
         [version],
     ).fetchall()
     directions = {kind: np.array(unpack(direction)) for kind, direction, _ in rows}
+    kinds, phrases = np.array([kind for kind, *_ in rows]), np.array([unpack(phrase) for *_, phrase in rows])
     result = np.zeros((len(vectors), HALF))
     for row, vector in enumerate(unit(vectors.astype(np.float64))):
-        likeness: dict[int, float] = {}
-        for kind, _, phrase in rows:
-            likeness[kind] = max(likeness.get(kind, -1.0), float(np.array(unpack(phrase)) @ vector))
+        cosines = phrases @ vector
+        likeness = {
+            kind: float(np.log(np.exp(rule["softness"] * cosines[kinds == kind]).sum())) / rule["softness"]
+            for kind in directions
+        }
         nearest = max(likeness.values())
-        for kind, cosine in likeness.items():
-            if nearest >= rule["floor"] and cosine >= nearest - rule["width"]:
-                result[row] += np.exp(rule["sharpness"] * (cosine - nearest)) * directions[kind]
+        for kind, near in likeness.items():
+            if cosines.max() >= rule["floor"] and near >= nearest - rule["width"]:
+                result[row] += np.exp(rule["sharpness"] * (near - nearest)) * directions[kind]
     return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-12)
 
 

@@ -215,6 +215,7 @@ class KindRows:
     names: list[str]
     said: list[bool]  # whether describe() may say the name
     landmark: list[bool]
+    prominent: list[bool]
     foreign: list[tuple[int, str, str]]  # (number of the kind, language other than English, name in it)
     phrases: list[tuple[int, str]]  # (number of the kind, one of its phrases)
     vectors: Array  # (phrases, T), unit length
@@ -235,7 +236,8 @@ class KindRows:
             for language in languages.LANGUAGES
             if (found := languages.name_of(name, language))
         ]
-        return cls(numbers, names, said, list(map(place_words.is_landmark, names)), foreign, phrases, vectors)
+        landmark, prominent = (list(map(ask, names)) for ask in (place_words.is_landmark, place_words.is_prominent))
+        return cls(numbers, names, said, landmark, prominent, foreign, phrases, vectors)
 
 
 def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
@@ -250,6 +252,7 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
             "name": ("text", [name.encode() for name in rows.names]),
             "said": ("bool", np.array(rows.said)),
             "landmark": ("bool", np.array(rows.landmark)),
+            "prominent": ("bool", np.array(rows.prominent)),
         },
     )
     written.write(

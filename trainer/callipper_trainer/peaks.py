@@ -38,7 +38,7 @@ from callipper_trainer.weight_rows import WeightRows
 
 FORETOLD = "foretold"  # the layer's name in location_weight
 SQUARE_M = 100.0  # callipper.point_kind counts by these squares
-ROWS = 2048  # texts that are compared with all phrases at once
+ROWS = 512  # texts that are compared with all phrases at once
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ class PeakRule:
     equalising: float = 0.5  # 1 makes the peaks of rare kinds as high as those of frequent ones, 0 leaves them
     full: float = 0.0003  # share of the squares at which the first half has all of the length
     sharpness: float = 20.0  # a text asks for kinds by exp(sharpness * cosine)
-    width: float = 0.12  # kinds that are farther than the nearest one by this cosine are not asked for
+    softness: float | None = (
+        20.0  # of the maximum over a kind's phrases; None in a version of an earlier program: the nearest alone
+    )
+    width: float = 0.08  # kinds that are farther than the nearest one by this cosine are not asked for
     floor: float = 0.4  # cosine from which a text asks for kinds at all
     text_context: float = 0.2  # length of a text's second half, to 1 of its first
     summary: float = 0.15  # length of the context's summary in the first half
@@ -181,13 +184,22 @@ class KindPeaks:
         for start in range(0, len(vectors), ROWS):
             rows = slice(start, start + ROWS)
             asked = vectors[rows] / np.maximum(np.linalg.norm(vectors[rows], axis=1, keepdims=True), 1e-12)
-            likeness = np.maximum.reduceat((asked @ self.phrases.T).astype(np.float64), starts, axis=1)
+            cosines = np.asarray(asked, np.float32) @ self.phrases.T
+            asks = cosines.max(axis=1, keepdims=True) >= self.rule.floor
+            likeness = self._likeness(cosines, starts)
             nearest = likeness.max(axis=1, keepdims=True)
             weight = np.exp(self.rule.sharpness * (likeness - nearest))
-            weight *= (likeness >= nearest - self.rule.width) & (nearest >= self.rule.floor)
+            weight *= (likeness >= nearest - self.rule.width) & asks
             summed = weight @ self.code[kinds].astype(np.float64)
             result[rows] = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12)
         return result
+
+    def _likeness(self, cosines: Array, starts: Array) -> Array:
+        """(B, P) cosines to all phrases, the first of each kind -> (B, K) float64, a soft maximum."""
+        if self.rule.softness is None:
+            return np.maximum.reduceat(cosines, starts, axis=1).astype(np.float64)
+        summed = np.add.reduceat(np.exp(np.float32(self.rule.softness) * cosines), starts, axis=1)
+        return np.asarray(np.log(summed.astype(np.float64)) / self.rule.softness)
 
     def over(self, points: PointKinds) -> KindPeaks:
         """The same over other POIs."""
@@ -237,7 +249,18 @@ def read_peaks(
     of, phrases = _read(connection, version, query, ["int4", "vector"], text_dim)
     points, row = read_points(connection, version), np.searchsorted(kind_id, of)
     foretold, _ = WeightRows(connection, version).read_layer(FORETOLD)
-    return KindPeaks(PeakRule(**entry), kind_id, code, threshold, gain, row, phrases, points, summary, foretold.T)
+    return KindPeaks(
+        PeakRule(**{"softness": None, **entry}),
+        kind_id,
+        code,
+        threshold,
+        gain,
+        row,
+        phrases,
+        points,
+        summary,
+        foretold.T,
+    )
 
 
 def read_points(connection: Connection, version: int) -> PointKinds:

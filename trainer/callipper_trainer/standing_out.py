@@ -19,9 +19,8 @@ from callipper_db.db import Connection
 
 REACH_M = 250.0  # how far describe() looks, as callipper._evidence_reach_m()
 TWICE = 2.0  # a kind is said if its share is at least this many times its share in the city
+ONCE = 1.0  # the same of a prominent kind
 MORE_POIS = 5.0  # in the city, which keep the rarest kinds in bounds
-DEVIATIONS = 1.2816  # nine of ten places with such counts exceed what is taken for sure
-LEAST_SURE = 1.01
 ROWS = 20_000  # places at once
 
 
@@ -31,7 +30,7 @@ class PoiKinds:
 
     names: list[str]  # (K,), sorted
     said: Array  # (K,) bool, whether describe() may say it
-    landmark: Array  # (K,) bool
+    rarity: Array  # (K,) -ln of the share of the city that has one near; NaN for all but prominent kinds
     sure_pois: Array  # (K,) float64
     city: float  # POIs
     likeness: Array  # (K, K) cosine of the kinds' names
@@ -45,7 +44,8 @@ class PoiKinds:
 def read_poi_kinds(connection: Connection, version: int) -> PoiKinds | None:
     """The kinds of a published version; None for a version of an earlier program, which has none."""
     rows = connection.execute(
-        "SELECT kind_id, name, said, landmark, own_pois, sure_pois FROM callipper.kind WHERE version = %s ORDER BY name",
+        "SELECT kind_id, name, said, landmark, own_pois, sure_pois, -ln(area_share) FROM callipper.kind"
+        " WHERE version = %s ORDER BY name",
         [version],
     ).fetchall()
     if not rows:
@@ -70,7 +70,7 @@ def read_poi_kinds(connection: Connection, version: int) -> PoiKinds | None:
     return PoiKinds(
         [row[1] for row in rows],
         said,
-        landmark,
+        np.array([row[6] for row in rows], np.float64),
         sure.astype(np.float64),
         float(own.sum()),
         _likeness(connection, version, rows, number),
@@ -131,13 +131,14 @@ def standing_out(pois: PoiKinds, place: Array, poi: Array, places: int, most: in
     evidence = np.bincount(row.reshape(-1), weights=pois.pair_weight[pair], minlength=len(key))
     place, kind = key // many, key % many
     sure_pois = pois.sure_pois[kind]
-    counts = evidence * np.where(pois.landmark[kind], 2, 1)
+    rarity = pois.rarity[kind]
     with np.errstate(divide="ignore", invalid="ignore"):
         lift = evidence / count[place] / (sure_pois / pois.city)
-        lowest = counts * (1 - 1 / (9 * counts) - DEVIATIONS / (3 * np.sqrt(counts))) ** 3
-        sure = lowest / (count[place] * (sure_pois + MORE_POIS) / pois.city)
-    best = np.flatnonzero(pois.said[kind] & (sure_pois > 0) & (lift >= TWICE) & (counts >= 1))
-    place, kind, gain = place[best], kind[best], np.log(np.maximum(sure[best], LEAST_SURE))
+    usual = np.minimum(evidence, count[place] * (sure_pois + MORE_POIS) / pois.city)
+    gain = np.fmax(np.sqrt(evidence * np.log(evidence / usual) - (evidence - usual)), rarity)
+    enough = (lift >= TWICE) | (~np.isnan(rarity) & (lift >= ONCE))
+    best = np.flatnonzero(pois.said[kind] & (sure_pois > 0) & enough & (evidence >= 1))
+    place, kind, gain = place[best], kind[best], gain[best]
     words: list[list[str]] = [[] for _ in range(places)]
     for _ in range(most):
         # The rows are in the order of place and of name: of equal gains the first wins.
