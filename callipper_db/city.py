@@ -116,7 +116,7 @@ class City:
             rows = connection.cursor(binary=True).execute(texts).fetchall()
             vectors = sql.SQL("SELECT emb FROM callipper.cells ORDER BY cell_id")
             (emb,) = read_rows(connection, vectors, ["vector"], DIMENSIONS)
-        *said, shapes = zip(*rows, strict=True) if rows else [()] * (len(names) + 1)
+        *said, shapes = ([row[place] for row in rows] for place in range(len(names) + 1))
         frame = pandas.DataFrame(columns | dict(zip(names, said, strict=True)))
         return geopandas.GeoDataFrame(frame, geometry=shapely.from_wkb(np.array(shapes, object)), crs=4326), emb
 
