@@ -56,6 +56,9 @@ def open_folder() -> Iterator[Path]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole-crowd", action="store_true", help="the crowd of readers at its full size (make crowd)")
+    parser.addoption(
+        "--every-text", action="store_true", help="tokenizers: all names of the data folder, all code points"
+    )
 
 
 @pytest.fixture(scope="module")

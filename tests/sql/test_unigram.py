@@ -1,14 +1,20 @@
-"""The tokenizer of SentencePiece encoders in SQL against Hugging Face's, for texts of all kinds."""
+"""The tokenizer of SentencePiece encoders in SQL against Hugging Face's, for texts of all kinds.
+
+--every-text compares all names of POIs in the data folder, 20,000 generated texts and every code point. It takes an hour.
+"""
 
 from __future__ import annotations
 
 import copy
+import csv
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import osmium
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +27,9 @@ from texts import CODES, each_between, generated
 from unigram import REPLACED, SPECIAL, encode_charsmap, install_unigram, nfkc, train_unigram
 
 MONACO = Path(__file__).parents[2] / "demo" / "monaco.osm.pbf"
+DATA = MONACO.parents[2] / "shared" / "data"
 MOST = 200  # tokens
+ROWS = 500  # texts in a statement
 CLUSTERS = [
     *("\u2122\u0301", "\u2122\u200d\u2122\u0301", "\U0001f600\u200d\u2122\u0301", "\u0958\u0301", "\u0915\u094d\u0958\u0301"),
     *("\u1100\u1161\u0301", "\u1161\u0301", "\u1100\u0301\u1161", "\u0600\u1100\u1161", "\u06001", "\u06dd1", "\u0601x"),
@@ -51,6 +59,21 @@ def reader(module_database: str) -> Iterator[Connection]:
     connection.close()
 
 
+@pytest.fixture(scope="module")
+def every(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--every-text"))
+
+
+def all_names() -> list[str]:
+    """The names of all POIs in the data folder."""
+    if not DATA.exists():
+        pytest.skip("no data folder")
+    with gzip.open(DATA / "london_pois.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        found = {row["name"] for row in csv.DictReader(file)}
+    amenities = pyarrow.parquet.read_table(DATA / "global_osm_amenity_2015.parquet", columns=["name"])
+    return sorted(found.union(filter(None, amenities["name"].unique().to_pylist())))
+
+
 def changed(content: dict[str, Any], **parts: Any) -> dict[str, Any]:
     """The same tokenizer with other parts; those of the model as model_NAME."""
     content = copy.deepcopy(content)
@@ -70,22 +93,24 @@ def compare(connection: Connection, content: dict[str, Any], texts: list[str], m
     with connection.transaction(force_rollback=True):
         encoder = install_unigram(connection, content, most)
         query = "SELECT callipper._unigram(t, %s) FROM unnest(%s::text[]) WITH ORDINALITY AS u (t, n) ORDER BY n"
-        found = [ids for (ids,) in connection.execute(query, [encoder, texts])]
+        parts = [texts[start : start + ROWS] for start in range(0, len(texts), ROWS)]
+        found = [ids for part in parts for (ids,) in connection.execute(query, [encoder, part])]
     different = [(text, ids, right) for text, ids, right in zip(texts, found, expected, strict=True) if ids != right]
     assert not different, f"{len(different)} of {len(texts)} differ, such as {ascii(different[0])[:2000]}"
 
 
-def test_names(reader: Connection, content: dict[str, Any], names: list[str]) -> None:
-    compare(reader, content, names[::5])
+def test_names(reader: Connection, content: dict[str, Any], names: list[str], every: bool) -> None:
+    compare(reader, content, [*names, *all_names()] if every else names[::5])
 
 
-def test_generated_texts(reader: Connection, content: dict[str, Any]) -> None:
-    compare(reader, content, generated(150, seed=1, special=SPECIAL))
+def test_generated_texts(reader: Connection, content: dict[str, Any], every: bool) -> None:
+    compare(reader, content, generated(20_000 if every else 150, seed=1, special=SPECIAL))
 
 
-def test_code_points(reader: Connection, content: dict[str, Any]) -> None:
+def test_code_points(reader: Connection, content: dict[str, Any], every: bool) -> None:
     """All up to U+024F, and one in 199 above; all of them take too long here."""
-    compare(reader, content, each_between([*CODES[0x7E:0x250], *CODES[0x250:0x30000:199]], 100), most=2000)
+    codes = CODES if every else [*CODES[0x7E:0x250], *CODES[0x250:0x30000:199]]
+    compare(reader, content, each_between(codes, 100), most=2000)
 
 
 def test_clusters(reader: Connection, content: dict[str, Any]) -> None:
