@@ -64,19 +64,25 @@ def _ranks(encoder: TextEncoder) -> dict[str, Any]:
     categories = sorted({line.split("|")[2].strip() for line in osm.markdown().splitlines() if line.startswith("| `")})
     right = [[categories.index(category) for category in word["categories"]] for word in words]
     vectors, ranks, with_phrases = _unit(encoder.encode(categories)), {}, {}
+    english = _phrases(encoder, categories, ENGLISH)
     for language in LANGUAGES:
         asked = _unit(encoder.encode([word[language] for word in words]))
         ranks[language] = _mean_reciprocal_rank(asked @ vectors.T, right)
-        spoken = dict.fromkeys([ENGLISH, ENGLISH if language == "paraphrase" else language])
-        said = [[name, *(text for one in spoken for text in phrases(name, one))] for name in categories]
-        starts = np.cumsum([0, *map(len, said[:-1])])
-        likeness = asked @ _unit(encoder.encode([text for texts in said for text in texts])).T
-        with_phrases[language] = _mean_reciprocal_rank(np.maximum.reduceat(likeness, starts, axis=1), right)
+        nearest = asked @ vectors.T
+        for owner, said in (english, english if language == "paraphrase" else _phrases(encoder, categories, language)):
+            np.maximum.at(nearest.T, owner, (asked @ said.T).T)
+        with_phrases[language] = _mean_reciprocal_rank(nearest, right)
     return {
         "ten_languages": round(float(np.mean([ranks[language] for language in TEN])), 2),
         "mean_reciprocal_rank": ranks,
         "with_phrases": with_phrases,
     }
+
+
+def _phrases(encoder: TextEncoder, categories: list[str], language: str) -> tuple[Array, Array]:
+    """Numbers of categories, and the vectors of their phrases in a language."""
+    said = [(number, text) for number, name in enumerate(categories) for text in phrases(name, language)]
+    return np.array([number for number, _ in said]), _unit(encoder.encode([text for _, text in said]))
 
 
 def _mean_reciprocal_rank(similarity: Array, right: list[list[int]]) -> float:
