@@ -7,8 +7,12 @@ import pytest
 
 from callipper_db import place_words
 from callipper_db.arrays import Array
+from callipper_db.progress import Silent
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.kinds import CLOSE, CLOSE_TO_WORD, MOST_BY_NAME, Basis, KindRows, Kinds, plain_names
+from callipper_trainer.text_encoder import NGRAMS, find_encoder
+from callipper_trainer.train import _languages_of
+from town import ENCODER
 
 OTHER = "Retailers - other"  # the thesaurus reads it as "shop"
 AXES = {"bicycle shop": 0, "bakery": 1, "florist": 2, "butcher": 3, "shop": 4, "cafe": 5}
@@ -261,3 +265,19 @@ def test_a_name_says_its_kind_in_the_languages_of_the_version(languages: tuple[s
     assert [(kinds.names[number], why) for number, why in kinds.of_named_text[named[0]]] == [
         (name, Basis.SAID) for name in expected
     ]
+
+
+def test_an_encoder_of_many_languages_gets_those_of_the_names() -> None:
+    german = [
+        "Stadtapotheke",
+        "Bäckerei Klar",
+        "Bücherei Mitte",
+        "Kita Spatzen",
+        "Fleischerei Kunz",
+        "Friseur Ines",
+        "Rathaus",
+    ]
+    pois = samples(*((OTHER, name) for name in [*german, None]))
+    many, english = find_encoder(NGRAMS), find_encoder(ENCODER)
+    assert _languages_of(many, pois, Silent()) == ["de"]
+    assert _languages_of(english, pois, Silent()) == []
