@@ -59,14 +59,16 @@ COMMENT ON FUNCTION callipper._kinds_here(integer, @extschema:postgis@.geometry)
 
 -- The kinds that stand out. The first is the one whose number is the least likely by chance, by the log-likelihood ratio of a
 -- Poisson count and the number that is usual among so many POIs; its root is a number of deviations, about. Five more POIs in the
--- city keep the rarest kinds in bounds. A prominent kind counts by how few places have one near as well: one station is usual among
--- 200 POIs, but it is what a place is known by. Each next kind is taken by what it adds: one that is like one said already says little.
+-- city keep the rarest kinds in bounds. At a place, a prominent kind counts by how few places have one near as well: one station is
+-- usual among 200 POIs, but it is what a place is known by. Each next kind is taken by what it adds: one that is like one said
+-- already says little. callipper_trainer/standing_out.py has the same numbers.
 CREATE OR REPLACE FUNCTION callipper._standing_out(version integer, place @extschema:postgis@.geometry, k bigint)
 RETURNS TABLE (kind_id integer, name text, pois integer, lift float8, nearest bigint[])
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 10 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     city constant float8 := (SELECT sum(t.own_pois) FROM callipper.kind t WHERE t.version = _standing_out.version);
+    is_area constant boolean := @extschema:postgis@.ST_Dimension(place) = 2;
     gains float8[];
     lifts float8[];  -- not in the answers: JSON would round them by the session's extra_float_digits
     answers jsonb[];
@@ -81,7 +83,8 @@ BEGIN
         SELECT s.*, p.vec
         FROM (
             SELECT h.*, t.name, h.evidence / h.all_pois / (t.sure_pois / city) AS lift,
-                least(h.evidence, h.all_pois * (t.sure_pois + 5) / city) AS usual, -ln(t.area_share) AS rare
+                least(h.evidence, h.all_pois * (t.sure_pois + 5) / city) AS usual,
+                CASE WHEN NOT is_area THEN -1.5 * ln(t.area_share) END AS rare
             FROM callipper._kinds_here(version, place) h JOIN callipper.kind t ON t.version = $1 AND t.kind_id = h.kind_id
             WHERE t.said AND t.sure_pois > 0
         ) s LEFT JOIN callipper.kind_phrase p ON p.version = $1 AND p.kind_id = s.kind_id AND p.phrase = s.name

@@ -265,8 +265,8 @@ def describe(connection: db.Connection, place: str, k: int = 1000) -> list[Any]:
     ).fetchall()
 
 
-def check_described(rows: list[Any], town: Town, inside: list[int], k: int = 1000) -> None:
-    wanted = town.evidence.described(inside)[:k]
+def check_described(rows: list[Any], town: Town, inside: list[int], k: int = 1000, *, is_area: bool = False) -> None:
+    wanted = town.evidence.described(inside, is_area=is_area)[:k]
     assert [(row[0], row[3]) for row in rows] == [(name, pois) for name, pois, _, _ in wanted]
     for (_, similarity, percentile, pois, lift, because), (_, _, exact, labels) in zip(rows, wanted, strict=True):
         assert lift == pytest.approx(exact, rel=1e-9)
@@ -329,13 +329,14 @@ def test_of_an_area_what_is_inside_counts(
     side = np.array([edge[0] * to[:, 1] - edge[1] * to[:, 0] for edge, to in zip(edges, offset, strict=True)])
     path = ",".join(f"{x!r} {y!r}" for x, y in [*ring.tolist(), ring[0].tolist()])
     inside = np.flatnonzero((side > 0).all(axis=0)).tolist()
-    check_described(describe(asking, f"SRID={SRID};POLYGON(({path}))"), town, inside)
+    check_described(describe(asking, f"SRID={SRID};POLYGON(({path}))"), town, inside, is_area=True)
 
 
 def test_an_area_larger_than_the_city(asking: db.Connection, town: Town) -> None:
     """Nothing stands out from the whole; half of the world is none of a projection's business."""
     for area in ("POLYGON((-60 20, -60 80, 66 80, 66 20, -60 20))", "POLYGON((2 49, 2 50.3, 4 50.3, 4 49, 2 49))"):
-        check_described(describe(asking, f"SRID=4326;{area}"), town, list(range(len(town.evidence.point_id))))
+        everything = list(range(len(town.evidence.point_id)))
+        check_described(describe(asking, f"SRID=4326;{area}"), town, everything, is_area=True)
 
 
 def test_where_nothing_is_near_nothing_is_said(asking: db.Connection, town: Town) -> None:

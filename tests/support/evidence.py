@@ -231,15 +231,16 @@ class Evidence:
         near = {(square[n][0] + i, square[n][1] + j) for n in counting for i, j in around} & set(square)
         return float(-np.log(len(near) / len(set(square)))) if near else 0.0
 
-    def described(self, inside: list[int]) -> list[tuple[str, int, float, set[str]]]:
+    def described(self, inside: list[int], *, is_area: bool = False) -> list[tuple[str, int, float, set[str]]]:
         """The kinds that stand out among some POIs, best first: name, POIs, lift, and labels that the reason may name."""
         city = list(range(len(self.point_id)))
         left = {}
         for kind, name in enumerate(self.names):
             counting, weight = self.counted(kind, inside)
             usual = self.counted(kind, city)[1] / len(city)
-            rarity = self.rarity(kind) if self.prominent[kind] else 0.0
-            if not self.said[kind] or weight < 1 or weight / len(inside) / usual < (1 if self.prominent[kind] else 2):
+            known = self.prominent[kind] and not is_area
+            rarity = 1.5 * self.rarity(kind) if known else 0.0
+            if not self.said[kind] or weight < 1 or weight / len(inside) / usual < (1 if known else 2):
                 continue
             ratio = max(1.0, weight / (len(inside) * (usual + 5 / len(city))))
             surprise = np.sqrt(weight * (np.log(ratio) - 1 + 1 / ratio))

@@ -20,6 +20,7 @@ from callipper_db.db import Connection
 REACH_M = 250.0  # how far describe() looks, as callipper._evidence_reach_m()
 TWICE = 2.0  # a kind is said if its share is at least this many times its share in the city
 ONCE = 1.0  # the same of a prominent kind
+PROMINENCE = 1.5  # what the rarity of a prominent kind counts for, to one deviation of a kind's number
 MORE_POIS = 5.0  # in the city, which keep the rarest kinds in bounds
 ROWS = 20_000  # places at once
 
@@ -30,7 +31,9 @@ class PoiKinds:
 
     names: list[str]  # (K,), sorted
     said: Array  # (K,) bool, whether describe() may say it
-    rarity: Array  # (K,) -ln of the share of the city that has one near; NaN for all but prominent kinds
+    rarity: (
+        Array  # (K,) PROMINENCE times -ln of the share of the city that has one near; NaN for all but prominent kinds
+    )
     sure_pois: Array  # (K,) float64
     city: float  # POIs
     likeness: Array  # (K, K) cosine of the kinds' names
@@ -70,7 +73,7 @@ def read_poi_kinds(connection: Connection, version: int) -> PoiKinds | None:
     return PoiKinds(
         [row[1] for row in rows],
         said,
-        np.array([row[6] for row in rows], np.float64),
+        PROMINENCE * np.array([row[6] for row in rows], np.float64),
         sure.astype(np.float64),
         float(own.sum()),
         _likeness(connection, version, rows, number),
