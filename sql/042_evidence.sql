@@ -125,7 +125,8 @@ COMMENT ON FUNCTION callipper._label(text, text) IS 'name and category of a POI 
 
 -- The best cells by the evidence. The squares with the most relevant POIs are rated: the weight of relevant POIs within 250 m,
 -- divided by a power of the number of all POIs there. A prior of five keeps a lonely POI from winning. The answer of a square
--- is the cell that contains the middle of its relevant POIs. With an area, only squares in its bounding box are rated. The box
+-- is the cell that contains the middle of its relevant POIs. The POIs around all answers are found by one join of squares, because
+-- a broad question has tens of thousands. With an area, only squares in its bounding box are rated. The box
 -- is cut to the city first, because a projection made for one city has no coordinates for the other side of the earth.
 CREATE OR REPLACE FUNCTION callipper._cells_by_evidence(
     version integer, question @extschema:vector@.vector, words text, k bigint, area @extschema:postgis@.geometry
@@ -187,26 +188,32 @@ BEGIN
                 ) c
             WHERE $6 IS NULL OR @extschema:postgis@.ST_Intersects(c.geom, $6)
             ORDER BY c.cell_id, r.score DESC
+        ), best AS MATERIALIZED (
+            SELECT *, floor(easting / 100)::integer AS i, floor(northing / 100)::integer AS j
+            FROM found ORDER BY score DESC, cell_id LIMIT $5
+        ), near AS MATERIALIZED (
+            SELECT f.cell_id, r.point_id, r.weight, r.distance,
+                row_number() OVER (PARTITION BY f.cell_id ORDER BY r.weight DESC, r.distance, r.point_id) AS place
+            FROM best f CROSS JOIN generate_series(-3, 3) AS a(i) CROSS JOIN generate_series(-3, 3) AS b(j)
+                JOIN relevant p ON p.i = f.i + a.i AND p.j = f.j + b.j AND p.weight >= 0.3,
+                LATERAL (
+                    SELECT p.point_id, round(p.weight::numeric, 3) AS weight,  -- of nearly equal ones the nearer counts
+                        point(p.easting, p.northing) <-> point(f.easting, f.northing) AS distance
+                ) r
+            WHERE r.distance <= $10
+        ), counted AS (
+            SELECT cell_id, count(*)::float8 AS relevant FROM near GROUP BY cell_id
+        ), named AS (
+            SELECT n.cell_id, e.name, e.text, row_number() OVER (
+                    PARTITION BY n.cell_id ORDER BY max(n.weight) DESC, min(n.distance), min(n.point_id)) AS place
+            FROM near n JOIN callipper.%1$I e ON e.point_id = n.point_id WHERE n.place <= 12 GROUP BY n.cell_id, e.name, e.text
+        ), reason AS (
+            SELECT n.cell_id, string_agg(callipper._label(n.name, n.text), '; ' ORDER BY n.place) AS because
+            FROM named n WHERE n.place <= 3 GROUP BY n.cell_id
         )
-        SELECT f.cell_id, f.geom, f.score, b.relevant::integer,
-            b.relevant / greatest(f.pois, b.relevant, 1) / nullif((SELECT pois FROM total) / $9, 0), b.because
-        FROM (SELECT * FROM found ORDER BY score DESC, cell_id LIMIT $5) f, LATERAL (
-            SELECT count(*)::float8 AS relevant, (
-                SELECT string_agg(callipper._label(n.name, n.text), '; ' ORDER BY n.weight DESC, n.distance, n.point_id) FROM (
-                    SELECT e.name, e.text, max(t.weight) AS weight, min(t.distance) AS distance, min(e.point_id) AS point_id
-                    FROM (
-                        SELECT r.point_id, round(r.weight::numeric, 3) AS weight,  -- of nearly equal ones the nearer counts
-                            point(r.easting, r.northing) <-> point(f.easting, f.northing) AS distance
-                        FROM relevant r WHERE r.weight >= 0.3
-                            AND point(r.easting, r.northing) <-> point(f.easting, f.northing) <= $10
-                        ORDER BY round(r.weight::numeric, 3) DESC, distance, r.point_id LIMIT 12
-                    ) t JOIN callipper.%1$I e ON e.point_id = t.point_id
-                    GROUP BY e.name, e.text ORDER BY max(t.weight) DESC, min(t.distance), min(e.point_id) LIMIT 3
-                ) n
-            ) AS because
-            FROM relevant r WHERE r.weight >= 0.3
-                AND point(r.easting, r.northing) <-> point(f.easting, f.northing) <= $10
-        ) b
+        SELECT f.cell_id, f.geom, f.score, coalesce(c.relevant, 0)::integer,
+            coalesce(c.relevant, 0) / greatest(f.pois, c.relevant, 1) / nullif((SELECT pois FROM total) / $9, 0), r.because
+        FROM best f LEFT JOIN counted c ON c.cell_id = f.cell_id LEFT JOIN reason r ON r.cell_id = f.cell_id
         ORDER BY f.score DESC, f.cell_id
     $query$, 'point_embedding_v' || version
     ) USING version, question, words, box, k, area, grid, srid, pois, callipper._evidence_reach_m(), tried, wanted;
