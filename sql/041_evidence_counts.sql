@@ -30,9 +30,8 @@ COMMENT ON FUNCTION callipper._squares_around() IS
     'squares of 100 m within 250 m of the middle of one: their offsets, and the share of each that is within';
 
 -- Counts what search() and describe() compare with: the POIs of each kind, the POIs around each square that holds some, and the
--- share of these squares that have a prominent kind near. The
--- trainer calls it when it publishes or refreshes a version. A fixed plan: partitions are named, and nothing is joined whose size
--- the planner could not know.
+-- share of these squares that have a prominent kind near. The trainer calls it when it publishes or refreshes a version. A fixed
+-- plan: partitions are named, and nothing is joined whose size the planner could not know.
 CREATE OR REPLACE FUNCTION callipper._count_evidence(version integer) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -65,7 +64,7 @@ BEGIN
         ) s CROSS JOIN callipper._squares_around() a
         GROUP BY 2, 3 HAVING bool_or(a.i = 0 AND a.j = 0)
     $query$, 'point_kind_v' || version) USING version;
-    -- One counts as near a square if it stands in one of those that lie within 250 m by half at least.
+    -- A POI is near a square if at least half of the POI's own square lies within 250 m of that square's middle.
     EXECUTE format($query$
         WITH near AS MATERIALIZED (
             SELECT s.kind_id, count(DISTINCT (d.i, d.j)) AS squares FROM (

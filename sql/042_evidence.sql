@@ -52,9 +52,9 @@ COMMENT ON FUNCTION callipper._alike_points(integer, @extschema:vector@.vector) 
     'the 300 POIs whose name and category are nearest to a question, with their cosines';
 
 -- The POIs that a question asks for: those of its kinds, those whose own words are near to it, and those whose name has all of its
--- words, in whatever language the data have it. The nearest of all, kind or POI, weighs 1, the others less. A kind counts for less if only the name of the POI suggests it. A name counts for
--- less if it is that of something near: a bus stop. A question without a word, such as '?', matches no name; client_min_messages
--- hides the NOTICE about it.
+-- words, in whatever language the data have it. The nearest of all, kind or POI, weighs 1, the others less. A kind counts for less
+-- if only the name of the POI suggests it. A name counts for less if it is that of something near: a bus stop. A question without
+-- a word, such as '?', matches no name; client_min_messages hides the NOTICE about it.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, because text)
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 2000
@@ -126,8 +126,8 @@ COMMENT ON FUNCTION callipper._label(text, text) IS 'name and category of a POI 
 -- The best cells by the evidence. The squares with the most relevant POIs are rated: the weight of relevant POIs within 250 m,
 -- divided by a power of the number of all POIs there. A prior of five keeps a lonely POI from winning. The answer of a square
 -- is the cell that contains the middle of its relevant POIs. The POIs around all answers are found by one join of squares, because
--- a broad question has tens of thousands. With an area, only squares in its bounding box are rated. The box
--- is cut to the city first, because a projection made for one city has no coordinates for the other side of the earth.
+-- a broad question has tens of thousands. With an area, only squares in its bounding box are rated. The box is cut to the city
+-- first, because a projection made for one city has no coordinates for the other side of the earth.
 CREATE OR REPLACE FUNCTION callipper._cells_by_evidence(
     version integer, question @extschema:vector@.vector, words text, k bigint, area @extschema:postgis@.geometry
 ) RETURNS TABLE (

@@ -58,9 +58,9 @@ COMMENT ON FUNCTION callipper._kinds_here(integer, @extschema:postgis@.geometry)
     'kinds of POIs within 250 m of a place or in an area: how many there are, what they weigh, all POIs there, and the three nearest';
 
 -- The kinds that stand out. The first is the one whose number is the least likely by chance, by the log-likelihood ratio of a
--- Poisson count and the number that is usual among so many POIs; its root is a number of deviations, about. Five more POIs in the
--- city keep the rarest kinds in bounds. At a place, a prominent kind counts by how few places have one near as well: one station is
--- usual among 200 POIs, but it is what a place is known by. Each next kind is taken by what it adds: one that is like one said
+-- Poisson count and the number that is usual among so many POIs, or rather by its root. Five more POIs in the city keep the
+-- rarest kinds in bounds. At a place, a prominent kind counts by how few places have one near as well: one station is usual
+-- among 200 POIs, but it is what a place is known by. Each next kind is taken by what it adds: one that is like one said
 -- already says little. callipper_trainer/standing_out.py has the same numbers.
 CREATE OR REPLACE FUNCTION callipper._standing_out(version integer, place @extschema:postgis@.geometry, k bigint)
 RETURNS TABLE (kind_id integer, name text, pois integer, lift float8, nearest bigint[])
