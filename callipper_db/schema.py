@@ -442,7 +442,7 @@ def stamp() -> sql.Composed:
     return sql.SQL("; ").join(
         sql.SQL(
             "CREATE OR REPLACE FUNCTION {name}() RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE"
-            " AS $$ SELECT {value}::text $$; COMMENT ON FUNCTION {name}() IS {comment};"
+            " AS $$ SELECT {value}::pg_catalog.text $$; COMMENT ON FUNCTION {name}() IS {comment};"
             " GRANT EXECUTE ON FUNCTION {name}() TO PUBLIC"
         ).format(name=sql.Identifier("callipper", name), value=sql.Literal(value), comment=sql.Literal(comment))
         for name, (value, comment) in values.items()

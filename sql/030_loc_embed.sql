@@ -98,7 +98,7 @@ COMMENT ON FUNCTION callipper._place_features(callipper._location_feature[], poi
 -- ones into 0. An encoder without neurons reads them from the table, which takes twice as long.
 CREATE OR REPLACE FUNCTION callipper._embed_place(place @extschema:postgis@.geometry, encoder callipper._location_encoder)
 RETURNS @extschema:vector@.vector
-LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
+LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE forward(number, x, kept, features) AS (
         SELECT 1, place_features, NULL::@extschema:vector@.vector, place_features
         FROM (SELECT callipper._place_features(encoder.features, callipper._to_metres(
@@ -142,7 +142,7 @@ COMMENT ON FUNCTION callipper._embed_place(@extschema:postgis@.geometry, callipp
 CREATE OR REPLACE FUNCTION callipper._encoder_of(version integer, kept callipper._location_encoder)
 RETURNS callipper._location_encoder
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN (kept).version = $1 THEN kept END
+    SELECT CASE WHEN (kept).version OPERATOR(pg_catalog.=) $1 THEN kept END
 $$;
 COMMENT ON FUNCTION callipper._encoder_of(integer, callipper._location_encoder) IS
     'a location encoder if it is that of the version, else NULL';

@@ -69,8 +69,9 @@ COMMENT ON FUNCTION callipper._city_distances(integer, @extschema:vector@.vector
 -- width_bucket() counts the sampled cells that are as near or nearer, by bisection.
 CREATE OR REPLACE FUNCTION callipper._percentile(distance float8, city real[]) RETURNS float8
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-    SELECT 100.0::pg_catalog.float8 * (pg_catalog.cardinality($2) - pg_catalog.width_bucket($1::pg_catalog.float4, $2))
-        / pg_catalog.cardinality($2)
+    SELECT 100.0::pg_catalog.float8 OPERATOR(pg_catalog.*) (pg_catalog.cardinality($2)
+        OPERATOR(pg_catalog.-) pg_catalog.width_bucket($1::pg_catalog.float4, $2))
+        OPERATOR(pg_catalog./) pg_catalog.cardinality($2)
 $$;
 COMMENT ON FUNCTION callipper._percentile(float8, real[]) IS
     'the share of the sampled cells that are farther from a question, in percent';

@@ -51,7 +51,7 @@ CREATE OR REPLACE FUNCTION callipper._cells_by(question @extschema:vector@.vecto
 RETURNS SETOF callipper_map.cell_match
 LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 10000 AS $$
     SELECT m.cell_id, m.geom, m.lon, m.lat, s.similarity,
-        callipper._percentile((- s.similarity)::pg_catalog.float8, q.city)
+        callipper._percentile((OPERATOR(pg_catalog.-) s.similarity)::pg_catalog.float8, q.city)
     FROM (SELECT question, callipper._city_of(question) AS city OFFSET 0) AS q
         CROSS JOIN callipper_map.cell m JOIN callipper.cells e ON e.cell_id OPERATOR(pg_catalog.=) m.cell_id,
         LATERAL (SELECT @extschema:vector@.inner_product(e.emb, q.question) AS similarity) AS s
@@ -79,7 +79,7 @@ COMMENT ON FUNCTION callipper_map.cells_by_examples(text[], text[]) IS
 CREATE OR REPLACE FUNCTION callipper_map.places_by_text(query text DEFAULT 'park') RETURNS SETOF callipper_map.place_match
 LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 10000 AS $$
     SELECT m.place_id, m.geom, m.lon, m.lat, m.name, m.kind, s.similarity,
-        callipper._percentile((- s.similarity)::pg_catalog.float8, q.city)
+        callipper._percentile((OPERATOR(pg_catalog.-) s.similarity)::pg_catalog.float8, q.city)
     FROM (SELECT v.question, callipper._city_of(v.question) AS city
           FROM (SELECT callipper.text_embed(query) AS question OFFSET 0) AS v OFFSET 0) AS q
         CROSS JOIN callipper_map.place m JOIN callipper.points e ON e.point_id OPERATOR(pg_catalog.=) m.place_id,

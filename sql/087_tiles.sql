@@ -88,7 +88,7 @@ COMMENT ON FUNCTION callipper_map.similarity_tile(integer, integer, integer, tex
 
 CREATE OR REPLACE FUNCTION callipper_map.similarity_tile_json(z integer, x integer, y integer, query_params json) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL RESTRICTED AS $$
-    SELECT callipper_map.similarity_tile(z, x, y, coalesce(query_params OPERATOR(pg_catalog.->>) 'query'::text, 'park'))
+    SELECT callipper_map.similarity_tile(z, x, y, coalesce(query_params OPERATOR(pg_catalog.->>) 'query'::pg_catalog.text, 'park'))
 $$;
 COMMENT ON FUNCTION callipper_map.similarity_tile_json(integer, integer, integer, json) IS
     'similarity_tile() for martin, which passes what stands after the ? of a URL as JSON: {"query": "quiet park"}';

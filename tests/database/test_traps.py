@@ -31,6 +31,11 @@ QUESTIONS = (
     "callipper.similar_to({here}, 5, NULL, 100)",
     "callipper.similar_points_to({here}, 5)",
     "callipper.describe({here})",
+    "callipper_map.find_cells('park', 3)",
+    "callipper_map.cells_by_text('park')",
+    "callipper_map.cells_by_examples(ARRAY['park'], ARRAY['school'])",
+    "callipper_map.places_by_text('park')",
+    "callipper_map.describe_place(5.12, 52.09)",
 )
 VALUES = (
     "callipper.text_embed('an old river bank')",
