@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from callipper_db import db
-from callipper_db.errors import BadArea, BadPlace, LanguageUnknown, TextUnknown
+from callipper_db.errors import BadArea, BadPlace, LanguageUnknown, TextUnknown, UnknownModel
 from callipper_db.languages import ENGLISH
 from callipper_db.models import active_version
 
@@ -22,6 +22,9 @@ def silent(_: str) -> None:
     """Warn nobody."""
 
 
+SHARED_M = (
+    300.0  # two versions give the same place where their cells are at most this far apart: of one crossing, on any grid
+)
 FIT = """round(a.similarity::numeric, 4)::float8 AS similarity, round(a.percentile::numeric, 1)::float8 AS percentile"""
 CENTRE = """round(ST_X({geom})::numeric, 6)::float8 AS lon, round(ST_Y({geom})::numeric, 6)::float8 AS lat"""
 CELLS = f"""
@@ -35,6 +38,14 @@ SEARCH = CELLS.format(
     answer="callipper.search(%(text)s, %(k)s, ST_GeomFromEWKT(%(area)s::text))"
     " WITH ORDINALITY AS a(cell_id, geom, similarity, percentile, relevant, lift, because, rank)",
 )
+COMPARED = f"""
+WITH first AS (SELECT * FROM callipper.search(%(text)s, %(k)s, NULL, %(first)s) WITH ORDINALITY AS a({{columns}})),
+     second AS (SELECT * FROM callipper.search(%(text)s, %(k)s, NULL, %(second)s) WITH ORDINALITY AS a({{columns}}))
+SELECT is_first, {FIT}, {CENTRE.format(geom="ST_Centroid(a.geom)")}, a.relevant, round(a.lift::numeric, 2)::float8 AS lift,
+    a.because, EXISTS (SELECT FROM second s WHERE a.is_first AND ST_DWithin(
+        ST_Centroid(a.geom)::@geography, ST_Centroid(s.geom)::@geography, float8 '{SHARED_M:g}', true)) AS shared
+FROM (SELECT true AS is_first, * FROM first UNION ALL SELECT false, * FROM second) AS a ORDER BY is_first DESC, a.rank
+""".format(columns="cell_id, geom, similarity, percentile, relevant, lift, because, rank")
 SIMILAR = CELLS.format(
     reasons="",
     answer="callipper.similar_to(ST_GeomFromEWKT(%(place)s::text), %(k)s, ST_GeomFromEWKT(%(area)s::text), %(min_distance_m)s)"
@@ -89,6 +100,27 @@ def nearest_points(
     nearest_cells.
     """
     return _for_text(dsn, POINTS, text, k, within, warn)
+
+
+def compare_answers(
+    dsn: str, text: str, first: int, second: int, k: int = 5, warn: Note = silent
+) -> dict[str, list[dict[str, Any]]]:
+    """What two versions answer to a text, active or not: `first` and `second`, up to k cells each, best first.
+
+    Keys of a cell: similarity, percentile, lon, lat, relevant, lift, because, as nearest_cells has them, and `shared`: whether
+    the second version has a cell within 300 m of this one of the first. Raises NoActiveModel, UnknownModel, TextUnknown.
+    """
+    for version in (first, second):
+        if not 0 < version < 2**31:
+            raise UnknownModel(version=version)
+    try:
+        rows = _for_text(dsn, COMPARED, text, k, None, warn, first=first, second=second)
+    except psycopg.errors.UndefinedObject as error:
+        raise UnknownModel(version=str(error.diag.message_primary).rpartition(" ")[2]) from error
+    sides: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
+    for row in rows:
+        sides["first" if row.pop("is_first") else "second"].append(row)
+    return sides
 
 
 def similar_cells(
@@ -151,12 +183,14 @@ def _asking(dsn: str) -> Iterator[db.Connection]:
         yield connection
 
 
-def _for_text(dsn: str, query: str, text: str, k: int, within: str | None, warn: Note) -> list[dict[str, Any]]:
+def _for_text(
+    dsn: str, query: str, text: str, k: int, within: str | None, warn: Note, **values: object
+) -> list[dict[str, Any]]:
     with _asking(dsn) as connection:
         connection.add_notice_handler(lambda notice: _pass_on(notice, warn))
         area = None if within is None else read_area(connection, within)
         try:
-            return _rows(connection, query, text=text, k=k, area=area)
+            return _rows(connection, query, text=text, k=k, area=area, **values)
         except (psycopg.errors.NoDataFound, psycopg.errors.InvalidParameterValue) as error:
             raise TextUnknown(reason=_with_hint(error)) from error
         except UnicodeEncodeError as error:

@@ -29,9 +29,17 @@ from callipper_db.errors import needs_extra
 @click.option(
     "--connections", default=8, show_default=True, type=click.IntRange(1, 200), help="To the database, at most."
 )
+@click.option("--json-log", is_flag=True, help="A JSON line on stderr for each request and error.")
 @with_dsn
 def map_command(
-    dsn: str, port: int, host: str, basemap: str | None, title: str | None, timeout_s: float, connections: int
+    dsn: str,
+    port: int,
+    host: str,
+    basemap: str | None,
+    title: str | None,
+    timeout_s: float,
+    connections: int,
+    json_log: bool,
 ) -> None:
     """Serve a page to look at the city: heat maps of questions, the reasons, layers, and models side by side.
 
@@ -53,4 +61,4 @@ def map_command(
     address = f"http://{shown}:{listener.getsockname()[1]}/{f'?token={token}' if token else ''}"
     click.echo(f"The map is at {address} (Ctrl-C ends it).")
     settings = MapSettings(dsn, host, token, title, basemap, connections=connections, timeout_s=timeout_s)
-    serve(settings, listener)
+    serve(settings, listener, json_log=json_log)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from itertools import zip_longest
+from typing import Any
 
 import click
 
 from callipper_db import models as model_versions
-from callipper_db.cli.console import print_json, print_list, print_table
+from callipper_db import search
+from callipper_db.cli.console import print_json, print_list, print_note, print_table
 from callipper_db.cli.options import json_option, with_schema
 
 
@@ -59,24 +62,53 @@ def show_model(dsn: str, version: int | None) -> None:
 @models.command("compare")
 @click.argument("first", type=int, metavar="A")
 @click.argument("second", type=int, metavar="B")
+@click.option(
+    "--ask", "texts", multiple=True, metavar="TEXT", help="Also show what both answer to this. May be repeated."
+)
+@click.option("-k", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many cells of an answer.")
 @json_option
 @with_schema
-def compare_models(dsn: str, first: int, second: int, as_json: bool) -> None:
+def compare_models(dsn: str, first: int, second: int, texts: tuple[str, ...], k: int, as_json: bool) -> None:
     """Two versions side by side: their source, the settings that differ, training, and the figures of evaluate.
 
+    With --ask also their answers, whichever of them is active. So you see a new version before readers do.
+
     \b
-    Example:
+    Examples:
       callipper-db models compare 1 2
+      callipper-db models compare 1 2 --ask park --ask 'quiet street' -k 3
     """
     found = model_versions.compare_models(dsn, first, second)
+    answers = {text: search.compare_answers(dsn, text, first, second, k, print_note) for text in texts}
     if as_json:
-        print_json(found)
+        print_json(found | {"answers": answers} if texts else found)
         return
     rows: list[list[object]] = []
     for section, values in found.items():
         rows += [[section, "", ""]] if values else []
         rows += [[f"  {name}", *map(shown, pair)] for name, pair in values.items()]
     print_table(["", f"version {first}", f"version {second}"], rows)
+    for text, sides in answers.items():
+        print_answers(text, sides, first, second)
+
+
+def print_answers(text: str, sides: dict[str, list[dict[str, Any]]], first: int, second: int) -> None:
+    """The cells of two versions, rank by rank."""
+    shared = sum(cell["shared"] for cell in sides["first"])
+    click.echo(
+        f"\n{text}: {shared} of the {len(sides['first'])} places of version {first} are also among those of version {second}"
+        f" (within {search.SHARED_M:g} m)."
+    )
+    pairs = zip_longest(sides["first"], sides["second"])
+    rows = ([rank, *map(place, pair)] for rank, pair in enumerate(pairs, start=1))
+    print_table(["", f"version {first}", f"version {second}"], rows)
+
+
+def place(cell: dict[str, Any] | None) -> str:
+    """Where a cell is, and why it is an answer."""
+    if cell is None:
+        return ""
+    return f"{cell['lat']:.5f}, {cell['lon']:.5f}  {cell['because'] or '(by its embedding)'}"
 
 
 def shown(value: object) -> str:

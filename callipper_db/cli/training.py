@@ -106,6 +106,11 @@ from callipper_db.languages import check_language
     default=True,
     help="Also install the text encoder (once, 95 MB), so that text_embed answers any text.",
 )
+@click.option(
+    "--activate/--no-activate",
+    default=True,
+    help="Make it the active version, or leave that to: callipper-db models activate N.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run after its last whole epoch.")
 @click.option("--wait", is_flag=True, help="Wait while another training run is at work in the database.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each stage and epoch, and one at the end.")
@@ -121,6 +126,7 @@ def train(dsn: str | None, resolution: int | None, encoder: str, device: str, as
       callipper-db train --srid 27700 --grid-size 50 --template 'A place of {category}'
       callipper-db train --dsn postgresql://me@localhost/city \\
           --source public.shops --text "s.kind" --name "s.title"
+      callipper-db train --no-activate      # look at it first, with: callipper-db models compare
       torchrun --nproc-per-node 4 -m callipper_db train      # on four GPUs
     """
     trainer_train = training_side()
@@ -160,7 +166,8 @@ def train(dsn: str | None, resolution: int | None, encoder: str, device: str, as
         return
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in summary.seconds.items())
     click.echo(
-        f"Model version {summary.version} is active: {summary.rows:,} POIs, {summary.texts:,} texts, {summary.cells:,} cells,"
+        f"Model version {summary.version} is {'active' if run.activate else 'ready'}: {summary.rows:,} POIs,"
+        f" {summary.texts:,} texts, {summary.cells:,} cells,"
         f" EPSG:{summary.srid}, validation loss {summary.validation_loss:.3f} (epoch {summary.best_epoch})."
         f" {summary.rows_per_s:,} rows/s in training. {spent}."
     )

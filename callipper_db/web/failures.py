@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from callipper_db import errors
+from callipper_db.web.log import NAME
 
 # The first class that an error is of.
 STATUS: tuple[tuple[type[errors.CallipperError], int], ...] = (
@@ -23,7 +24,7 @@ STATUS: tuple[tuple[type[errors.CallipperError], int], ...] = (
     (errors.CallipperError, 500),
 )
 RETRY_AFTER_S = {503: "5", 504: "5"}
-log = logging.getLogger("callipper_db.web")
+log = logging.getLogger(NAME)
 
 
 def sentence(status: int, text: str) -> JSONResponse:

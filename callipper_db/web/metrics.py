@@ -1,7 +1,8 @@
-"""Counts and times of requests, as OpenMetrics."""
+"""Counts and times of requests, as OpenMetrics and in the log."""
 
 from __future__ import annotations
 
+import logging
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -9,7 +10,9 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from callipper_db.web.database import MapDatabase
+from callipper_db.web.log import NAME
 
+log = logging.getLogger(NAME)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -71,4 +74,8 @@ class Measured:
             await self.app(scope, receive, remember)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self.metrics.observe(route, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.metrics.observe(route, status, seconds)
+            # Without the parameters, which are what somebody asked.
+            figures = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * seconds, 1)}
+            log.info("%(method)s %(route)s", figures, extra={"request": figures})

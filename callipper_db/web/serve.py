@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 
 from callipper_db.errors import PortTaken
 from callipper_db.web.app import create_app
+from callipper_db.web.log import json_lines
 from callipper_db.web.settings import MapSettings
 
 
@@ -20,11 +22,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise PortTaken(host=host, port=port, reason=error.strerror or str(error)) from error
 
 
-def serve(settings: MapSettings, listener: socket.socket) -> None:
-    """Answer until a signal ends it."""
+def serve(settings: MapSettings, listener: socket.socket, *, json_log: bool = False) -> None:
+    """Answer until a signal ends it. json_log: a line of JSON on stderr for each request."""
     config = uvicorn.Config(
         create_app(settings),
-        log_level="warning",
+        log_config=json_lines() if json_log else LOGGING_CONFIG,
+        log_level=None if json_log else "warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=60,  # people look at a view before they move on

@@ -34,6 +34,7 @@ from callipper_db.errors import (
     UnknownModel,
 )
 from callipper_db.progress import Silent
+from callipper_db.search import SHARED_M
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, read_samples
 from callipper_trainer.embed import embed_places, embed_texts
@@ -717,6 +718,37 @@ def test_two_versions_side_by_side(town: str, tmp_path: Path, label_file: Path) 
     assert found["training"]["validation_loss"] == shown
     said = run("models", "compare", "1", "2", "--dsn", town).stdout
     assert "version 1" in said and "coordinate" in said and "labels: kind (blocks), macro_f1" in said
+
+
+def test_answers_of_two_versions_side_by_side(town: str, tmp_path: Path) -> None:
+    train_town(town, tmp_path, replace(CONFIG, encoder="coordinate", epochs=2), activate=False)
+    assert [model["status"] for model in models.list_models(town)] == ["ready", "active"]
+    asked = ["models", "compare", "1", "2", "--ask", "park", "--ask", "hospital", "-k", "3", "--dsn", town]
+    found = json.loads(run(*asked, "--json").stdout)["answers"]
+    assert list(found) == ["park", "hospital"]
+    with user_session(town) as connection:
+        for text, sides in found.items():
+            for version, side in ((1, "first"), (2, "second")):
+                rows = connection.execute(
+                    "SELECT ST_X(ST_Centroid(geom)), ST_Y(ST_Centroid(geom)), because FROM search(%s, 3, NULL, %s)",
+                    [text, version],
+                ).fetchall()
+                places = [(cell["lon"], cell["lat"], cell["because"]) for cell in sides[side]]
+                assert places == [(pytest.approx(lon), pytest.approx(lat), because) for lon, lat, because in rows]
+            near = [any(_metres(one, other) <= SHARED_M for other in sides["second"]) for one in sides["first"]]
+            assert [cell["shared"] for cell in sides["first"]] == near
+    said = run(*asked).stdout
+    assert f"park: {sum(cell['shared'] for cell in found['park']['first'])} of the 3 places of version 1" in said
+    assert "hospital: " in said and found["park"]["second"][0]["because"].split("; ")[0] in said
+    result = run("models", "compare", "1", "2", "--ask", " ", "--dsn", town, exit_code=1)
+    assert result.stderr.startswith("Error: The active model cannot answer this text")
+
+
+def _metres(one: dict[str, float], other: dict[str, float]) -> float:
+    """Between two places of the town, by a sphere: no two of its cells are so far apart that the difference counts."""
+    degree_m = 111_195.0
+    east = (one["lon"] - other["lon"]) * degree_m * np.cos(np.radians(one["lat"]))
+    return float(np.hypot(east, (one["lat"] - other["lat"]) * degree_m))
 
 
 def test_versions_that_are_not_there_or_have_little_to_tell(database: str) -> None:

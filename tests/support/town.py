@@ -67,6 +67,7 @@ def train_town(
     encoder: str = ENCODER,
     grid_m: float = GRID_M,
     grid_kind: str = "square",
+    activate: bool = True,
 ) -> TrainSummary:
     """The product's own training run, with small settings."""
     return train(
@@ -81,6 +82,7 @@ def train_town(
             grid_kind=grid_kind,
             index=index,
             text_tower=text_tower,
+            activate=activate,
         ),
         reporter or Silent(),
     )

@@ -5,12 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from click.testing import Result
@@ -28,6 +35,7 @@ from callipper_db.web.settings import MapSettings, is_loopback
 from callipper_db.web.sql_shown import of_layer
 from handmade import write_model
 from mvt import features
+from processes import running, wait_for
 from sessions import user_session
 from town import GRID_M, MIDDLE, QUARTERS, train_town
 
@@ -407,6 +415,27 @@ def test_metrics(client: TestClient) -> None:
     text = client.get("/metrics").text
     assert 'callipper_map_requests_total{route="/api/city",status="200"}' in text
     assert "callipper_map_pool_size" in text and text.endswith("# EOF\n")
+
+
+def test_the_log_has_a_line_of_json_for_each_request(dsn: str, tmp_path: Path) -> None:
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in command.said if line.startswith("{")]
+
+    with running(tmp_path, "map", "--port", "0", "--json-log", "--dsn", dsn) as command:
+        command.hear("The map is at ")
+        address = command.said[0].split()[4].rstrip("/")
+        for path in ("/api/city", "/api/search?q=park", "/nowhere"):
+            with suppress(HTTPError):
+                urlopen(address + path).close()
+        wait_for(lambda: len(lines()) == 3)
+        command.end(signal.SIGTERM)
+    assert not any("park" in line for line in command.said), "what was asked is nobody's business"
+    assert [(line["level"], line["route"], line["status"]) for line in lines()] == [
+        ("info", "/api/city", 200),
+        ("info", "/api/search", 200),
+        ("info", "other", 404),
+    ]
+    assert all(line["ms"] > 0 and datetime.fromisoformat(line["at"]).tzinfo for line in lines())
 
 
 def test_every_route_is_documented(client: TestClient) -> None:

@@ -59,6 +59,7 @@ class Publication:
     index: str  # auto, hnsw or none
     metrics: dict[str, Any]
     provenance: dict[str, Any]
+    activate: bool = True  # False: readers keep the version that is active
 
     def has_hnsw(self, cells: int) -> bool:
         """Whether a version with this many cells gets an HNSW index."""
@@ -74,7 +75,7 @@ def publish(
     reporter: Reporter,
     watch: Stopwatch | None = None,
 ) -> tuple[int, int]:
-    """Write a new version and activate it; returns (version, number of cells).
+    """Write a new version and activate it, unless the publication says otherwise; returns (version, number of cells).
 
     All in one transaction: until the commit readers see the old version, and a failure leaves nothing behind. Rows are embedded
     and written in chunks, because memory may not hold all of them. `watch` counts the seconds of grid, embed, write, index,
@@ -108,9 +109,10 @@ def publish(
         with watch.timing("summary"):
             reporter.stage("summing up the cells")
             summarise_cells(connection, version, config.seed)
-        with watch.timing("activate"):
-            reporter.stage("activating")
-            connection.execute("SELECT callipper.activate(%s)", [version])
+        if publication.activate:
+            with watch.timing("activate"):
+                reporter.stage("activating")
+                connection.execute("SELECT callipper.activate(%s)", [version])
     return version, cells
 
 

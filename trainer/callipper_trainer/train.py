@@ -57,6 +57,7 @@ class TrainOptions:
     grid_size_m: float = 100.0  # metres per cell side
     grid_kind: str = "square"  # or hexagon
     index: str = "auto"  # auto, hnsw or none
+    activate: bool = True  # False: the version that is active stays so
 
 
 @dataclass
@@ -103,7 +104,7 @@ def train(
     reporter: Reporter,
     ranks: Ranks = ALONE,
 ) -> TrainSummary:
-    """Train on a source in the database and activate the result.
+    """Train on a source in the database and activate the result, unless the options say otherwise.
 
     ranks: the processes that take part in the fit. This one is the leader; the others call follow().
     Raises TrainerBusy, BadSource, BadExtent, NotEnoughData, TextEncoderMissing, CheckpointMissing, CheckpointMismatch,
@@ -133,7 +134,7 @@ def train(
         with db.session(dsn) as connection:
             encoder_id = register_encoder(connection, encoder)
             grid = (options.grid_size_m, options.grid_kind, options.index)
-            publication = Publication(encoder_id, encoded, *grid, metrics, provenance)
+            publication = Publication(encoder_id, encoded, *grid, metrics, provenance, options.activate)
             version, cells = publish(connection, trained, samples, config, publication, reporter, watch)
         options.checkpoint.unlink(missing_ok=True)
     return TrainSummary(
