@@ -126,7 +126,7 @@ def train(dsn: str | None, resolution: int | None, encoder: str, device: str, as
       callipper-db train --srid 27700 --grid-size 50 --template 'A place of {category}'
       callipper-db train --dsn postgresql://me@localhost/city \\
           --source public.shops --text "s.kind" --name "s.title"
-      callipper-db train --no-activate      # look at it first, with: callipper-db models compare
+      callipper-db train --no-activate
       torchrun --nproc-per-node 4 -m callipper_db train      # on four GPUs
     """
     trainer_train = training_side()
