@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +14,12 @@ from typing import IO, Any
 from callipper_db import db
 from callipper_db.errors import BadInput, NothingLeft, NotInitialised, TooManyRejects
 from callipper_db.misplaced import doubts
+from callipper_db.other_degrees import read_otherwise
 from callipper_db.outliers import find_outliers
 from callipper_db.points import TO_POINT, unknown_srid
 from callipper_db.progress import Reporter, Silent
 from callipper_db.read import SOURCE_SUFFIXES, Block, LeftOut, Reader, Record, Refused, open_reader
-from callipper_db.read.columns import LoadOptions
+from callipper_db.read.columns import LoadOptions, says_e7
 from callipper_db.read.copy_format import CopyFormat, copy_format
 from callipper_db.read.place import OUT_OF_RANGE, SWAPPED, Place, Rules, out_of_range
 from callipper_db.read.record import BAD_BYTE, BAD_GEOMETRY, HOPELESS, Rows
@@ -28,6 +29,7 @@ __all__ = ["FileSummary", "LoadOptions", "LoadSummary", "load"]
 
 REJECTS_HEADER = ["file", "row", "reason", "content"]
 CONTENT_LIMIT = 1000  # characters of a refused row that are shown
+DOUBTFUL_KEPT = 10_000  # rows out of range that are kept as they are in the file, until all rows are read
 
 STAGING = """
 CREATE TEMPORARY TABLE poi_load (
@@ -231,7 +233,13 @@ def _load_file(
         raise BadInput(path=path, reason=reason)
     if srid != 4326 and sent.rows:
         _check_srid(connection, path, srid)
-    staged = sent.rows - (_place(connection, srid, rejects) if sent.shapes or srid != 4326 else 0)
+    if sent.shapes or srid != 4326:
+        _place(connection, srid)
+    if sent.shapes or sent.doubtful or srid != 4326:
+        note = read_otherwise(connection, says_e7(rules.columns))
+        summary.notes += [f"{note[0].upper()}{note[1:]}"] if note else []
+        sent.rows -= _refuse(connection, rejects, sent.doubtful_rows)
+    staged = sent.rows
     summary.rejected, summary.reasons = rejects.reasons.total(), dict(rejects.reasons.most_common())
     summary.rejects = rejects.path if summary.rejected else None
     if summary.filtered == summary.rows:
@@ -348,6 +356,8 @@ class Sent:
     rows: int = 0
     shapes: int = 0  # rows whose place PostGIS is to find
     without_category: int = 0
+    doubtful: int = 0  # rows that are out of range, unless the file counts degrees in another way
+    doubtful_rows: dict[int, Refused] = field(default_factory=dict)  # by their numbers, the first of them
 
     def add(self, rows: int, without_category: int) -> None:
         """Count the rows of a block that was converted as a whole: they have coordinates."""
@@ -358,6 +368,12 @@ class Sent:
         """Count rows that were converted one by one."""
         self.add(len(places), sum(place.category is None for place in places))
         self.shapes += sum(place.shape is not None for place in places)
+
+    def add_doubtful(self, refused: Refused) -> None:
+        """Remember a row that is sent, and refused unless the file counts degrees in another way."""
+        self.doubtful += 1
+        if len(self.doubtful_rows) < DOUBTFUL_KEPT:
+            self.doubtful_rows[refused.row] = refused._replace(unless=None)
 
 
 def _copy(
@@ -420,32 +436,39 @@ class _Conversion:
         return data
 
     def _row_by_row(self, found: Iterable[Place | Refused | LeftOut]) -> str | bytes:
-        places = _places(found, self.rejects, self.left_out)
+        places = self._places(found)
         self.sent.add_places(places)
         return self.form.of_places(places)
 
+    def _places(self, found: Iterable[Place | Refused | LeftOut]) -> list[Place]:
+        """The rows to send; the others are counted or set aside."""
+        places = []
+        for place in found:
+            if isinstance(place, Place):
+                places.append(place)
+            elif isinstance(place, LeftOut):
+                self.left_out[place.reason] += 1
+            elif place.unless is not None:
+                places.append(place.unless)
+                self.sent.add_doubtful(place)
+            else:
+                self.rejects.add(place)
+        return places
 
-def _places(found: Iterable[Place | Refused | LeftOut], rejects: Rejects, left_out: Counter[str]) -> list[Place]:
-    """The good rows; the others are counted or set aside."""
-    places = []
-    for place in found:
-        if isinstance(place, Place):
-            places.append(place)
-        elif isinstance(place, LeftOut):
-            left_out[place.reason] += 1
-        else:
-            rejects.add(place)
-    return places
 
-
-def _place(connection: db.Connection, srid: int, rejects: Rejects) -> int:
-    """Turn shapes and projected coordinates into longitude and latitude. Returns how many rows have no place on the globe."""
+def _place(connection: db.Connection, srid: int) -> None:
+    """Turn shapes and projected coordinates into longitude and latitude."""
     connection.execute(connection.named(TO_POINT))
     connection.execute(connection.named(PLACE), {"srid": srid})
     connection.execute("DROP FUNCTION pg_temp.callipper_point")
+
+
+def _refuse(connection: db.Connection, rejects: Rejects, as_read: Mapping[int, Refused]) -> int:
+    """Set aside the rows that have no place on the globe; returns how many. as_read: what some of them are in the file."""
     refused = connection.execute(REFUSE, [CONTENT_LIMIT]).fetchall()
-    for row, x, y, content in refused:
-        rejects.add(Refused(row, BAD_GEOMETRY if x is None or y is None else out_of_range(x, y), content))
+    for row, x, y, content in sorted(refused, key=lambda found: found[0]):
+        reason = BAD_GEOMETRY if x is None or y is None else out_of_range(x, y)
+        rejects.add(as_read.get(row) or Refused(row, reason, content))
     return len(refused)
 
 

@@ -55,6 +55,7 @@ ALSO = {
 LETTERS = re.compile(r"[^a-z0-9]+")
 # A word in a column's name: "Latitude (deg)" has the word latitude, "prim_lat_dec" the word lat.
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
+E7 = re.compile(r"_?e7$", re.IGNORECASE)  # at the end of latitudeE7 and lat_e7
 AXES = {"lon": {"lon", "lng", "long", "longitude"}, "lat": {"lat", "latitude"}}
 # The same in other languages and as axes, looked for where there is no such pair.
 OTHER_AXES = {
@@ -195,7 +196,8 @@ def find_axes(reader: Reader) -> dict[str, str | None] | None:
     pairs: dict[str, dict[str, str]] = {}
     for path in (path for paths in reader.parts.values() for path in paths):
         parent, _, leaf = path.rpartition(".")
-        pairs.setdefault(parent, {}).update({axis: path for axis, words in AXES.items() if leaf.lower() in words})
+        word = E7.sub("", leaf).lower()
+        pairs.setdefault(parent, {}).update({axis: path for axis, words in AXES.items() if word in words})
     whole = [parent for parent, pair in pairs.items() if len(pair) == len(AXES) and "[" not in parent]
     chosen = [parent for parent in whole if parent.rpartition(".")[2].lower() in MIDDLE] or whole
     return {**pairs[chosen[0]]} if len(chosen) == 1 else None
@@ -205,6 +207,11 @@ def _is_axis(name: str, axis: str, axes: Mapping[str, set[str]]) -> bool:
     words = {word.lower() for word in WORD.findall(without_accents(name))}
     other = axes["lat" if axis == "lon" else "lon"]
     return not words.isdisjoint(axes[axis]) and words.isdisjoint(other) and SEXAGESIMAL not in words
+
+
+def says_e7(columns: Columns) -> bool:
+    """Do the names of the coordinates say whole numbers of 1e-7 degrees, as latitudeE7 does?"""
+    return all(name is not None and E7.search(name) for name in (columns.lon, columns.lat))
 
 
 def without_accents(name: str) -> str:

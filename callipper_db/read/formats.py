@@ -13,7 +13,7 @@ from pathlib import Path
 from callipper_db.errors import BadInput
 from callipper_db.read import vector
 from callipper_db.read.delimited import is_delimited, open_delimited
-from callipper_db.read.geojson import ENVELOPES, open_collection, open_lines
+from callipper_db.read.geojson import ENVELOPES, holds_collections, open_collection, open_lines
 from callipper_db.read.parquet import open_parquet
 from callipper_db.read.pbf import open_pbf
 from callipper_db.read.record import Reader, ReadOptions
@@ -134,4 +134,4 @@ def _is_object_a_line(text: str) -> bool:
     if not isinstance(first, dict) or first.get("type") == "FeatureCollection":
         return False
     wrapped = any(isinstance(first.get(key), list) for key in ("features", "elements", *ENVELOPES))
-    return bool(more.strip()) or not wrapped
+    return bool(more.strip()) or not (wrapped or any(map(holds_collections, first.values())))

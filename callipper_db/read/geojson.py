@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -33,7 +34,13 @@ NO_FEATURES = "it is JSON but no GeoJSON FeatureCollection with features, and no
 # The members in which answers of web services have their array of objects.
 ENVELOPES = ("results", "places", "businesses", "venues", "pois", "items", "records", "rows", "data")
 
+# A collection that says so first: it is read feature by feature, however long it is.
+COLLECTION = re.compile(r'\{\s*"type"\s*:\s*"FeatureCollection"')
+COLLECTIONS = re.compile(r'\[\s*\{\s*"type"\s*:\s*"FeatureCollection"')
+NESTED_LIMIT = 50  # collections inside each other
+
 Records = Iterator[Record | Refused]
+Make = Callable[[int, Any, str], Record | Refused]  # of a row's number, its value and its text
 
 
 @contextmanager
@@ -79,58 +86,114 @@ def crs_srid(path: Path, crs: Any) -> int | None:
 
 
 def _collection(path: Path, text: Text, about: dict[str, Any]) -> Records:
-    """The records of a document. Its other members go into `about`."""
-    row = 0
-    stream = Stream(text)
+    """The records of a document, or of several one behind the other. Their other members go into `about`."""
+    stream, numbers, read = Stream(text), itertools.count(1), False
     try:
-        if stream.peek() == "[":
-            for row, item in enumerate(stream.elements(), 1):
-                yield _refused(row, item.problem, item.raw) or from_feature(row, item.value, item.raw)
-        else:
-            for key in stream.members():
-                make = from_element if key == "elements" else from_feature if key in ("features", *ENVELOPES) else None
-                if make and stream.peek() == "[":
-                    about[key] = None
-                    for item in stream.elements():
-                        row += 1
-                        yield _refused(row, item.problem, item.raw) or make(row, item.value, item.raw)
-                else:
-                    value = stream.item().value
-                    about |= {"crs": value} if key == "crs" else {}
-                    if key == "spatialReference" and (crs := _esri_crs(value)):
-                        about["crs"] = crs
+        while not read or stream.peek() == "{":
+            records = _elements if stream.peek() == "[" else _members
+            for record in records(stream, from_feature, numbers, about):
+                read = True
+                yield record
+            if not read:
+                break
     except NotJson as error:
         raise BadInput(path=path, reason=f"it is not valid JSON: {error}") from error
-    if not row:
+    if not read:
         raise BadInput(path=path, reason=NO_FEATURES)
+    if about.get("several_crs"):
+        raise BadInput(path=path, reason="its collections have different crs; load each from a file of its own")
+
+
+def _members(stream: Stream, _: Make, numbers: Iterator[int], about: dict[str, Any], depth: int = 0) -> Records:
+    """The records of the next object: those of its array of features, and of the collections that are its members."""
+    for key in stream.members():
+        make = from_element if key == "elements" else from_feature if key in ("features", *ENVELOPES) else None
+        if make and stream.peek() == "[":
+            about[key] = None
+            yield from _elements(stream, make, numbers, about, depth)
+        elif depth < NESTED_LIMIT and stream.begins(COLLECTION):
+            yield from _members(stream, from_feature, numbers, about, depth + 1)
+        elif stream.peek() == "[" and stream.begins(COLLECTIONS):
+            yield from _elements(stream, from_feature, numbers, about, depth)
+        else:
+            value = stream.item().value
+            if key == "spatialReference":
+                value = _esri_crs(value)
+            if (key == "crs" or (key == "spatialReference" and value)) and value is not None:
+                about["several_crs"] = about.get("several_crs") or about.get("crs", value) != value
+                about["crs"] = value
+            elif _is_collection(value):
+                yield from _records(value, numbers)
+
+
+def _elements(stream: Stream, make: Make, numbers: Iterator[int], about: dict[str, Any], depth: int = 0) -> Records:
+    """The records of the next array. A collection in it stands for its features."""
+    for _ in stream.elements():
+        if make is from_feature and depth < NESTED_LIMIT and stream.begins(COLLECTION):
+            yield from _members(stream, from_feature, numbers, about, depth + 1)
+            continue
+        item = stream.item()
+        if item.problem:
+            yield Refused(next(numbers), item.problem, item.raw)
+        elif make is from_feature and _is_collection(item.value):
+            yield from _records(item.value, numbers)
+        else:
+            yield make(next(numbers), item.value, item.raw)
+
+
+def _is_collection(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and value.get("type") == "FeatureCollection" and isinstance(value.get("features"), list)
+    )
+
+
+def holds_collections(value: Any) -> bool:
+    """Is a value a FeatureCollection, or an array that begins with one?"""
+    return _is_collection(value[0] if isinstance(value, list) and value else value)
+
+
+def _records(collection: dict[str, Any], numbers: Iterator[int]) -> Records:
+    """The records of a collection that has been read, and of those inside it."""
+    waiting = [collection]
+    while waiting:
+        feature = waiting.pop()
+        if _is_collection(feature):
+            waiting += reversed(feature["features"])
+        else:
+            yield from_feature(next(numbers), feature, json.dumps(feature, ensure_ascii=False))
 
 
 def _lines(lines: Lines) -> Records:
+    last = 0
     for line in lines:
         lines.begin()
         text = line.strip("\x1e \t\r\n")
-        if text:
-            yield _from_line(lines.number, text)
+        # A collection in a line makes several rows, whose numbers must differ.
+        numbers = itertools.count(max(lines.number, last + 1))
+        for record in _from_line(numbers, text) if text else ():
+            last = record.row
+            yield record
 
 
-def _from_line(row: int, text: str) -> Record | Refused:
+def _from_line(numbers: Iterator[int], text: str) -> Records:
     if len(text) >= MAX_LINE:
-        return Refused(row, LINE_TOO_LONG, text)
+        yield Refused(next(numbers), LINE_TOO_LONG, text)
+        return
     try:
         value = json.loads(text)
         if SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return Refused(row, BAD_UTF8, text)
+        yield Refused(next(numbers), BAD_UTF8, text)
     except RecursionError:
-        return Refused(row, TOO_DEEP, text)
+        yield Refused(next(numbers), TOO_DEEP, text)
     except ValueError:
-        return Refused(row, BAD_JSON, text)
-    return from_feature(row, value, text)
-
-
-def _refused(row: int, problem: str | None, raw: str) -> Refused | None:
-    return Refused(row, problem, raw) if problem else None
+        yield Refused(next(numbers), BAD_JSON, text)
+    else:
+        if _is_collection(value):
+            yield from _records(value, numbers)
+        else:
+            yield from_feature(next(numbers), value, text)
 
 
 def from_feature(row: int, feature: Any, raw: str) -> Record | Refused:

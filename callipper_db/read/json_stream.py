@@ -14,6 +14,7 @@ from callipper_db.read.text import Text
 
 MAX_ITEM = 1_000_000  # characters
 ESCAPED = re.compile(r"\\.", re.DOTALL)
+LOOK_AHEAD = 200  # characters
 FIRST_PIECE = 1000  # characters in which the end of a value is looked for first
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -94,16 +95,23 @@ class Stream:
             if self.take(",", "}") == "}":
                 return
 
-    def elements(self) -> Iterator[Item]:
-        """The items of an array."""
+    def elements(self) -> Iterator[None]:
+        """Stops before each item of an array. There, the caller takes it."""
         self.take("[")
         if self.peek() == "]":
             self.take("]")
             return
         while True:
-            yield self.item()
+            yield
             if self.take(",", "]") == "]":
                 return
+
+    def begins(self, pattern: re.Pattern[str]) -> bool:
+        """Whether the next value begins so, in its first LOOK_AHEAD characters."""
+        self.peek()
+        while len(self._buffer) - self._at < LOOK_AHEAD and self._more():
+            pass
+        return pattern.match(self._buffer, self._at) is not None
 
     def _more(self) -> bool:
         """Read on."""

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from callipper_db.other_degrees import may_be_degrees
 from callipper_db.read import osm_tags
 from callipper_db.read.columns import LoadOptions, find_columns, find_layout, named_column
 from callipper_db.read.layout import Field, Layout, find_field, parsed, value_at
@@ -166,7 +167,9 @@ class Rules:
         get, columns = record.values.get, self.columns
         name, category = name_of(get(columns.name)), words_of(get(columns.category))
         group, description = text_of(get(columns.group)), text_of(get(columns.description))
-        reason, x, y, shape = _position(record, columns, self.degrees, self.decimal)
+        unsound, x, y, shape = _position(record, columns, self.degrees, self.decimal)
+        doubtful = unsound is not None and x is not None and y is not None and may_be_degrees(x, y)
+        reason = None if doubtful else unsound
         reason = reason or _text_reason(name, category, group, description, columns.category is not None)
         if reason:
             return Refused(record.row, reason, raw_of(record))
@@ -180,8 +183,8 @@ class Rules:
         place = Place(
             record.row, source or self.source, identity, name, category, group, description, x, y, shape, attributes
         )
-        reason = _place_reason(place)
-        return Refused(record.row, reason, raw_of(record)) if reason else place
+        reason = _place_reason(place) or unsound
+        return Refused(record.row, reason, raw_of(record), place if reason is unsound else None) if reason else place
 
     @cached_property
     def used(self) -> frozenset[str]:
@@ -251,7 +254,7 @@ def raw_of(record: Record) -> str:
 def _position(
     record: Record, columns: Columns, degrees: bool, decimal: str | None
 ) -> tuple[str | None, float | None, float | None, str | None]:
-    """(reason to refuse, x, y, shape). PostGIS turns the shape into a point."""
+    """(reason to refuse, x, y, shape). PostGIS turns the shape into a point. A place out of range has its numbers too."""
     values, shape = record.values, record.shape
     if columns.lon is not None:
         shape = values.get(columns.lon), values.get(columns.lat)
@@ -270,7 +273,7 @@ def _position(
     if not (math.isfinite(x) and math.isfinite(y)):
         return NOT_FINITE, None, None, None
     if degrees and not (-180 <= x <= 180 and -90 <= y <= 90):
-        return out_of_range(x, y), None, None, None
+        return out_of_range(x, y), x, y, None
     return None, x, y, None
 
 

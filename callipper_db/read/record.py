@@ -105,6 +105,7 @@ class Refused(NamedTuple):
     row: int
     reason: str
     raw: str
+    unless: Any = None  # the Place that it is if the file counts degrees in another way (other_degrees.py)
 
 
 Rows = list[Record | Refused | LeftOut]
