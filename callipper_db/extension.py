@@ -39,6 +39,8 @@ END
 $$;
 """
 TLE_QUOTE = "$_callipper_$"
+# pg_tle writes a control file of its own, which names no schema: CREATE EXTENSION callipper SCHEMA callipper does.
+TLE_SCHEMA = "CREATE SCHEMA IF NOT EXISTS callipper;\n"
 
 
 def write_extension(folder: Path, extensions_in: str = "public", releases: Mapping[str, str] = RELEASES) -> list[Path]:
@@ -60,7 +62,7 @@ def write_extension(folder: Path, extensions_in: str = "public", releases: Mappi
             how = f"Use \"ALTER EXTENSION callipper UPDATE TO '{version}'\" to load this file."
             files[f"callipper--{release}--{version}.sql"] = NO_PSQL.format(how=how) + update
             tle.append(_tle("install_update_path", f"'callipper', '{release}', '{version}'", update, ""))
-    files[f"callipper--{version}.pgtle.sql"] = "\n".join(tle)
+    files[f"callipper--{version}.pgtle.sql"] = "\n".join([TLE_SCHEMA, *tle])
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -97,6 +97,7 @@ LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 10 AS $$
     FROM callipper.search(query, k) WITH ORDINALITY
             AS s(cell_id, geom, similarity, percentile, relevant, lift, because, rank)
         JOIN callipper_map.cell m ON m.cell_id OPERATOR(pg_catalog.=) s.cell_id
+    ORDER BY s.rank
 $$;
 COMMENT ON FUNCTION callipper_map.find_cells(text, bigint) IS
     'The k cells that answer a text best, with the reasons, as search() finds them; rank 1 is the best.';

@@ -41,6 +41,7 @@ from town import CONFIG, train_town
 
 UNKNOWN = "a windmill beside the frozen canal"
 PLACE = "public.ST_SetSRID(public.ST_Point(5.121, 52.093), 4326)"
+TILE = "12, 2106, 1351"  # z, x and y of the middle of the town
 AREA = "public.ST_MakeEnvelope(5.11, 52.08, 5.13, 52.1, 4326)"
 
 QUESTIONS = {
@@ -73,6 +74,13 @@ QUESTIONS = {
     "the saved layers": "SELECT pg_catalog.count(*) FROM callipper.list_layers()",
     "the point of a key": "SELECT callipper.point_id('a key')",
     "a text and a place": f"SELECT callipper.text_similarity('{UNKNOWN}', {PLACE})",
+    "a map of cells by a text": f"SELECT * FROM callipper_map.cells_by_text('{UNKNOWN}') ORDER BY cell_id",
+    "a map of cells by examples": "SELECT * FROM callipper_map.cells_by_examples('{park, cafe}', '{factory}') ORDER BY cell_id",
+    "a map of places": "SELECT * FROM callipper_map.places_by_text('school') ORDER BY place_id",
+    "a search for tools": "SELECT * FROM callipper_map.find_cells('park', 20)",
+    "a place for tools": "SELECT * FROM callipper_map.describe_place(5.121, 52.093)",
+    "tiles": f"SELECT callipper_map.similarity_tile({TILE}, 'park'), callipper_map.cell_tile({TILE}),"
+    f' callipper_map.place_tile({TILE}), callipper_map.similarity_tile_json({TILE}, \'{{"query": "cafe"}}\')',
 }
 ACTIONS = {"activate", "drop_model", "save_layer", "remove_layer"}  # what changes something is no question
 
@@ -174,9 +182,9 @@ def activate(dsn: str, version: int) -> None:
 
 
 def test_there_is_a_question_for_every_function(city: str) -> None:
-    query = "SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'callipper'::regnamespace"
+    query = "SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = ANY ('{callipper, callipper_map}'::regnamespace[])"
     public = {name for name in column(city, query) if not name.startswith("_")}
-    asked = set(re.findall(r"callipper\.(\w+)\(", " ".join(QUESTIONS.values())))
+    asked = set(re.findall(r"callipper(?:_map)?\.(\w+)\(", " ".join(QUESTIONS.values())))
     assert asked == public - ACTIONS
     assert column(city, "SELECT count(*) FROM callipper.text_embedding WHERE text IN (%s, 'a lamp')", UNKNOWN) == [0]
 

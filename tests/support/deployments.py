@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from callipper_db import db
@@ -57,6 +59,25 @@ def succeed(program: Path, *arguments: str | Path, user: int | None = None) -> s
     return done.stderr
 
 
+@contextmanager
+def extension_folder(dsn: str) -> Iterator[Path]:
+    """Where the server reads the files of extensions, for one test at a time; files of callipper are removed at the end."""
+    config = binaries(dsn) / "pg_config"
+    said = call(config, "--sharedir").stdout if config.exists() else ""
+    there = Path(said.strip() or "/nowhere") / "extension"
+    if not (there / "vector.control").exists() or not os.access(there, os.W_OK):
+        pytest.skip(f"the server reads extensions from {there}, where this user may not write")
+    with (there / "vector.control").open() as lock:  # other processes run tests too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (there / "callipper.control").exists():
+            pytest.skip(f"there is an extension callipper in {there}")
+        try:
+            yield there
+        finally:
+            for path in there.glob("callipper*"):
+                path.unlink()
+
+
 # Standby
 
 
@@ -64,24 +85,29 @@ def start_primary(home: Path, folder: Path) -> EmbeddedServer:
     """A server that a standby can follow, which the embedded server's own settings rule out."""
     server = EmbeddedServer(home / "primary", pg_bin=folder, durable=False, root_area=home / "area")
     server.start()
+    allow_standbys(server)
+    return server
+
+
+def allow_standbys(server: EmbeddedServer) -> None:
+    """Change the settings of a running server, and restart it."""
     with user_session(server.administrator_dsn(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET wal_level = replica")
         connection.execute("ALTER SYSTEM SET max_wal_senders = 4")
     server.stop()
     server.start()
-    return server
 
 
 def start_standby(primary: EmbeddedServer, home: Path) -> EmbeddedServer:
     """A hot standby that streams from the primary, made of a base backup."""
-    standby = EmbeddedServer(home / "standby", pg_bin=primary.pg_bin, durable=False, root_area=home / "area")
+    programs = binaries(primary.dsn())
+    standby = EmbeddedServer(home / "standby", pg_bin=programs, durable=False, root_area=home / "area")
     owner = primary.data_dir.stat()
     standby.link.mkdir(parents=True)
     standby.link.chmod(0o700)
     os.chown(standby.link, owner.st_uid, owner.st_gid)
-    assert primary.pg_bin is not None
     succeed(
-        primary.pg_bin / "pg_basebackup",
+        programs / "pg_basebackup",
         *("-D", standby.link, "-d", primary.administrator_dsn("postgres")),
         *("--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
         user=owner.st_uid if os.geteuid() == 0 else None,
@@ -97,6 +123,25 @@ def wait_for_replay(primary: EmbeddedServer, standby: EmbeddedServer) -> None:
     with user_session(standby.dsn(), autocommit=True) as connection:
         query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
         wait_for(lambda: connection.execute(query, [position]).fetchone() == (True,))
+
+
+def promote(standby: EmbeddedServer) -> None:
+    """Make a standby a server that takes changes."""
+    with user_session(standby.administrator_dsn("postgres"), autocommit=True) as connection:
+        assert connection.execute("SELECT pg_promote(true, 120)").fetchone() == (True,)
+
+
+def multi_host_dsn(servers: Sequence[EmbeddedServer]) -> str:
+    """A DSN of several servers, which leads to the one that takes changes."""
+    hosts, ports = zip(
+        *((part["host"], part["port"]) for part in (conninfo_to_dict(s.dsn()) for s in servers)), strict=True
+    )
+    return make_conninfo(
+        servers[0].dsn(),
+        host=",".join(map(str, hosts)),
+        port=",".join(map(str, ports)),
+        target_session_attrs="read-write",
+    )
 
 
 # PgBouncer
