@@ -5,10 +5,8 @@ The server reads extensions from a folder of its installation. Where the tests m
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,7 @@ from callipper_db import schema
 from callipper_db.errors import ManagedByExtension
 from callipper_db.extension import REGISTER, tables, write_extension
 from catalogue import GOLDEN, catalogue
-from deployments import binaries, call, succeed
+from deployments import binaries, call, extension_folder, succeed
 from handmade import ORIGIN, write_model
 from sessions import user_session
 
@@ -30,26 +28,12 @@ CREATE = "CREATE EXTENSION callipper"
 @contextmanager
 def installed(dsn: str, folder: Path, **options: Any) -> Iterator[None]:
     """The files of the extension on the server, for as long as the block lasts."""
-    config = binaries(dsn) / "pg_config"
-    said = (
-        subprocess.run([config, "--sharedir"], capture_output=True, text=True, check=False).stdout
-        if config.exists()
-        else ""
-    )
-    there = Path(said.strip() or "/nowhere") / "extension"
-    if not (there / "vector.control").exists() or not os.access(there, os.W_OK):
-        pytest.skip(f"the server reads extensions from {there}, where this user may not write")
-    if (there / "callipper.control").exists():
-        pytest.skip(f"there is an extension callipper in {there}")
-    write_extension(folder, **options)
-    files = [path for path in folder.glob("callipper*") if ".pgtle" not in path.name]
-    try:
-        for path in files:
-            shutil.copy(path, there)
+    with extension_folder(dsn) as there:
+        write_extension(folder, **options)
+        for path in folder.glob("callipper*"):
+            if ".pgtle" not in path.name:
+                shutil.copy(path, there)
         yield
-    finally:
-        for path in files:
-            (there / path.name).unlink(missing_ok=True)
 
 
 def golden(dsn: str) -> None:
@@ -110,3 +94,51 @@ def test_an_update_gives_the_same_catalogue(bare_database: str, open_folder: Pat
             connection.execute("ALTER EXTENSION callipper UPDATE")
         schema.ensure_current(bare_database)
         golden(bare_database)
+
+
+# pg_tle is not in Debian. This stands in for it: the same functions, which keep what they are given.
+STAND_IN = """
+CREATE SCHEMA pgtle;
+CREATE TABLE pgtle.given (file text, content text, description text, requires text[]);
+CREATE FUNCTION pgtle.install_extension(name text, version text, description text, ext text, requires text[] DEFAULT NULL)
+RETURNS boolean LANGUAGE sql AS $$
+    INSERT INTO pgtle.given VALUES (name || '--' || version || '.sql', ext, description, requires) RETURNING true $$;
+CREATE FUNCTION pgtle.install_update_path(name text, fromvers text, tovers text, ext text) RETURNS boolean LANGUAGE sql AS $$
+    INSERT INTO pgtle.given VALUES (name || '--' || fromvers || '--' || tovers || '.sql', ext) RETURNING true $$;
+"""
+
+
+def test_what_pg_tle_is_given_is_the_extension(bare_database: str, open_folder: Path) -> None:
+    """PostgreSQL runs the texts, as pg_tle hands them over, with a control file that says what pg_tle's does."""
+    (tle,) = [
+        path
+        for path in write_extension(open_folder / "written", releases={"0.0.9": "0012"})
+        if path.name.endswith(".pgtle.sql")
+    ]
+    with user_session(bare_database) as connection:
+        connection.execute(STAND_IN.encode())
+    succeed(binaries(bare_database) / "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", bare_database, "-f", tle)
+    with user_session(bare_database) as connection:
+        given = connection.execute("SELECT * FROM pgtle.given").fetchall()
+        connection.execute("DROP SCHEMA pgtle CASCADE")
+    version = schema.version()
+    assert [file for file, *_ in given] == [f"callipper--{version}.sql", f"callipper--0.0.9--{version}.sql"]
+    _, _, description, requires = given[0]
+    control = f"comment = '{description}'\ndefault_version = '{version}'\nrelocatable = false\nsuperuser = false\n"
+    earlier = tables(None, "0012", {"postgis": "public", "vector": "public"}) + REGISTER
+    with extension_folder(bare_database) as there:
+        (there / "callipper.control").write_text(f"{control}requires = '{','.join(requires)}'\n")
+        (there / "callipper--0.0.9.sql").write_text(earlier)
+        for file, content, *_ in given:
+            (there / file).write_text(content)
+        for steps in (
+            [f"{CREATE} SCHEMA callipper"],
+            [f"{CREATE} SCHEMA callipper VERSION '0.0.9'", "ALTER EXTENSION callipper UPDATE"],
+        ):
+            with user_session(bare_database) as connection:
+                for step in steps:
+                    connection.execute(step.encode())
+            schema.ensure_current(bare_database)
+            golden(bare_database)
+            with user_session(bare_database) as connection:
+                connection.execute("DROP EXTENSION callipper")
