@@ -1,5 +1,5 @@
 # Everything here works on a bare Debian or Ubuntu machine: setup installs what is missing and is instant when nothing is.
-.PHONY: help setup demo test torture crowd bench compat docs extension lint clean
+.PHONY: help setup demo test torture crowd bench compat docs extension lint audit clean
 python := .venv/bin/python
 
 help: ## list the targets
@@ -35,6 +35,10 @@ extension: setup ## write the files of CREATE EXTENSION callipper, in build/exte
 
 lint: setup ## check style and types
 	@$(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m mypy
+
+audit: setup ## look for known faults in the packages of constraints.txt (needs PyPI)
+	@$(python) -m venv build/audit && build/audit/bin/python -m pip install --quiet 'pip-audit>=2.10' && \
+		build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean: ## remove the environment, the demo's output and all caches
 	rm -rf .venv demo/out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -17,6 +17,7 @@ import pytest
 from callipper_db import schema
 from callipper_db.errors import ManagedByExtension
 from callipper_db.extension import REGISTER, tables, write_extension
+from callipper_db.versions import RELEASES
 from catalogue import GOLDEN, catalogue
 from deployments import binaries, call, extension_folder, succeed
 from handmade import ORIGIN, write_model
@@ -94,6 +95,14 @@ def test_an_update_gives_the_same_catalogue(bare_database: str, open_folder: Pat
             connection.execute("ALTER EXTENSION callipper UPDATE")
         schema.ensure_current(bare_database)
         golden(bare_database)
+
+
+def test_every_release_gets_an_update_script() -> None:
+    """A version that has been released is no longer this program's, or its newest revision is still the newest."""
+    changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = set(re.findall(r"(?m)^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", changelog))
+    assert released and released - {schema.version()} <= set(RELEASES)
+    assert RELEASES.get(schema.version(), schema.head()) == schema.head()
 
 
 # pg_tle is not in Debian. This stands in for it: the same functions, which keep what they are given.
