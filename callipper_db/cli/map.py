@@ -52,13 +52,21 @@ def map_command(
       callipper-db map --host 0.0.0.0 --basemap 'https://tile.example.org/{z}/{x}/{y}.png'
     """
     with needs_extra("The map", "map"):
-        from callipper_db.web.serve import listen, serve
-        from callipper_db.web.settings import MapSettings, is_loopback
+        from callipper_db.web.serve import listen, own_address, serve
+        from callipper_db.web.settings import MapSettings, is_every_address, is_loopback
 
     token = None if is_loopback(host) else Settings.from_environment().map_token or secrets.token_urlsafe(18)
     listener = listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/{f'?token={token}' if token else ''}"
-    click.echo(f"The map is at {address} (Ctrl-C ends it).")
+    port, query = listener.getsockname()[1], f"?token={token}" if token else ""
+    if is_every_address(host):
+        click.echo(f"The map is at {_address('localhost', port, query)} on this machine (Ctrl-C ends it).")
+        own = own_address(host) or "NAME-OF-THIS-MACHINE"
+        click.echo(f"Others reach it at {_address(own, port, query)}, through your network and firewall.")
+    else:
+        click.echo(f"The map is at {_address(host, port, query)} (Ctrl-C ends it).")
     settings = MapSettings(dsn, host, token, title, basemap, connections=connections, timeout_s=timeout_s)
     serve(settings, listener, json_log=json_log)
+
+
+def _address(host: str, port: int, query: str) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/{query}"

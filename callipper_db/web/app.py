@@ -21,6 +21,7 @@ from callipper_db.errors import CallipperError
 from callipper_db.web import answers, failures, tiles
 from callipper_db.web.access import Access
 from callipper_db.web.database import MapDatabase
+from callipper_db.web.head import Head
 from callipper_db.web.metrics import Measured, Metrics
 from callipper_db.web.queries import Vectors
 from callipper_db.web.replies import Replies
@@ -52,6 +53,7 @@ def create_app(settings: MapSettings) -> FastAPI:
         lifespan=lifespan,
         middleware=[
             Middleware(Measured, metrics=metrics),
+            Middleware(Head),
             Middleware(Access, settings=settings),
             Middleware(GZipMiddleware, minimum_size=800, compresslevel=5),
         ],

@@ -22,6 +22,20 @@ def listen(host: str, port: int) -> socket.socket:
         raise PortTaken(host=host, port=port, reason=error.strerror or str(error)) from error
 
 
+def own_address(host: str) -> str | None:
+    """The address of this machine by which others reach a map that listens on all addresses; None if it has none.
+
+    No packet is sent: the system only says from which address it would send one.
+    """
+    family, other = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
 def serve(settings: MapSettings, listener: socket.socket, *, json_log: bool = False) -> None:
     """Answer until a signal ends it. json_log: a line of JSON on stderr for each request."""
     config = uvicorn.Config(

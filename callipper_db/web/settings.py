@@ -27,3 +27,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_every_address(host: str) -> bool:
+    """Whether a server that listens on it is reached by any address of this machine, as with 0.0.0.0."""
+    try:
+        return ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return not host

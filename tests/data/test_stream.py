@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -433,15 +434,25 @@ def test_areas_of_use_are_of_crs_that_postgis_has_in_metres(reading: db.Connecti
         (999999, "PostGIS does not know EPSG:999999"),
         (99999999999, "PostGIS does not know EPSG:99999999999"),
         (0, "PostGIS does not know EPSG:0"),
-        (4326, "EPSG:4326 is not projected in metres"),
-        (4978, "EPSG:4978 is not projected in metres"),  # geocentric
-        (2263, "EPSG:2263 is not projected in metres"),  # feet
+        (4326, "EPSG:4326 is not projected in metres: its coordinates are angles. Name a CRS in metres"),
+        (4978, "EPSG:4978 is not projected in metres: it is not the CRS of a plane"),  # geocentric
+        (
+            2263,
+            "EPSG:2263 is not projected in metres: its unit is US survey foot. Name a CRS in metres for these POIs (--srid",
+        ),
     ],
 )
 def test_a_bad_srid_is_refused(reading: db.Connection, srid: int, reason: str) -> None:
     with pytest.raises(BadExtent) as caught:
         read_samples(reading, Source(values((1, 5, 52, "x")), srid=srid))
     assert reason in str(caught.value)
+
+
+def test_the_srid_that_a_refusal_names_is_taken(reading: db.Connection) -> None:
+    new_york = values((1, -74.0, 40.7, "x"), (2, -73.9, 40.8, "y"))
+    named = re.search(r"\(--srid (\d+)\)", refusal(reading, Source(new_york, srid=2263), BadExtent))
+    assert named is not None
+    assert read_samples(reading, Source(new_york, srid=int(named[1]))).samples.srid == 32618
 
 
 def test_a_srid_that_does_not_reach_the_places_is_refused(reading: db.Connection) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -31,7 +33,8 @@ from callipper_db.errors import MapBusy
 from callipper_db.web.app import STATIC, create_app
 from callipper_db.web.database import MapDatabase
 from callipper_db.web.questions import CellQuestion
-from callipper_db.web.settings import MapSettings, is_loopback
+from callipper_db.web.serve import listen, own_address
+from callipper_db.web.settings import MapSettings, is_every_address, is_loopback
 from callipper_db.web.sql_shown import of_layer
 from handmade import write_model
 from mvt import features
@@ -393,10 +396,58 @@ def test_another_sites_name_for_this_machine_is_refused(client: TestClient) -> N
 
 
 @pytest.mark.parametrize(
+    "path", ["/", "/healthz", "/api/city", "/api/search?q=cafe", "/static/js/main.js", "/openapi.json"]
+)
+def test_head_has_the_headers_of_get(client: TestClient, path: str) -> None:
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content, len(get.content) > 0) == (200, b"", True)
+    same = [{name: value for name, value in answer.headers.items() if name != "date"} for answer in (head, get)]
+    assert same[0] == same[1] and int(same[0]["content-length"]) > 0
+
+
+def test_head_is_counted_under_its_route(client: TestClient) -> None:
+    line = 'callipper_map_requests_total{route="/api/examples",status="200"}'
+
+    def count() -> float:
+        found = [row for row in client.get("/metrics").text.splitlines() if row.startswith(line)]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    before = count()
+    client.head("/api/examples")
+    assert count() == before + 1
+
+
+def test_head_of_what_is_not_there(client: TestClient) -> None:
+    assert client.head("/api/nothing").status_code == client.get("/api/nothing").status_code == 404
+    assert client.head("/api/search").status_code == client.get("/api/search").status_code == 400
+    assert client.post("/api/search").status_code == 405
+
+
+@pytest.mark.parametrize(
     ("host", "alone"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("db", False)]
 )
 def test_loopback(host: str, alone: bool) -> None:
     assert is_loopback(host) is alone
+
+
+@pytest.mark.parametrize(
+    ("host", "every"),
+    [("0.0.0.0", True), ("::", True), ("[::]", True), ("", True), ("127.0.0.1", False), ("db", False)],
+)
+def test_every_address(host: str, every: bool) -> None:
+    assert is_every_address(host) is every
+
+
+def test_a_map_on_all_addresses_is_reached_by_its_own() -> None:
+    """What is printed is an address of this machine, at which a socket on 0.0.0.0 answers."""
+    own = own_address("0.0.0.0")
+    if own is None:
+        pytest.skip("this machine has no network")
+    assert not ip_address(own).is_unspecified and not ip_address(own).is_loopback
+    with listen("0.0.0.0", 0) as listener, socket.create_connection((own, listener.getsockname()[1]), timeout=10):
+        accepted, (other, _) = listener.accept()
+        accepted.close()
+    assert other == own
 
 
 def test_the_page_loads_from_this_server_alone(client: TestClient) -> None:

@@ -121,8 +121,12 @@ def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
     row = connection.execute(query, [srid]).fetchone()
     if row is None or not row[1]:
         raise BadExtent(reason=f"PostGIS does not know EPSG:{srid}. Leave --srid away to use the UTM zone.")
-    if not str(row[1]).startswith("PROJCS") or "+units=m" not in str(row[0]).split():
-        raise BadExtent(reason=f"EPSG:{srid} is not projected in metres. Leave --srid away to use the UTM zone.")
+    if (unit := _other_unit(*map(str, row))) is not None:
+        here = choose_crs(connection).srid
+        raise BadExtent(
+            reason=f"EPSG:{srid} is not projected in metres: {unit}. Name a CRS in metres for these POIs (--srid {here}), or"
+            " leave --srid away. The CRS that the POIs were loaded in does not matter."
+        )
     if force:
         return Crs(srid, 0.0)
     crs = Crs(srid, _distortion(connection, srid))
@@ -137,6 +141,16 @@ def check_crs(connection: Connection, srid: int, force: bool) -> Crs:
             reason=f"EPSG:{srid} {what}. Leave --srid away for EPSG:{better.srid}, or keep it with --force-srid."
         )
     return crs
+
+
+def _other_unit(proj4text: str, srtext: str) -> str | None:
+    """What the coordinates of a CRS are, if they are not metres on a plane."""
+    if not srtext.startswith("PROJCS"):
+        return "its coordinates are angles" if srtext.startswith("GEOGCS") else "it is not the CRS of a plane"
+    if "+units=m" in proj4text.split():
+        return None
+    units = re.findall(r'UNIT\["([^"]+)"', srtext)  # the last one is that of the plane
+    return f"its unit is {units[-1]}" if units else "its unit is another"
 
 
 def _is_in_use(connection: Connection, srid: int, proj4text: str) -> bool:
