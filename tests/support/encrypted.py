@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from psycopg.conninfo import make_conninfo
 
 from callipper_db.server import EmbeddedServer
 from deployments import call, succeed
+from sessions import user_session
 
+PASSWORD = "of-the-superuser"
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
@@ -25,6 +28,7 @@ class EncryptedServer:
     port: int
     authority: Path
     stranger: Path  # another authority, which has signed nothing
+    data: Path
 
     def parts(self, authority: Path | None = None, sslmode: str = "verify-full") -> dict[str, str]:
         """The parameters of a connection, by their names in libpq."""
@@ -59,28 +63,36 @@ def make_certificate(folder: Path, authority: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def encrypted(home: Path, pg_bin: Path) -> Iterator[EncryptedServer]:
-    """The cluster of an embedded server, started so that it listens on a port and refuses what is not encrypted."""
+def encrypted(
+    home: Path, pg_bin: Path, auth: str = "trust", settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[EncryptedServer]:
+    """The cluster of an embedded server, started so that it listens on a port and refuses what is not encrypted.
+
+    auth: the way to authenticate; with scram-sha-256 the superuser's password is PASSWORD.
+    """
     server = EmbeddedServer(home / "home", pg_bin=pg_bin, durable=False, root_area=home / "area")
     server.start()
+    with user_session(server.administrator_dsn()) as connection:
+        connection.execute(f"ALTER ROLE postgres PASSWORD '{PASSWORD}'".encode())
     server.stop()
     authority, stranger = make_authority(home, "authority"), make_authority(home, "stranger")
     certificate, key = make_certificate(home, authority)
     data = server.data_dir
-    (home / "hba").write_text("hostssl all all localhost trust\n")
-    for path in (certificate, key, home / "hba"):
-        shutil.move(path, data / f"tls_{path.name}")
-        os.chown(data / f"tls_{path.name}", data.stat().st_uid, data.stat().st_gid)
-        (data / f"tls_{path.name}").chmod(0o600)
+    (home / "pg_hba.conf").write_text(f"hostssl all,replication all localhost {auth}\n")
+    for path in (certificate, key, home / "pg_hba.conf"):
+        shutil.move(path, data / path.name)
+        os.chown(data / path.name, data.stat().st_uid, data.stat().st_gid)
+        (data / path.name).chmod(0o600)
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    settings = {"listen_addresses": "localhost", "port": port, "unix_socket_directories": "", "ssl": "on"}
-    settings |= {"ssl_cert_file": "tls_server.crt", "ssl_key_file": "tls_server.key", "hba_file": data / "tls_hba"}
-    options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
+    ours = {"listen_addresses": "localhost", "port": str(port), "unix_socket_directories": "", "ssl": "on"}
+    ours |= {"ssl_cert_file": certificate.name, "ssl_key_file": key.name, **settings}
+    with (data / "postgresql.conf").open("a") as file:
+        file.writelines(f"{name} = '{value}'\n" for name, value in ours.items())
     user = data.stat().st_uid if os.geteuid() == 0 else None
     control = (pg_bin / "pg_ctl", "-D", data, "-w", "-l", data / "tls.log")
-    succeed(*control, "-o", options, "start", user=user)
+    succeed(*control, "start", user=user)
     try:
-        yield EncryptedServer(port, authority, stranger)
+        yield EncryptedServer(port, authority, stranger, data)
     finally:
         call(*control, "-m", "immediate", "stop", user=user)
