@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from callipper_db import schema
-from callipper_db.errors import ManagedByExtension
+from callipper_db.errors import DatabaseFailed, ManagedByExtension
 from callipper_db.extension import REGISTER, tables, write_extension
 from callipper_db.versions import RELEASES
 from catalogue import GOLDEN, catalogue
@@ -95,6 +95,46 @@ def test_an_update_gives_the_same_catalogue(bare_database: str, open_folder: Pat
             connection.execute("ALTER EXTENSION callipper UPDATE")
         schema.ensure_current(bare_database)
         golden(bare_database)
+        there_is_no_way_back = f'no update path from version "{schema.version()}" to version "0.0.9"'
+        with pytest.raises(DatabaseFailed, match=there_is_no_way_back), user_session(bare_database) as connection:
+            connection.execute("ALTER EXTENSION callipper UPDATE TO '0.0.9'")
+
+
+@pytest.mark.parametrize("route", ["init", "extension"])
+def test_a_drop_takes_nothing_of_the_users(
+    bare_database: str, empty_database: str, open_folder: Path, route: str
+) -> None:
+    """Their own table and embeddings stay; what they made of ours is named, and is kept by a dump from before."""
+    drop = "DROP EXTENSION callipper" if route == "extension" else "DROP SCHEMA callipper, callipper_map"
+    with ExitStack() as stack:
+        if route == "extension":
+            stack.enter_context(installed(bare_database, open_folder))
+            with user_session(bare_database) as connection:
+                connection.execute(CREATE)
+        else:
+            schema.init(bare_database)
+        with user_session(bare_database) as connection:
+            write_model(connection, ORIGIN[None] + 5)
+            connection.execute(
+                "CREATE SCHEMA ours; CREATE TABLE ours.shop AS SELECT cell_id, geom, emb FROM callipper.cells"
+            )
+            connection.execute("CREATE VIEW ours.best AS SELECT cell_id, emb FROM callipper.cells")
+            kept = connection.execute("SELECT * FROM ours.shop ORDER BY cell_id").fetchall()
+        before = rows(bare_database)
+        dump = open_folder / "before.dump"
+        succeed(binaries(bare_database) / "pg_dump", "-Fc", "--no-comments", "-f", dump, bare_database)
+        with pytest.raises(DatabaseFailed, match="cannot drop"), user_session(bare_database) as connection:
+            connection.execute(drop.encode())
+        with user_session(bare_database) as connection:
+            connection.execute("DROP VIEW ours.best")
+            connection.execute(f"{drop} CASCADE".encode())
+            assert connection.execute("SELECT * FROM ours.shop ORDER BY cell_id").fetchall() == kept
+        schema.init(bare_database)  # and it can be had again
+        golden(bare_database)
+        call(binaries(bare_database) / "pg_restore", "-d", empty_database, dump)
+        assert rows(empty_database) == before
+        with user_session(empty_database) as connection:
+            assert connection.execute("SELECT count(*) FROM ours.best").fetchone() == (len(kept),)
 
 
 def test_every_release_gets_an_update_script() -> None:
