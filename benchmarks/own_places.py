@@ -7,26 +7,22 @@ are next to the wall clock, because other programs of the machine slow down only
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.city import City
 from benchmarks.loc_embed import publish_untrained
-from benchmarks.sessions import user_session
+from benchmarks.sessions import process_cpu_s, server_cpu_s, user_session
 from callipper_db import db
 from callipper_db.city import City as Client
 from callipper_db.own_table import embed_table
 from callipper_db.progress import Silent
-from callipper_db.server import EmbeddedServer
 
 ROWS = 100_000
 FEW = 300  # rows of the baseline
 ROUNDS = 15
-TICKS = os.sysconf("SC_CLK_TCK")
 BARS = {"embed_rows_per_s": 10_000, "read_cells_per_s": 100_000, "more_like_these_ms": 200}
 EXAMPLES = (
     "SELECT count(*) FROM callipper.search_by_examples(like_places => (SELECT array_agg(geom) FROM public.shop WHERE id BETWEEN"
@@ -46,9 +42,9 @@ def run(city: City) -> dict[str, Any]:
             [ROWS],
         )
         connection.execute("ALTER TABLE public.shop ADD PRIMARY KEY (id)")
-    started, cpu = time.perf_counter(), _cpu_s(city.server)
+    started, cpu = time.perf_counter(), server_cpu_s(city.server)
     embed_table(city.dsn, "public.shop", "emb", Silent())
-    embedded, embed_cpu_s = ROWS / (time.perf_counter() - started), _cpu_s(city.server) - cpu
+    embedded, embed_cpu_s = ROWS / (time.perf_counter() - started), server_cpu_s(city.server) - cpu
     with user_session(city.dsn) as connection:
         started = time.perf_counter()
         connection.execute("UPDATE public.shop SET emb = callipper.loc_embed(geom) WHERE id <= %s", [FEW])
@@ -56,9 +52,9 @@ def run(city: City) -> dict[str, Any]:
         connection.rollback()
         like_s, like_cpu_s = _time_examples(connection)
     client = Client(city.dsn, torch=False)
-    started, cpu = time.perf_counter(), _cpu_s(city.server)
+    started, cpu = time.perf_counter(), server_cpu_s(city.server)
     frame, _ = client.cells()
-    read, read_cpu_s = len(frame) / (time.perf_counter() - started), _cpu_s(city.server) - cpu
+    read, read_cpu_s = len(frame) / (time.perf_counter() - started), server_cpu_s(city.server) - cpu
     with user_session(city.dsn) as connection:
         connection.execute("SELECT callipper.drop_model(%s, true)", [version])
         connection.execute("DROP TABLE public.shop")
@@ -84,22 +80,8 @@ def _time_examples(connection: db.Connection) -> tuple[float, float]:
     connection.execute(EXAMPLES.encode(), {"first": 1})  # the first reads the pages
     clock, cpu = [], []
     for number in range(1, ROUNDS + 1):
-        started, before = time.perf_counter(), _process_cpu_s(backend)
+        started, before = time.perf_counter(), process_cpu_s(backend)
         connection.execute(EXAMPLES.encode(), {"first": 10 * number})
         clock.append(time.perf_counter() - started)
-        cpu.append(_process_cpu_s(backend) - before)
+        cpu.append(process_cpu_s(backend) - before)
     return float(np.median(clock)), float(np.mean(cpu))
-
-
-def _cpu_s(server: EmbeddedServer) -> float:
-    """CPU seconds of this process and of all server sessions that have ended."""
-    postmaster = server.status().pid
-    assert postmaster is not None
-    return time.process_time() + _process_cpu_s(postmaster, ended_children=True)
-
-
-def _process_cpu_s(process: int, *, ended_children: bool = False) -> float:
-    """Of a process, user and system; of those that it has started and that have ended, if they are asked for (man 5 proc)."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    first = 13 if ended_children else 11
-    return sum(map(int, fields[first : first + 2])) / TICKS
