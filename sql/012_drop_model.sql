@@ -52,7 +52,7 @@ DECLARE
     usual constant text := current_setting('lock_timeout');
     leftovers constant text[] := ARRAY(
         SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'callipper'::regnamespace
-            AND c.relkind = 'r' AND c.relispartition AND c.relname ~ '^dropped_[a-z_]+_v[0-9]+$' ORDER BY c.relname
+            AND c.relkind IN ('r', 'p') AND c.relispartition AND c.relname ~ '^dropped_[a-z_]+_v[0-9]+$' ORDER BY c.relname
     );
     leftover text;
 BEGIN
