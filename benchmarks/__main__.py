@@ -37,8 +37,10 @@ NAMES = (
     "few_shot",
     "languages",
     "city_languages",
+    "spark",
+    "scale",
 )
-WITH_OPTIONS = ("quality", "other_city", "answers", "few_shot", "languages", "city_languages")
+WITH_OPTIONS = ("quality", "other_city", "answers", "few_shot", "languages", "city_languages", "spark", "scale")
 
 
 def main(arguments: list[str]) -> int:

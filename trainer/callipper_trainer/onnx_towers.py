@@ -8,6 +8,7 @@ Shapes: B rows, L lattices, M cells of all lattices, Q cells per row, S squares,
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -21,7 +22,7 @@ from torch.nn import functional
 
 from callipper_db import db
 from callipper_db.arrays import Array
-from callipper_db.export import ExportSummary
+from callipper_db.export import ExportSummary, crs_text
 from callipper_db.progress import Reporter
 from callipper_db.tables import PEAK_DIMENSIONS
 from callipper_trainer.context import CORNERS, Pyramid
@@ -47,19 +48,47 @@ def export_onnx(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
     reporter.stage("reading weights")
     with db.session(dsn, autocommit=True) as connection:
         loaded = load_model(connection)
+        about = _about(connection, loaded)
     places, texts = (path.with_name(f"{path.stem}.{tower}.onnx") for tower in ("places", "texts"))
     reporter.stage("writing towers", 2)
     origin = torch.from_numpy(loaded.trained.origin)
     # Two rows, because torch takes the size of a batch of one for a constant.
-    _write(PlaceTower(loaded.trained), "metres", torch.stack([origin, origin + 1]), places, loaded)
+    _write(PlaceTower(loaded.trained), "metres", torch.stack([origin, origin + 1]), places, about)
     reporter.advance(1)
     text_dim = loaded.trained.model.text_projection.in_features
-    _write(TextTower(loaded.trained), "vectors", torch.ones(2, text_dim), texts, loaded)
+    _write(TextTower(loaded.trained), "vectors", torch.ones(2, text_dim), texts, about)
     reporter.advance(1)
     return ExportSummary(f"{places} and {texts}", loaded.version, 2, round(time.monotonic() - began, 2))
 
 
-def _write(tower: nn.Module, name: str, example: Tensor, path: Path, loaded: LoadedModel) -> None:
+def _about(connection: db.Connection, loaded: LoadedModel) -> dict[str, str]:
+    """The metadata of both files. known_places: longitude, latitude, easting and northing of some places inside the extent.
+
+    With them, a program that projects by itself can check its metres.
+    """
+    encoder, revision = loaded.text_encoder
+    west, south, east, north = loaded.extent
+    known = connection.execute(
+        connection.named(
+            "SELECT ST_X(p), ST_Y(p), ST_X(m), ST_Y(m) FROM unnest(ARRAY[0.25, 0.5, 0.75]::float8[]) x,"
+            " unnest(ARRAY[0.25, 0.5, 0.75]::float8[]) y,"
+            " LATERAL (SELECT ST_SetSRID(ST_MakePoint(%(west)s::float8 + x * %(wide)s::float8,"
+            " %(south)s::float8 + y * %(high)s::float8), 4326) AS p) AS place,"
+            " LATERAL (SELECT ST_Transform(p, %(srid)s::int4) AS m) AS projected"
+        ),
+        {"west": west, "wide": east - west, "south": south, "high": north - south, "srid": loaded.srid},
+    ).fetchall()
+    return {
+        "callipper_db.version": str(loaded.version),
+        "callipper_db.srid": str(loaded.srid),
+        "callipper_db.crs": crs_text(connection, loaded.srid),
+        "callipper_db.extent": json.dumps(loaded.extent),
+        "callipper_db.known_places": json.dumps(known),
+        "callipper_db.text_encoder": f"{encoder} {revision}",
+    }
+
+
+def _write(tower: nn.Module, name: str, example: Tensor, path: Path, about: dict[str, str]) -> None:
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns that torchvision is missing
@@ -79,14 +108,7 @@ def _write(tower: nn.Module, name: str, example: Tensor, path: Path, loaded: Loa
     finally:
         log.setLevel(level)
     assert program is not None
-    encoder, revision = loaded.text_encoder
-    program.model.metadata_props.update(
-        {
-            "callipper_db.version": str(loaded.version),
-            "callipper_db.srid": str(loaded.srid),
-            "callipper_db.text_encoder": f"{encoder} {revision}",
-        }
-    )
+    program.model.metadata_props.update(about)
     program.save(path)
 
 
@@ -253,6 +275,7 @@ class TextTower(nn.Module):
 
     phrases: Tensor
     phrase: Tensor
+    counts: Tensor
     direction: Tensor
     foretold: Tensor
 
@@ -265,11 +288,12 @@ class TextTower(nn.Module):
         self.rule = peaks.rule
         starts = np.flatnonzero(np.diff(peaks.phrase_kind, prepend=-1))
         ends = np.append(starts[1:], len(peaks.phrase_kind))
-        # The phrases of each kind, the last one again where a kind has fewer than others.
-        phrase = np.minimum(np.arange((ends - starts).max()) + starts[:, None], ends[:, None] - 1)
+        # The phrases of each kind. Rows are filled up with a phrase that does not count.
+        phrase = np.arange((ends - starts).max()) + starts[:, None]
         for name, values in {
             "phrases": peaks.phrases,
-            "phrase": phrase,
+            "phrase": np.minimum(phrase, ends[:, None] - 1),
+            "counts": phrase < ends[:, None],
             "direction": peaks.code[peaks.phrase_kind[starts]],
             "foretold": peaks.foretold,
         }.items():
@@ -281,11 +305,15 @@ class TextTower(nn.Module):
         if (rule := self.rule) is None:
             return functional.pad(second, (PEAK_DIMENSIONS, 0))
         likeness = (functional.normalize(vectors, dim=1) @ self.phrases.T).double()
-        likeness = likeness[:, self.phrase].amax(dim=2)
+        asks = likeness.amax(dim=1, keepdim=True) >= rule.floor
+        likeness = likeness[:, self.phrase]  # (V, K, phrases of a kind)
+        if rule.softness is None:
+            likeness = likeness.amax(dim=2)
+        else:
+            likeness = (torch.exp(rule.softness * likeness) * self.counts).sum(dim=2).log() / rule.softness
         nearest = likeness.amax(dim=1, keepdim=True)
         weight = (rule.sharpness * (likeness - nearest)).exp()
-        asked = (likeness >= nearest - rule.width) & (nearest >= rule.floor)
+        asked = (likeness >= nearest - rule.width) & asks
         first = functional.normalize(torch.where(asked, weight, 0).float() @ self.direction, dim=1)
-        asks = nearest >= rule.floor
         joined = torch.where(asks, rule.text_context * second - rule.summary * (first @ self.foretold), second)
         return functional.normalize(torch.cat([first, joined], dim=1), dim=1)
