@@ -21,7 +21,7 @@ def kinds_of_brand(name: str, category: str) -> list[Kind]:
     A category as open as "shop" may be anything that is called so, one such as "restaurant" only a place to eat. A category
     that is one of the brand's kinds lets it have the others too: a fast food restaurant "KFC" is a chicken shop.
     """
-    is_open, may_be = _possible(category)
+    is_open, may_be = possible_kinds(category)
     if not may_be:
         return []
     kinds = _brand(name)
@@ -31,7 +31,7 @@ def kinds_of_brand(name: str, category: str) -> list[Kind]:
 
 
 @cache
-def _possible(category: str) -> tuple[bool, frozenset[str]]:
+def possible_kinds(category: str) -> tuple[bool, frozenset[str]]:
     """Whether a category leaves open what a POI is, and the names of the kinds that a brand must have, or have one of."""
     thesaurus, read = place_words.load_thesaurus(), place_words.reading(category)
     if not category or read in thesaurus.open_shops:

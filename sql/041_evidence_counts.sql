@@ -8,6 +8,29 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION callipper._evidence_reach_m() IS 'metres around a place within which POIs are evidence for an answer';
 
+-- How far describe() looks from a place: 250 m, and in a park or on a heath, where fewer than five POIs are so near, twice or four
+-- times as far. here is in the version's own CRS.
+CREATE OR REPLACE FUNCTION callipper._describe_reach_m(version integer, here @extschema:postgis@.geometry) RETURNS float8
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    least_pois constant integer := 5;
+    near constant float8 := callipper._evidence_reach_m();
+    fifth float8;
+BEGIN
+    EXECUTE format($query$
+        SELECT d.m FROM (
+            SELECT point(p.easting, p.northing) <-> point(@extschema:postgis@.ST_X($1), @extschema:postgis@.ST_Y($1)) AS m
+            FROM callipper.%I p
+            WHERE p.basis = 0 AND p.i BETWEEN $2 - $4 AND $2 + $4 AND p.j BETWEEN $3 - $4 AND $3 + $4
+        ) d ORDER BY d.m OFFSET $5 - 1 LIMIT 1
+    $query$, 'point_kind_v' || version) INTO fifth USING here, floor(@extschema:postgis@.ST_X(here) / 100)::integer,
+        floor(@extschema:postgis@.ST_Y(here) / 100)::integer, ceil(2 * near / 100)::integer, least_pois;
+    RETURN CASE WHEN fifth <= near THEN near WHEN fifth <= 2 * near THEN 2 * near ELSE 4 * near END;
+END
+$$;
+COMMENT ON FUNCTION callipper._describe_reach_m(integer, @extschema:postgis@.geometry) IS
+    'metres around a place within which describe() counts POIs: 250, or 500 or 1,000 where fewer than five are nearer';
+
 -- The squares of 100 m within 250 m of the middle of one, each with the share of its area that is within.
 CREATE OR REPLACE FUNCTION callipper._squares_around() RETURNS TABLE (i integer, j integer, share float8)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 37 SET search_path = pg_catalog, pg_temp AS $$

@@ -86,7 +86,8 @@ $$;
 COMMENT ON FUNCTION callipper.search(text, bigint, @extschema:postgis@.geometry, integer) IS
     'The k grid cells that fit a text best, best first: SELECT * FROM search(''quiet park'', 10,'
     ' ST_MakeEnvelope(7.41, 43.72, 7.43, 43.74, 4326)). First come the cells around which POIs stand that the text asks for:'
-    ' relevant is their number within 250 m, lift their share there over their share in the city, because names up to three.'
+    ' relevant is their number within 250 m, lift their share there over their share in the city, because names up to three. Where'
+    ' the text can be read in several ways, each has its turn. Without a lift, the POIs are only faintly like the text.'
     ' Then come the cells nearest to the text by their embedding, without these. similarity is the cosine, from -1 to 1.'
     ' percentile says how many percent of the city''s cells are less similar, by a random sample of up to 1,000 of them. With'
     ' within, a geometry of any kind and SRID, only cells that intersect it count. NULL is the whole city.';

@@ -1,7 +1,7 @@
 -- What is it like here? The kinds of places that are there, and stand out from the rest of the city. What nobody can see there
 -- is not said.
 
--- The kinds of which POIs stand within 250 m of a place, or in an area. Where the data have a category for a kind, its POIs alone
+-- The kinds of which POIs stand within reach of a place, or in an area. Where the data have a category for a kind, its POIs alone
 -- count. Else names do: fully if a name says so, by half if it is like the kind's, and by half each name of bus stops and such,
 -- which are called after what is near. What is like a landmark is none: a bar may be called Zoo.
 CREATE OR REPLACE FUNCTION callipper._kinds_here(version integer, place @extschema:postgis@.geometry)
@@ -9,7 +9,7 @@ RETURNS TABLE (kind_id integer, pois integer, evidence float8, all_pois float8, 
 LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED ROWS 20 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     is_area constant boolean := @extschema:postgis@.ST_Dimension(place) = 2;
-    reach_m constant float8 := CASE WHEN is_area THEN 0 ELSE callipper._evidence_reach_m() END;
+    reach_m float8 := 0;
     srid constant integer := (SELECT m.srid FROM callipper.model m WHERE m.version = _kinds_here.version);
     city constant @extschema:postgis@.geometry
         := (SELECT @extschema:postgis@.ST_Expand(m.extent, float8 '1') FROM callipper.model m WHERE m.version = _kinds_here.version);
@@ -21,6 +21,9 @@ BEGIN
         here := @extschema:postgis@.ST_ClipByBox2D(here, city::@extschema:postgis@.box2d);
     END IF;
     here := @extschema:postgis@.ST_Transform(here, srid);
+    IF NOT is_area THEN
+        reach_m := callipper._describe_reach_m(version, here);
+    END IF;
     box := @extschema:postgis@.ST_Expand(@extschema:postgis@.ST_Envelope(here), reach_m + 1);
     RETURN QUERY EXECUTE format($query$
         WITH near AS MATERIALIZED (
@@ -55,7 +58,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION callipper._kinds_here(integer, @extschema:postgis@.geometry) IS
-    'kinds of POIs within 250 m of a place or in an area: how many there are, what they weigh, all POIs there, and the three nearest';
+    'kinds of POIs near a place or in an area: how many there are, what they weigh, all POIs there, and the three nearest';
 
 -- The kinds that stand out. The first is the one whose number is the least likely by chance, by the log-likelihood ratio of a
 -- Poisson count and the number that is usual among so many POIs, or rather by its root. Five more POIs in the city keep the
@@ -170,7 +173,7 @@ END
 $$;
 COMMENT ON FUNCTION callipper.describe(@extschema:postgis@.geometry, bigint, integer, text) IS
     'Up to k kinds of places that say what a place is like: SELECT * FROM describe(ST_SetSRID(ST_Point(7.4206, 43.7326), 4326)).'
-    ' They are kinds of which POIs stand within 250 m, at least twice as many as is usual in the city, or a station, a'
+    ' They are kinds of which POIs stand within 250 m (where fewer than five are so near, 500 m or 1 km), at least twice as many as is usual in the city, or a station, a'
     ' stadium and the like that few places have near; first the one that is the least due to chance, each next one by what it adds. pois is their number, lift their share there over their share in the'
     ' city, because names up to three. A kind without a category of its own is found by the names of POIs, and of bus stops, which'
     ' are named after what is near. similarity and percentile are those of search(), for the name of the kind. Of a polygon, what'

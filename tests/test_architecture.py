@@ -25,6 +25,7 @@ DATABASE_FLOORS = (
         "disk",
         "layers",
         "models",
+        "name_words",
         "other_degrees",
         "outliers",
         "partitions",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +18,11 @@ from psycopg import sql
 from callipper_db import db
 from callipper_db.arrays import Array
 from conftest import _database
-from evidence import KINDS, QUESTIONS, REACH_M, SIDE_M, UNSAID, Evidence, Reason, write_town
+from evidence import FARTHER_M, FEW, KINDS, QUESTIONS, REACH_M, SIDE_M, UNSAID, Candidate, Evidence, write_town
 from handmade import ORIGIN, SRID, Model
 from sessions import rolled_back, user_session
 
+TURNS = 50  # answers that come in turn; the others follow by their scores
 TIE = 1e-5  # scores closer than this, relatively, are the same: densities are float32
 SIZES = {"squares": 100.0, "large cells": 330.0}
 UNHEARD = "waste basket"  # its embedding is known, not its vector
@@ -39,10 +42,11 @@ class Town:
     questions: dict[str, Array]
     cell_of: dict[tuple[int, int], int]  # (i, j) -> cell_id
 
-    def reasons(self, text: str) -> dict[int, Reason]:
-        """By cell_id."""
-        found = self.evidence.reasons(self.questions[text], text, self.size_m)
-        return {self.cell_of[cell]: reason for cell, reason in found.items()}
+    def candidates(self, text: str, k: int | None) -> dict[int, Candidate]:
+        """By cell_id; those that are tried for k answers, or all."""
+        tried = math.ceil((3 * k + 20) * max(1, self.size_m / 100) ** 2) if k else 0
+        found = self.evidence.candidates(self.questions[text], text, self.size_m, (tried, k) if k else None)
+        return {self.cell_of[cell]: candidate for cell, candidate in found.items()}
 
     def similarity(self, text: str) -> dict[int, float]:
         """By cell_id."""
@@ -85,22 +89,47 @@ def check(rows: list[Any], town: Town, text: str, k: int, inside: set[int] | Non
     """First the k best cells with evidence and what there is to say of them, then the nearest of the others."""
     similarity = town.similarity(text)
     counts = set(similarity) if inside is None else inside
-    reasons = {cell: reason for cell, reason in town.reasons(text).items() if cell in counts} if text != UNHEARD else {}
+    found = town.candidates(text, None if inside is not None else k) if text != UNHEARD else {}
+    found = {cell: candidate for cell, candidate in found.items() if cell in counts}
     ids = [row[0] for row in rows]
     assert len(ids) == min(k, len(counts)) == len(set(ids)) and set(ids) <= counts
     np.testing.assert_allclose([row[1] for row in rows], [similarity[cell] for cell in ids], atol=1e-6)
-    split = min(k, len(reasons))
-    scores = [reasons[cell].score for cell in ids[:split]]
-    best = sorted((reason.score for reason in reasons.values()), reverse=True)[:split]
-    np.testing.assert_allclose(scores, best, rtol=TIE)
+    split = min(k, len(found))
+    assert set(ids[:split]) <= set(found)
+    weights = town.evidence.weights(town.questions[text], text) if found else {}
     for cell, _, percentile, relevant, lift, because in rows[:split]:
-        reason = reasons[cell]
+        reason = town.evidence.reason(found[cell], weights)
         assert relevant == reason.relevant and (because or "") in reason.because
-        assert lift == pytest.approx(reason.lift, rel=TIE)
+        assert lift == (None if reason.lift is None else pytest.approx(reason.lift, rel=TIE))
         assert 0 <= percentile <= 100
+    if found:
+        check_turns(ids[:split], found, town.evidence.kept(town.questions[text]))
     assert all(row[3:] == (None, None, None) for row in rows[split:])
     rest = sorted((similarity[cell] for cell in counts - set(ids[:split])), reverse=True)[: len(ids) - split]
     np.testing.assert_allclose([row[1] for row in rows[split:]], rest, atol=1e-6)
+
+
+def check_turns(ids: list[int], found: dict[int, Candidate], kept: float) -> None:
+    """Each of the first fifty is the best of what was left, where readings and places that had a turn count less."""
+    left, weight = dict(found), defaultdict[int, float](lambda: 1.0)
+    taken: list[Array] = []
+    for cell in ids[:TURNS]:
+        value = {
+            other: sum(part * weight[reading] for reading, part in candidate.parts.items())
+            for other, candidate in left.items()
+        }
+        worth = {
+            other: value[other] * 0.8 ** sum(np.linalg.norm(candidate.middle - place) <= REACH_M for place in taken)
+            for other, candidate in left.items()
+        }
+        assert worth[cell] >= max(worth.values()) * (1 - TIE)
+        chosen = left.pop(cell)
+        taken.append(chosen.middle)
+        for reading, part in chosen.parts.items():
+            weight[reading] *= kept ** (part * weight[reading] / value[cell])
+    scores = [found[cell].score for cell in ids[TURNS:]]
+    best = sorted((candidate.score for candidate in left.values()), reverse=True)[: len(scores)]
+    np.testing.assert_allclose(scores, best, rtol=TIE)
 
 
 def test_the_town_asks_what_the_rules_tell_apart(town: Town) -> None:
@@ -110,7 +139,10 @@ def test_the_town_asks_what_the_rules_tell_apart(town: Town) -> None:
     assert any(0.1 < weight < 0.9 for kinds in asked.values() for weight in kinds.values())
     assert len(town.evidence.named("the old mill")) > 20 and any(town.evidence.basis)
     for text in QUESTIONS:
-        assert len(town.reasons(text)) > 10
+        assert len(town.candidates(text, None)) > 10
+    kept = {town.evidence.kept(town.questions[text]) for text in QUESTIONS}
+    assert min(kept) == 0.5 and max(kept) == 1
+    assert any(len(candidate.parts) > 2 for text in QUESTIONS for candidate in town.candidates(text, None).values())
 
 
 @pytest.mark.parametrize("k", [1, 10, 100, 100_000])
@@ -291,14 +323,15 @@ def point(place: Array) -> str:
 
 def near(town: Town, place: Array) -> list[int]:
     away = np.linalg.norm(town.evidence.metres - place, axis=1)
-    return np.flatnonzero(away <= REACH_M).tolist()
+    reaches = [reach for reach in (REACH_M, *FARTHER_M) if (away <= reach).sum() >= FEW]
+    return np.flatnonzero(away <= (reaches or FARTHER_M[-1:])[0]).tolist()
 
 
 @IN_ONE_TRANSACTION
 @given(place=PLACE, k=st.sampled_from([1, 2, 1000]))
 def test_kinds_that_stand_out_near_a_place(asking: db.Connection, town: Town, place: Array, k: int) -> None:
     away = np.linalg.norm(town.evidence.metres - place, axis=1)
-    if np.abs(away - REACH_M).min() > 1e-3:
+    if min(np.abs(away - reach).min() for reach in (REACH_M, *FARTHER_M)) > 1e-3:
         check_described(describe(asking, point(place), k), town, near(town, place), k)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +18,10 @@ from callipper_db.tables import DIMENSIONS
 from handmade import ORIGIN, Model, unit_vectors, write_model, write_partition, write_sample
 
 REACH_M = 250.0
+FARTHER_M = (500.0, 1000.0)  # where fewer than FEW POIs are near
+FEW = 5
 SQUARE_M = 100.0
+READINGS = 8  # of a question that are told apart
 QUESTIONS = ("pub", "park", "fresh fish", "school", "quiet street", "the old mill")
 KINDS = ("bakery", "bank", "cafe", "kiosk", "mill", "pub", "school", "shop", "waste basket")
 UNSAID = "waste basket"
@@ -32,10 +36,21 @@ SIDE_M = 3_000.0
 class Reason(NamedTuple):
     """What is said of a cell."""
 
-    score: float
     relevant: int
-    lift: float
+    lift: float | None
     because: set[str]  # two POIs of a square are equally far from their middle: either may come first
+
+
+class Candidate(NamedTuple):
+    """A square that answers a question."""
+
+    middle: Array  # (2,) of its relevant POIs, metres
+    pois: float  # around it
+    parts: dict[int, float]  # reading of the question -> its part of the score
+
+    @property
+    def score(self) -> float:
+        return sum(self.parts.values())
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,12 +121,35 @@ class Evidence:
 
     def asked(self, question: Array) -> dict[int, float]:
         """The kinds that a question (T,) asks for, and how near they are."""
-        there = {kind for number in range(len(self.point_id)) for kind in self.of(number)}
-        cosines = {kind: phrases @ question for kind, phrases in enumerate(self.phrases) if kind in there}
+        cosines = self._cosines(question)
         if not cosines or max(found.max() for found in cosines.values()) < 0.4:
             return {}
         likeness = {kind: float(np.log(np.exp(20 * found).sum()) / 20) for kind, found in cosines.items()}
         return {kind: near for kind, near in likeness.items() if near >= max(likeness.values()) - 0.08}
+
+    def _cosines(self, question: Array) -> dict[int, Array]:
+        """Of the kinds that are there: those of their phrases."""
+        there = {kind for number in range(len(self.point_id)) for kind in self.of(number)}
+        return {kind: phrases @ question for kind, phrases in enumerate(self.phrases) if kind in there}
+
+    def kept(self, question: Array) -> float:
+        """What a reading of a question (T,) keeps of its weight with each answer."""
+        nearest = max(float(found.max()) for found in self._cosines(question).values()) if self.asked(question) else 0
+        return float(np.clip(0.5 + 0.5 * (nearest - 0.8) / 0.19, 0.5, 1))
+
+    def reading(self, question: Array) -> Callable[[int], int]:
+        """The kind as which a POI counts for a question (T,)."""
+        asked = self.asked(question)
+
+        def of(number: int) -> int:
+            found = [
+                ((1.0 if kind == self.own[number] else np.exp(-1.0)) * np.exp(20 * asked[kind]), kind)
+                for kind in self.of(number)
+                if kind in asked
+            ]
+            return max(found)[1] if found else int(self.own[number])
+
+        return of
 
     def alike(self, question: Array) -> dict[int, float]:
         """The POIs whose own words are nearest to a question (T,), with their cosines."""
@@ -155,34 +193,72 @@ class Evidence:
             return "name"
         return "kind" if by_kind >= by_words else "words" if by_words >= 0.05 else None
 
-    def reasons(self, question: Array, words: str, size_m: float) -> dict[tuple[int, int], Reason]:
-        """What there is to say for each square cell (i, j) of a size, by its best square of 100 m."""
-        weight = self.weights(question, words)
-        square = {number: tuple(np.floor(place / SQUARE_M).astype(int)) for number, place in enumerate(self.metres)}
+    def candidates(
+        self, question: Array, words: str, size_m: float, pool: tuple[int, int] | None
+    ) -> dict[tuple[int, int], Candidate]:
+        """The square cells (i, j) of a size that answer a question, each by its best square of 100 m.
+
+        pool: how many squares are tried, the best as a whole and the best of each reading; None for all.
+        """
+        found = self._squares(question, words)
+        tried = found if pool is None else found[: pool[0]]
+        if pool is not None and self.kept(question) < 1:
+            for reading in range(READINGS + 1):
+                of_it = (candidate for candidate in found if reading in candidate.parts)
+                tried = [*tried, *sorted(of_it, key=lambda candidate: -candidate.parts[reading])[: pool[1]]]
+        result: dict[tuple[int, int], Candidate] = {}
+        for candidate in sorted(tried, key=lambda candidate: -candidate.score):
+            result.setdefault(tuple(np.floor(candidate.middle / size_m).astype(int).tolist()), candidate)
+        return result
+
+    def _squares(self, question: Array, words: str) -> list[Candidate]:
+        """Each square of 100 m with a relevant POI, best first."""
+        weight, reading_of = self.weights(question, words), self.reading(question)
         held: dict[Any, list[int]] = defaultdict(list)
-        for number in weight:
-            held[square[number]].append(number)
         count: dict[Any, int] = defaultdict(int)
-        for place in square.values():
-            count[place] += 1
-        around = shares_around()
-        result: dict[tuple[int, int], Reason] = {}
-        total = sum(value >= 0.3 for value in weight.values())
+        for number, place in enumerate(self.metres):
+            square = tuple(np.floor(place / SQUARE_M).astype(int).tolist())
+            count[square] += 1
+            if number in weight:
+                held[square].append(number)
+        group = self._groups(held, weight, reading_of)
+        around, found = shares_around(), []
         for (i, j), numbers in held.items():
-            near = [(i + east, j + north, share) for (east, north), share in around.items()]
-            found = sum(share * weight[number] for a, b, share in near for number in held.get((a, b), []))
-            pois = sum(share * count[a, b] for a, b, share in near)
+            near = [((i + east, j + north), share) for (east, north), share in around.items()]
+            pois = sum(share * count[square] for square, share in near)
+            parts: dict[int, float] = defaultdict(float)
+            for square, share in near:
+                for number in held.get(square, []):
+                    parts[group[reading_of(number)]] += share * weight[number] / (max(pois, 1) + 5) ** 0.6
             values = np.array([weight[number] for number in numbers])
             middle = (self.metres[numbers] * values[:, None]).sum(axis=0) / values.sum()
-            score = found / (max(pois, 1) + 5) ** 0.6
-            cell = tuple(np.floor(middle / size_m).astype(int).tolist())
-            if cell in result and result[cell].score >= score:
-                continue
-            away = {number: float(np.linalg.norm(self.metres[number] - middle)) for number in weight}
-            there = [number for number in weight if weight[number] >= 0.3 and away[number] <= REACH_M]
-            lift = len(there) / max(pois, len(there), 1) / (total / len(self.point_id)) if total else 0.0
-            result[cell] = Reason(score, len(there), lift, self._because(there, weight, away))
-        return result
+            found.append(Candidate(middle, pois, dict(parts)))
+        return sorted(found, key=lambda candidate: -candidate.score)
+
+    @staticmethod
+    def _groups(
+        held: dict[Any, list[int]], weight: dict[int, float], reading_of: Callable[[int], int]
+    ) -> dict[int, int]:
+        """Reading -> its place by its densest square; all beyond READINGS share one."""
+        together: dict[Any, float] = defaultdict(float)
+        for square, numbers in held.items():
+            for number in numbers:
+                together[reading_of(number), square] += weight[number]
+        densest: dict[int, float] = defaultdict(float)
+        for (reading, _), value in together.items():
+            densest[reading] = max(densest[reading], value)
+        order = sorted(densest, key=lambda reading: (-densest[reading], reading))
+        return {reading: min(place, READINGS) for place, reading in enumerate(order)}
+
+    def reason(self, candidate: Candidate, weight: dict[int, float]) -> Reason:
+        """What there is to say for a candidate, by the weights of POIs."""
+        away = {number: float(np.linalg.norm(self.metres[number] - candidate.middle)) for number in weight}
+        within = [number for number in weight if away[number] <= REACH_M]
+        strongest = max((round(weight[number], 3) for number in within), default=0.0)
+        there = [number for number in within if round(weight[number], 3) >= min(0.3, 0.5 * strongest)]
+        total = sum(value >= 0.3 for value in weight.values())
+        lift = len(there) / max(candidate.pois, len(there), 1) / (total / len(self.point_id)) if total else 0.0
+        return Reason(len(there), lift if strongest >= 0.3 else None, self._because(there, weight, away))
 
     def _because(self, there: list[int], weight: dict[int, float], away: dict[int, float]) -> set[str]:
         result = set()
@@ -371,6 +447,11 @@ def _write_kinds(connection: Connection, version: int, random: np.random.Generat
 
 def _write_questions(connection: Connection, version: int, seed: int) -> dict[str, Array]:
     vectors = unit_vectors(len(QUESTIONS), seed + 5000, 4)
+    known = connection.execute(
+        "SELECT vec::real[] FROM callipper.kind_phrase WHERE version = %s AND phrase = %s", [version, LANDMARK]
+    ).fetchone()
+    assert known is not None
+    vectors[QUESTIONS.index(LANDMARK)] = known[0]  # a question that is a phrase
     for text, vector in zip(QUESTIONS, vectors, strict=True):
         connection.execute(
             "INSERT INTO callipper.text_vector (text_encoder_id, text, vec)"

@@ -18,6 +18,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import write_rows
 from callipper_db.brands import kinds_of_brand
 from callipper_db.db import Connection
+from callipper_db.name_words import kinds_told
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.weight_rows import WeightRows
@@ -129,6 +130,7 @@ class Kinds:
                     fancy = len(place_words.look_up_key(name).split()) < 2  # a club that is called Fabric
                     found = dict.fromkeys(sorted(brand), Basis.HINT)
                     found |= {n: Basis.HINT if fancy or own[row, n] < CLOSE_TO_WORD else Basis.ALIKE for n in like}
+                    found |= {column[kind.name]: Basis.ALIKE for kind in kinds_told(name, category)}
                     found |= {n: Basis.SAID for n in sorted(in_words) if own[row, n] >= CLOSE_TO_WORD}
                 self.of_named_text[text] = [
                     (self.add_same(kinds[number].name), basis) for number, basis in found.items()

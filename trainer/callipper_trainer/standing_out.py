@@ -17,7 +17,9 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.db import Connection
 
-REACH_M = 250.0  # how far describe() looks, as callipper._evidence_reach_m()
+REACH_M = 250.0  # how far describe() looks, as callipper._evidence_reach_m(); ...
+FARTHER_M = (500.0, 1000.0)  # ... and where fewer than LEAST_POIS are so near, as callipper._describe_reach_m()
+LEAST_POIS = 5
 TWICE = 2.0  # a kind is said if its share is at least this many times its share in the city
 ONCE = 1.0  # the same of a prominent kind
 PROMINENCE = 1.5  # what the rarity of a prominent kind counts for, to one deviation of a kind's number
@@ -100,7 +102,7 @@ def _likeness(connection: Connection, version: int, rows: list[tuple[object, ...
 
 
 def kinds_around(pois: PoiKinds, metres: Array, most: int) -> tuple[list[str | None], Array]:
-    """(P, 2) places -> up to `most` kinds that stand out within 250 m of each, as one text, and (P,) POIs there.
+    """(P, 2) places -> up to `most` kinds that stand out near each, as one text, and (P,) POIs within 250 m.
 
     The most telling kind comes first; None where nothing stands out.
     """
@@ -111,8 +113,14 @@ def kinds_around(pois: PoiKinds, metres: Array, most: int) -> tuple[list[str | N
         here = cKDTree(metres[start : start + ROWS])
         pairs = here.sparse_distance_matrix(tree, REACH_M, output_type="ndarray")
         some, count = standing_out(pois, pairs["i"], pairs["j"], here.n, most)
-        texts += some
         counts[start : start + ROWS] = count
+        for reach in FARTHER_M:
+            lonely = np.flatnonzero(count < LEAST_POIS)
+            pairs = cKDTree(here.data[lonely]).sparse_distance_matrix(tree, reach, output_type="ndarray")
+            more, count[lonely] = standing_out(pois, pairs["i"], pairs["j"], len(lonely), most)
+            for row, text in zip(lonely.tolist(), more, strict=True):
+                some[row] = text
+        texts += some
     return texts, counts
 
 
