@@ -87,7 +87,8 @@ def nearest_cells(
     it count. `warn` gets warnings about the text, such as that the encoder knows none of its words. Raises NoActiveModel,
     TextUnknown, BadArea.
     """
-    return _for_text(dsn, SEARCH, text, k, within, warn)
+    with _asking(dsn) as connection:
+        return _for_text(connection, SEARCH, text, k, within, warn)
 
 
 def nearest_points(
@@ -99,7 +100,8 @@ def nearest_points(
     the POI's own words are near to the text, None where the embedding of its place fits. `within` and the errors are those of
     nearest_cells.
     """
-    return _for_text(dsn, POINTS, text, k, within, warn)
+    with _asking(dsn) as connection:
+        return _for_text(connection, POINTS, text, k, within, warn)
 
 
 def compare_answers(
@@ -108,15 +110,16 @@ def compare_answers(
     """What two versions answer to a text, active or not: `first` and `second`, up to k cells each, best first.
 
     Keys of a cell: similarity, percentile, lon, lat, relevant, lift, because, as nearest_cells has them, and `shared`: whether
-    the second version has a cell within 300 m of this one of the first. Raises NoActiveModel, UnknownModel, TextUnknown.
+    the second version has a cell within 300 m of this one of the first. Raises UnknownModel, TextUnknown.
     """
     for version in (first, second):
         if not 0 < version < 2**31:
             raise UnknownModel(version=version)
-    try:
-        rows = _for_text(dsn, COMPARED, text, k, None, warn, first=first, second=second)
-    except psycopg.errors.UndefinedObject as error:
-        raise UnknownModel(version=str(error.diag.message_primary).rpartition(" ")[2]) from error
+    with db.session(dsn) as connection:  # neither needs to be active
+        try:
+            rows = _for_text(connection, COMPARED, text, k, None, warn, first=first, second=second)
+        except psycopg.errors.UndefinedObject as error:
+            raise UnknownModel(version=str(error.diag.message_primary).rpartition(" ")[2]) from error
     sides: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
     for row in rows:
         sides["first" if row.pop("is_first") else "second"].append(row)
@@ -184,17 +187,16 @@ def _asking(dsn: str) -> Iterator[db.Connection]:
 
 
 def _for_text(
-    dsn: str, query: str, text: str, k: int, within: str | None, warn: Note, **values: object
+    connection: db.Connection, query: str, text: str, k: int, within: str | None, warn: Note, **values: object
 ) -> list[dict[str, Any]]:
-    with _asking(dsn) as connection:
-        connection.add_notice_handler(lambda notice: _pass_on(notice, warn))
-        area = None if within is None else read_area(connection, within)
-        try:
-            return _rows(connection, query, text=text, k=k, area=area, **values)
-        except (psycopg.errors.NoDataFound, psycopg.errors.InvalidParameterValue) as error:
-            raise TextUnknown(reason=_with_hint(error)) from error
-        except UnicodeEncodeError as error:
-            raise TextUnknown(reason="The text is not valid UTF-8.") from error
+    connection.add_notice_handler(lambda notice: _pass_on(notice, warn))
+    area = None if within is None else read_area(connection, within)
+    try:
+        return _rows(connection, query, text=text, k=k, area=area, **values)
+    except (psycopg.errors.NoDataFound, psycopg.errors.InvalidParameterValue) as error:
+        raise TextUnknown(reason=_with_hint(error)) from error
+    except UnicodeEncodeError as error:
+        raise TextUnknown(reason="The text is not valid UTF-8.") from error
 
 
 def _pass_on(notice: psycopg.errors.Diagnostic, warn: Note) -> None:

@@ -96,7 +96,8 @@ def test_a_promotion_in_the_middle(replicated: Replicated, tmp_path: Path, comma
         assert after != before and after[:6] == before[:6]
     else:
         assert after == before
-    with running(tmp_path, *arguments, "--dsn", town.dsn) as run:
+    again = ["--resume"] if command == "train" else []
+    with running(tmp_path, *arguments, *again, "--dsn", town.dsn) as run:
         assert run.end() == 0, run.said
     settle(town.dsn)
     assert town.state() != before

@@ -34,7 +34,7 @@ from callipper_db.errors import (
     UnknownModel,
 )
 from callipper_db.progress import Silent
-from callipper_db.search import SHARED_M
+from callipper_db.search import SHARED_M, compare_answers
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.data.source import Source, read_samples
 from callipper_trainer.embed import embed_places, embed_texts
@@ -737,6 +737,9 @@ def test_answers_of_two_versions_side_by_side(town: str, tmp_path: Path) -> None
                 assert places == [(pytest.approx(lon), pytest.approx(lat), because) for lon, lat, because in rows]
             near = [any(_metres(one, other) <= SHARED_M for other in sides["second"]) for one in sides["first"]]
             assert [cell["shared"] for cell in sides["first"]] == near
+    with user_session(town) as connection:
+        connection.execute("UPDATE callipper.model SET status = 'ready'")  # as after a first train --no-activate
+    assert json.loads(run(*asked, "--json").stdout)["answers"] == found
     said = run(*asked).stdout
     assert f"park: {sum(cell['shared'] for cell in found['park']['first'])} of the 3 places of version 1" in said
     assert "hospital: " in said and found["park"]["second"][0]["because"].split("; ")[0] in said
@@ -758,6 +761,9 @@ def test_versions_that_are_not_there_or_have_little_to_tell(database: str) -> No
     assert "validation_loss" in run("models", "compare", "1", "2", "--dsn", database).stdout
     result = run("models", "compare", "1", "9", "--dsn", database, exit_code=1)
     assert result.stderr == "Error: There is no model version 9. See: callipper-db models list\n"
+    for version in (9, 2**40):
+        with pytest.raises(UnknownModel, match=f"no model version {version}\\."):
+            compare_answers(database, "pub", 1, version)
 
 
 def test_every_error_is_ours(shared_town: str) -> None:
