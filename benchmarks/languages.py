@@ -97,7 +97,10 @@ def _ranks(encoder: TextEncoder) -> dict[str, Any]:
 def _phrases(encoder: TextEncoder, categories: list[str], language: str) -> tuple[Array, Array]:
     """Numbers of categories, and the vectors of their phrases in a language."""
     said = [(number, text) for number, name in enumerate(categories) for text in phrases(name, language)]
-    return np.array([number for number, _ in said]), _unit(encoder.encode([text for _, text in said]))
+    distinct = sorted({text for _, text in said})  # many categories are of the same kind
+    row = {text: place for place, text in enumerate(distinct)}
+    vectors = _unit(encoder.encode(distinct))
+    return np.array([number for number, _ in said]), vectors[[row[text] for _, text in said]]
 
 
 def _mean_reciprocal_rank(similarity: Array, right: list[list[int]]) -> float:
