@@ -34,13 +34,24 @@ NAMES = (
     "quality",
     "other_city",
     "answers",
+    "changes",
     "few_shot",
     "languages",
     "city_languages",
     "spark",
     "scale",
 )
-WITH_OPTIONS = ("quality", "other_city", "answers", "few_shot", "languages", "city_languages", "spark", "scale")
+WITH_OPTIONS = (
+    "quality",
+    "other_city",
+    "answers",
+    "changes",
+    "few_shot",
+    "languages",
+    "city_languages",
+    "spark",
+    "scale",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -241,6 +241,10 @@ class ModelActive(ModelError):
     """Model version {version} is the active one and is not dropped. Activate another first, or add --force."""
 
 
+class StatesUnusable(ModelError):
+    """The states cannot be compared: {reason}"""
+
+
 class ModelUnreadable(ModelError):
     """Model version {version} cannot be loaded: {reason}"""
 

@@ -549,6 +549,57 @@ color_axis = Table(
     comment="red, green and blue of a version's cells: a linear map of the embedding, clipped to 0 to 1",
 )
 
+kept_state = Table(
+    "kept_state",
+    metadata,
+    _column("version", Integer, ForeignKey(model.c.version, ondelete="CASCADE")),
+    _column("state", Integer, autoincrement=False),
+    Column(
+        "replaced_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="when the refresh began that replaced it",
+    ),
+    PrimaryKeyConstraint("version", "state"),
+    comment="states of the POIs that a refresh was asked to keep, the earliest first",
+)
+
+
+def _state_key(name: str) -> ForeignKeyConstraint:
+    columns = ["version", "state"]
+    return ForeignKeyConstraint(columns, [kept_state.c.version, kept_state.c.state], name=name, ondelete="CASCADE")
+
+
+kept_point = Table(
+    "kept_point",
+    metadata,
+    _column("version", Integer),
+    _column("state", Integer),
+    _column("point_id", BigInteger),
+    Column("text", Text, comment="what the model read; NULL if there was no such POI"),
+    Column("name", Text),
+    Column("geom", _geometry("POINT")),
+    Column("kinds", ARRAY(Integer), comment="kind_id of each kind that it counted for"),
+    PrimaryKeyConstraint("version", "state", "point_id"),
+    _state_key("kept_point_version_state_fkey"),
+    comment="POIs as they were in a kept state; only those that are otherwise in the next state, or now",
+)
+
+kept_cell = Table(
+    "kept_cell",
+    metadata,
+    _column("version", Integer),
+    _column("state", Integer),
+    _column("cell_id", BigInteger),
+    _column("easting", Float(53), comment="of the middle of the cell, metres in the CRS of the model"),
+    _column("northing", Float(53), comment="of the middle of the cell, metres in the CRS of the model"),
+    _column("emb", VECTOR(DIMENSIONS)),
+    PrimaryKeyConstraint("version", "state", "cell_id"),
+    _state_key("kept_cell_version_state_fkey"),
+    comment="embeddings of cells as they were in a kept state; only those within 250 m of a POI in kept_point",
+)
+
 map_cell = Table(
     "cell",
     metadata,

@@ -35,7 +35,7 @@ DATABASE_FLOORS = (
         "waiting",
     },
     {"export", "grid", "hnsw", "misplaced", "place_encoder", "plot", "read", "schema", "search", "server", "upsert"},
-    {"doctor", "extension", "load", "own_file", "own_table", "spark", "status", "web"},
+    {"changes", "doctor", "extension", "load", "own_file", "own_table", "spark", "status", "web"},
     {"city", "cli"},
     {"place_embedder", "__main__"},
 )

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from callipper_db.cli import (
+    changes,
     database,
     embedding,
     evaluation,
@@ -110,6 +111,7 @@ for command in (
     search.points,
     search.similar,
     search.describe,
+    changes.changes,
     evaluation.evaluate,
     search.plot_command,
     map.map_command,

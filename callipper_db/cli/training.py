@@ -182,24 +182,41 @@ def train(dsn: str | None, resolution: int | None, encoder: str, device: str, as
     help="With --watch: also look this often. Needed if the source is not callipper.poi.",
 )
 @click.option("--compare", is_flag=True, help="Compare with the source even if no change was noted.")
+@click.option(
+    "--keep",
+    type=click.IntRange(0, 1000),
+    is_flag=False,
+    flag_value=1,
+    metavar="[N]",
+    help="Keep what is replaced, for `changes`; the N newest such states stay (default: 1).",
+)
 @click.option("--text-encoder", help="Folder of the model's text encoder, if its name is not enough to find it.")
 @click.option("--wait", is_flag=True, help="Wait while a training run is at work in the database.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; with --watch a line for each refresh.")
 @with_dsn
 def refresh(
-    dsn: str, watch: bool, every: float | None, compare: bool, text_encoder: str | None, wait: bool, as_json: bool
+    dsn: str,
+    watch: bool,
+    every: float | None,
+    compare: bool,
+    keep: int | None,
+    text_encoder: str | None,
+    wait: bool,
+    as_json: bool,
 ) -> None:
     """Bring the active model up to date with its POIs, without training.
 
     POIs that were added, changed or deleted change the context of places near them. These places are embedded again, in one
     transaction. When many POIs have changed, the command advises to train again. With --watch in a large city, places far
     from a change follow when the changes pause. A model of a table or query of your own can be watched with --every.
+    With --keep, `callipper-db changes` says afterwards where the city has changed.
 
     \b
     Examples:
       callipper-db refresh
       callipper-db refresh --watch
       callipper-db refresh --watch --every 300
+      callipper-db refresh --keep
     """
     if every is not None and not watch:
         raise click.UsageError("--every goes with --watch.")
@@ -212,11 +229,13 @@ def refresh(
         show = print_refresh_json if as_json else print_refresh
         if watch:
             try:
-                Watch(dsn, reporter, show, every, compare, text_encoder).run()
+                Watch(dsn, reporter, show, every, compare, text_encoder, keep).run()
             except KeyboardInterrupt:
                 reporter.note("Stopped.")
             return
-        summary = renew(dsn, reporter, text_encoder=text_encoder, compare=compare, wait=wait)
+        summary = renew(dsn, reporter, text_encoder=text_encoder, compare=compare, wait=wait, keep=keep)
+        if keep and not summary.kept:
+            reporter.note("No POI differs, so there is nothing new to keep.")
     show(summary)
 
 
@@ -237,6 +256,10 @@ def print_refresh(summary: Any) -> None:
             f" Renewed in {summary.seconds:.1f} s: {summary.lattice_cells:,} lattice cells,"
             f" {summary.cells:,} grid cells{grown}, {summary.points:,} points, {summary.texts:,} new texts.{follow}"
         )
+        if summary.kept:
+            click.echo(
+                f"What it replaced is kept as state {summary.kept}. Where the city has changed: callipper-db changes"
+            )
     else:
         click.echo(f"{model} is up to date with its {summary.pois:,} POIs.")
     if summary.training_advised:

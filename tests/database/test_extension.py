@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from callipper_db import schema
+from callipper_db import db, schema
 from callipper_db.errors import DatabaseFailed, ManagedByExtension
 from callipper_db.extension import REGISTER, tables, write_extension
 from callipper_db.versions import RELEASES
@@ -56,6 +56,14 @@ def rows(dsn: str) -> dict[str, list[str]]:
         }
 
 
+def keep_a_state(connection: db.Connection) -> None:
+    """As a refresh does, of all POIs and cells."""
+    connection.execute("SELECT callipper._begin_state(1, 1)")
+    connection.execute("SELECT callipper._keep_points(1, array_agg(point_id)) FROM callipper.point_embedding")
+    kept = "INSERT INTO callipper.kept_cell SELECT 1, 1, cell_id, 0, 0, emb FROM callipper.cell_embedding"
+    assert connection.execute(kept).rowcount > 0
+
+
 def test_the_extension_is_what_init_makes(bare_database: str, empty_database: str, open_folder: Path) -> None:
     with installed(bare_database, open_folder):
         with user_session(bare_database) as connection:
@@ -68,6 +76,7 @@ def test_the_extension_is_what_init_makes(bare_database: str, empty_database: st
         # A dump holds the extension's name and the user's rows.
         with user_session(bare_database) as connection:
             cells = write_model(connection, ORIGIN[None] + 5).cells
+            keep_a_state(connection)
         dump = open_folder / "dump.sql"
         succeed(binaries(bare_database) / "pg_dump", "--no-comments", "-f", dump, bare_database)
         said = call(binaries(bare_database) / "psql", "-Xq", "-d", empty_database, "-f", dump).stderr

@@ -43,6 +43,8 @@ RIGHTS: dict[str, set[str]] = {
     f"SELECT callipper.similar_to({HERE}, 3)": ASKS,
     f"SELECT callipper.similar_points_to({HERE}, 3)": ASKS,
     f"SELECT callipper.describe({HERE})": ASKS,
+    "SELECT callipper.changed()": ASKS,
+    "SELECT callipper.list_states()": ASKS,
     "SELECT callipper.point_id('7')": ASKS,
     "SELECT version, status FROM callipper.model": ASKS,
     "SELECT name FROM callipper.poi": ASKS,
@@ -65,6 +67,13 @@ RIGHTS: dict[str, set[str]] = {
     "SELECT FROM callipper.point_name": CHANGES,
     "SELECT key FROM callipper.signing_key": CHANGES,
     "SELECT FROM callipper.poi_change": CHANGES,
+    "SELECT FROM callipper.kept_state": CHANGES,
+    "SELECT FROM callipper.kept_point": CHANGES,
+    "SELECT FROM callipper.kept_cell": CHANGES,
+    "SELECT callipper._begin_state(1, 1)": CHANGES,
+    "SELECT callipper._forget_states(1, 0)": CHANGES,
+    "SELECT callipper._keep_points(1, '{1}')": CHANGES,
+    "SELECT callipper._points_now(1, '{1}')": CHANGES,
     "SELECT callipper._count_evidence(1)": CHANGES,
     "SELECT callipper._kinds_here(1, " + HERE + ")": CHANGES,
     "SELECT callipper._encode_text('pub', 1)": set(),  # nobody in this database has installed the encoder
@@ -130,6 +139,7 @@ def people(cluster_dsn: str, template_database: str) -> Iterator[dict[str, str]]
         publish_untrained(found[OWNER], places(), "contextual", "small")
         with user_session(found[OWNER]) as connection:
             write_model(connection, seed=1, activate=False)
+            connection.execute("SELECT callipper._begin_state(1, 1)")
         execute(dsn, f'GRANT callipper_reader TO "{names[READER]}"')
         yield found
 

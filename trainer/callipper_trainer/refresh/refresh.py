@@ -27,6 +27,7 @@ from callipper_trainer.kinds import KindRows, Kinds, read_kinds
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model_rows import LoadedModel, load_model
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff, compare_level, compare_points
+from callipper_trainer.refresh.keep import begin_state, forget_states
 from callipper_trainer.refresh.write import Evidence, RefreshPlan, version_locked, write_plan
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_model_encoder
 
@@ -52,6 +53,7 @@ class RefreshSummary:
     points: int = 0  # POIs embedded
     postponed: int = 0  # cells and points that a later refresh must embed again, for changes far from them
     drift: float = 0.0  # share of the POIs that the model was not trained with
+    kept: int = 0  # number of the state that was kept, 0 for none
     seconds: float = 0.0
 
     @property
@@ -103,18 +105,22 @@ def refresh(
     wait: bool = False,
     cache: RefreshCache | None = None,
     nearby: bool = False,
+    keep: int | None = None,
 ) -> RefreshSummary:
     """Bring the active model up to date with its source, in one transaction.
 
     compare: compare with the source even if the triggers have noted no change. text_encoder: the folder of the model's
     encoder, if its name is no folder. nearby: if more than POSTPONED_FROM embeddings would change, keep the stored lattices
-    coarser than NEARBY_M and leave them to a later call; all embeddings still match the lattices in the database.
+    coarser than NEARBY_M and leave them to a later call; all embeddings still match the lattices in the database. keep: if POIs
+    differ, keep the state that this refresh replaces, for `changed()`; the `keep` newest states stay, for 0 none.
     Raises NoActiveModel, TrainerBusy, BadSource, BadExtent, SourceEmpty, TextEncoderMissing, ModelUnreadable.
     """
     began = time.monotonic()
     cache = cache or RefreshCache()
     with db.session(dsn, autocommit=True) as connection:
         pending = _read_pending(connection)
+        if keep is not None:
+            forget_states(connection, pending.version, keep)
     if pending.is_empty and not compare:
         return RefreshSummary(pending.version, pending.pois, drift=pending.drift, seconds=_since(began))
     lock = only_trainer(dsn, wait=wait, reporter=reporter)
@@ -128,6 +134,8 @@ def refresh(
         summary = _summarise(plan, loaded, planner.postponed)
         with version_locked(connection, loaded.version):
             check_lock()  # without the lock, another refresh may have changed the rows that this one compared with
+            if keep and plan.found.anything:
+                summary = replace(summary, kept=begin_state(connection, loaded.version, keep))
             summary = replace(_write(connection, plan, summary, outgrown, reporter), seconds=_since(began))
             _record(connection, summary, pending, snapshot)
     return summary
@@ -223,11 +231,10 @@ class _Planner:
         reporter.stage("embedding", len(cells) + len(points))
         cell_vectors = embed_places(self.trained, grid.centre[cells], reporter.advance)
         point_vectors = embed_places(self.trained, metres[points], reporter.advance)
+        states = (self.trained, self.loaded.trained, self.samples, found, lattices)
         places = (grid, cells, cell_vectors, points, point_vectors)
-        seed = self.loaded.config.seed
-        plan = RefreshPlan(
-            version, seed, self.trained, self.samples, found, lattices, *places, words, texts, text_vectors, evidence
-        )
+        said = (words, texts, text_vectors, evidence)
+        plan = RefreshPlan(version, self.loaded.config.seed, *states, *places, *said)
         covered = covers(grid, self.samples.lonlat if kind == H3 else metres, size_m)
         return plan, None if covered else (kind, size_m)
 

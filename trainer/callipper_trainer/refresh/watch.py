@@ -32,6 +32,7 @@ class Watch:
     every_s: float | None = None
     compare: bool = False
     text_encoder: str | None = None
+    keep: int | None = None  # of the first refresh that finds POIs to differ; the later ones add to its state
 
     def run(self) -> None:
         """Run until KeyboardInterrupt.
@@ -81,7 +82,10 @@ class Watch:
                 wait=True,
                 cache=self.cache,
                 nearby=nearby,
+                keep=self.keep,
             )
+            if summary.kept:
+                self.keep = None
         except (ConnectionLost, ConnectionFailed):
             raise
         except CallipperError as error:

@@ -24,6 +24,7 @@ from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, w
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.publish import begin_writing, draw_sample, insert_texts
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff
+from callipper_trainer.refresh.keep import keep_replaced
 
 ANALYSE_FROM = 0.1  # share of a table's rows that a refresh writes, from which it runs ANALYZE
 
@@ -46,6 +47,7 @@ class RefreshPlan:
     version: int
     seed: int  # of the sample of cells
     trained: TrainedModel  # with the lattices of today
+    before: TrainedModel  # with those in the database
     samples: Samples
     found: PointDiff
     lattices: list[LatticeDiff]
@@ -58,6 +60,7 @@ class RefreshPlan:
     texts: list[str]  # texts that may be new to the version, with the words first
     text_vectors: Array  # (len(texts), D)
     evidence: Evidence | None = None  # None for a version of an earlier program, which has none
+    new_cells: int = 0  # the last rows of the grid, which the database has no embeddings of
 
     @property
     def lattice_cells(self) -> int:
@@ -80,6 +83,7 @@ class RefreshPlan:
             grid=Grid(grid.grid_id, cell_id, np.concatenate([self.grid.centre, grid.centre[new]])),
             cells=np.concatenate([self.cells, np.arange(first, len(cell_id))]),
             cell_vectors=np.concatenate([self.cell_vectors, vectors]),
+            new_cells=int(new.sum()),
         )
 
 
@@ -95,6 +99,7 @@ def version_locked(connection: Connection, version: int) -> Iterator[None]:
 
 def write_plan(connection: Connection, plan: RefreshPlan) -> int:
     """Write the plan in the caller's transaction; returns how many texts are new."""
+    keep_replaced(connection, plan)
     _write_lattices(connection, plan)
     _write_cells(connection, plan)
     _write_points(connection, plan)
