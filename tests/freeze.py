@@ -5,7 +5,8 @@ one of each encoder, and the answers that the database gave. test_upgrade.py upg
 
 CALLIPPER_TREE=FOLDER freezes what the earlier program in that checkout makes. So were made: 0004 cc670d2, 0005 d568b5c,
 0006 18337bb, 0007 6a5d0e9, 0008 ae92e3f, 0009 45b63a1, 0010 0a93784, 0011 391bb16, 0012 c6e04a7, 0013 bde61b8, 0014 5e3c05c,
-0016 ec617e2, 0017 dc38ddc, 0018 e218aa6, each the last commit at that revision; 0015 is 0b1a902 put on 5e3c05c, since on the
+0016 ec617e2, 0017 dc38ddc, 0018 e218aa6,
+each the last commit at that revision, and 0019 f854129; 0015 is 0b1a902 put on 5e3c05c, since on the
 main branch 0016 came before it. 0001 (84e20df) and 0002 (128aaaf) have no function for some of the answers. 0003 is larger,
 and has the text encoder's files, which a refresh needs.
 """
