@@ -24,7 +24,7 @@ from callipper_db.cli.main import main
 from callipper_db.errors import BadPlace, LanguageUnknown, NoActiveModel
 from callipper_db.languages import LANGUAGES, name_of
 from callipper_db.search import describe_place, similar_cells
-from evidence import REACH_M, Evidence
+from evidence import Evidence
 from handmade import write_model, write_sample
 from sessions import user_session
 from town import CONFIG, MIDDLE, QUARTERS, SRID
@@ -105,11 +105,11 @@ def metres(connection: db.Connection, place: str) -> Array:
 )
 def test_the_kinds_that_stand_out(reading: db.Connection, evidence: Evidence, lon: float, lat: float, k: int) -> None:
     place = f"ST_SetSRID(ST_Point({lon!r}, {lat!r}), 4326)"
-    away = np.linalg.norm(evidence.metres - metres(reading, place), axis=1)
-    if np.abs(away - REACH_M).min() < 1e-3:
-        return  # too close to call
+    here = metres(reading, place)
+    if evidence.is_close_call(here):
+        return
     rows = reading.execute(f"SELECT * FROM callipper.describe({place}, %s)".encode(), [k]).fetchall()
-    wanted = evidence.described(np.flatnonzero(away <= REACH_M).tolist())[:k]
+    wanted = evidence.described(evidence.near(here))[:k]
     assert [(text, pois) for text, _, _, pois, _, _ in rows] == [(name, pois) for name, pois, _, _ in wanted]
     np.testing.assert_allclose([row[4] for row in rows], [lift for _, _, lift, _ in wanted], rtol=1e-9)
     for (*_, because), (_, pois, _, labels) in zip(rows, wanted, strict=True):

@@ -18,7 +18,7 @@ from psycopg import sql
 from callipper_db import db
 from callipper_db.arrays import Array
 from conftest import _database
-from evidence import FARTHER_M, FEW, KINDS, QUESTIONS, REACH_M, SIDE_M, UNSAID, Candidate, Evidence, write_town
+from evidence import KINDS, QUESTIONS, REACH_M, SIDE_M, UNSAID, Candidate, Evidence, write_town
 from handmade import ORIGIN, SRID, Model
 from sessions import rolled_back, user_session
 
@@ -321,18 +321,11 @@ def point(place: Array) -> str:
     return "SRID={};POINT({!r} {!r})".format(SRID, *place.tolist())
 
 
-def near(town: Town, place: Array) -> list[int]:
-    away = np.linalg.norm(town.evidence.metres - place, axis=1)
-    reaches = [reach for reach in (REACH_M, *FARTHER_M) if (away <= reach).sum() >= FEW]
-    return np.flatnonzero(away <= (reaches or FARTHER_M[-1:])[0]).tolist()
-
-
 @IN_ONE_TRANSACTION
 @given(place=PLACE, k=st.sampled_from([1, 2, 1000]))
 def test_kinds_that_stand_out_near_a_place(asking: db.Connection, town: Town, place: Array, k: int) -> None:
-    away = np.linalg.norm(town.evidence.metres - place, axis=1)
-    if min(np.abs(away - reach).min() for reach in (REACH_M, *FARTHER_M)) > 1e-3:
-        check_described(describe(asking, point(place), k), town, near(town, place), k)
+    if not town.evidence.is_close_call(place):
+        check_described(describe(asking, point(place), k), town, town.evidence.near(place), k)
 
 
 def test_each_poi_is_described(asking: db.Connection, town: Town) -> None:
@@ -340,7 +333,7 @@ def test_each_poi_is_described(asking: db.Connection, town: Town) -> None:
     said: set[str] = set()
     for place in town.evidence.metres[::10]:
         rows = describe(asking, point(place))
-        check_described(rows, town, near(town, place))
+        check_described(rows, town, town.evidence.near(place))
         said |= {row[0] for row in rows}
     assert said == set(KINDS) - {UNSAID}
 
@@ -385,7 +378,7 @@ def test_the_reason_names_the_nearest_that_count(asking: db.Connection, town: To
     checked = 0
     for place in evidence.metres[::10]:
         away = np.linalg.norm(evidence.metres - place, axis=1)
-        inside = near(town, place)
+        inside = town.evidence.near(place)
         for text, _, _, _, _, because in describe(asking, point(place)):
             kind = KINDS.index(text)
             own = sorted((n for n in inside if evidence.own[n] == kind), key=lambda n: (away[n], evidence.point_id[n]))

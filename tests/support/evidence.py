@@ -287,6 +287,17 @@ class Evidence:
 
     # Describe
 
+    def near(self, place: Array) -> list[int]:
+        """The POIs that describe counts at a place (2,) in metres."""
+        away = np.linalg.norm(self.metres - place, axis=1)
+        reaches = [reach for reach in (REACH_M, *FARTHER_M) if (away <= reach).sum() >= FEW]
+        return np.flatnonzero(away <= (reaches or FARTHER_M[-1:])[0]).tolist()
+
+    def is_close_call(self, place: Array) -> bool:
+        """Whether a POI is about as far from a place as describe looks."""
+        away = np.linalg.norm(self.metres - place, axis=1)
+        return bool(min(np.abs(away - reach).min() for reach in (REACH_M, *FARTHER_M)) < 1e-3)
+
     def counted(self, kind: int, among: list[int]) -> tuple[list[int], float]:
         """The POIs among some that describe counts for a kind, and what they weigh."""
         own = [number for number in among if self.own[number] == kind]
