@@ -1,4 +1,4 @@
-"""What a refresh replaced, kept so that changed() can compare two states of the POIs.
+"""What a refresh replaced, kept so that two states of the POIs can be compared.
 
 Revision: 0020
 """

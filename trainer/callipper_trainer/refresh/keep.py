@@ -6,8 +6,6 @@ state is what is there today. So a later refresh adds to the newest state what i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from psycopg import sql
 from scipy.spatial import KDTree
@@ -16,10 +14,8 @@ from callipper_db import binary_copy, partitions
 from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_trainer.embed import embed_places
+from callipper_trainer.refresh.plan import RefreshPlan
 from callipper_trainer.standing_out import REACH_M
-
-if TYPE_CHECKING:
-    from callipper_trainer.refresh.write import RefreshPlan
 
 
 def begin_state(connection: Connection, version: int, keep: int) -> int:

@@ -28,7 +28,8 @@ from callipper_trainer.lock import only_trainer
 from callipper_trainer.model_rows import LoadedModel, load_model
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff, compare_level, compare_points
 from callipper_trainer.refresh.keep import begin_state, forget_states
-from callipper_trainer.refresh.write import Evidence, RefreshPlan, version_locked, write_plan
+from callipper_trainer.refresh.plan import Evidence, RefreshPlan
+from callipper_trainer.refresh.write import version_locked, write_plan
 from callipper_trainer.text_encoder import TextEncoder, encode_cached, find_model_encoder
 
 # Metres per cell side. In coarser lattices one POI hardly matters, and half of the city reads its cell.
