@@ -67,9 +67,12 @@ ORDER BY a.rank
 SURROUNDINGS = """
 SELECT ST_Dimension(g) = 2 AS is_area, ST_Intersects(m.extent, g) AS inside,
        ST_Intersects(m.extent, ST_FlipCoordinates(g)) AS inside_if_swapped, ST_AsText(ST_FlipCoordinates(g), 6) AS swapped,
-       (SELECT count(*) FROM callipper.points p WHERE CASE WHEN ST_Dimension(g) = 2 THEN ST_Intersects(p.geom, g)
-            ELSE p.geom OPERATOR(@extschema:postgis@.&&) ST_Buffer(ST_Centroid(g)::@geography, float8 '251')::@geometry
-                AND ST_DWithin(p.geom::@geography, ST_Centroid(g)::@geography, float8 '250', true) END) AS pois
+       (SELECT count(*) FROM callipper.points p WHERE ST_Intersects(p.geom, g)) AS pois_inside,
+       ARRAY(SELECT (
+                SELECT count(*) FROM callipper.points p
+                WHERE p.geom OPERATOR(@extschema:postgis@.&&) ST_Buffer(ST_Centroid(g)::@geography, r.m + 1)::@geometry
+                    AND ST_DWithin(p.geom::@geography, ST_Centroid(g)::@geography, r.m, true)
+            ) FROM unnest('{250,500,1000}'::float8[]) WITH ORDINALITY AS r(m, place) ORDER BY r.place) AS pois_within
 FROM callipper.model m, ST_GeomFromEWKT(%(place)s::text) g WHERE m.status = 'active'
 """
 
@@ -158,9 +161,12 @@ def why_no_description(dsn: str, place: str) -> str:
     """One sentence on why describe_place returns nothing for a place. Raises NoActiveModel, BadPlace."""
     with _asking(dsn) as connection:
         (found,) = _about(connection, SURROUNDINGS, place)
-    where = "in the area" if found["is_area"] else "within 250 m of the place"
-    if found["pois"]:
-        return f"Nothing stands out: the {found['pois']:,} POIs {where} are a mix that is usual in the city."
+    where, pois = "in the area", found["pois_inside"]
+    if not found["is_area"]:  # as callipper._describe_reach_m()
+        reach = next((n for n, count in enumerate(found["pois_within"][:2]) if count >= 5), 2)
+        where, pois = f"within {('250 m', '500 m', '1 km')[reach]} of the place", found["pois_within"][reach]
+    if pois:
+        return f"Nothing stands out: the {pois:,} POIs {where} are a mix that is usual in the city."
     if found["inside"]:
         return f"There are no POIs {where}."
     if not found["inside_if_swapped"]:

@@ -229,8 +229,6 @@ OUTSIDE = "The place is outside of the area that the model was trained on"
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("{east},{north}", "There are no POIs within 250 m of the place."),
-        ("POINT({east} {north})", "There are no POIs within 250 m of the place."),
         ("POLYGON(({east} {north}, {east} 52.102, 5.1385 52.102, {east} {north}))", "There are no POIs in the area."),
         (
             "POLYGON((5 52, 5.3 52, 5.3 52.2, 5 52.2, 5 52))",
@@ -251,6 +249,18 @@ def test_describe_says_why_it_says_nothing(run: Any, shared_town: str, place: st
     place = place.format(east=EMPTY_CORNER[0], north=EMPTY_CORNER[1])
     assert run("describe", place, "--dsn", shared_town).stdout == f"{said}\n"
     assert run("describe", place, "--dsn", shared_town, "--json").stdout == "[]\n"
+
+
+def test_describe_looks_farther_where_few_pois_are_near(run: Any, town: str) -> None:
+    place = "{},{}".format(*EMPTY_CORNER)
+    assert [kind["text"] for kind in json.loads(run("describe", place, "--dsn", town, "--json").stdout)] == ["factory"]
+    with user_session(town) as connection:
+        near = "ST_DWithin(geom::geography, ST_Point(%s, %s)::geography, 1500)"
+        query = f"WITH gone AS (DELETE FROM callipper.point_embedding WHERE {near} RETURNING point_id)"
+        connection.execute(
+            f"{query} DELETE FROM callipper.point_kind WHERE point_id IN (TABLE gone)".encode(), EMPTY_CORNER
+        )
+    assert run("describe", place, "--dsn", town).stdout == "There are no POIs within 1 km of the place.\n"
 
 
 def test_a_name_with_brackets_is_printed_as_it_is(run: Any, database: str, model: Model) -> None:
@@ -277,7 +287,7 @@ def test_models(run: Any, database: str, model: Model) -> None:
 
 def test_load(run: Any, database: str, tmp_path: Path) -> None:
     file = tmp_path / "pois.csv"
-    file.write_text("id,name,category,lon,lat\n1,The Crown,pub,2.35,48.85\n2,Nowhere,pub,200,48.85\n")
+    file.write_text("id,name,category,lon,lat\n1,The Crown,pub,2.35,48.85\n2,Nowhere,pub,500,48.85\n")
     rejects = tmp_path / "rejects.csv"
     result = run("load", str(file), "--dsn", database, "--rejects", str(rejects))
     assert "2 rows, 1 inserted" in result.stdout and "refused 1" in result.stdout

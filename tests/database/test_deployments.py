@@ -72,6 +72,7 @@ QUESTIONS = {
     "what a place is like": f"SELECT text, pois, lift, because FROM callipper.describe({PLACE}, 400)",
     "an area": f"SELECT callipper.area_embed({AREA})",
     "the saved layers": "SELECT pg_catalog.count(*) FROM callipper.list_layers()",
+    "the states that were kept": "SELECT pg_catalog.count(*) FROM callipper.list_states()",
     "the point of a key": "SELECT callipper.point_id('a key')",
     "a text and a place": f"SELECT callipper.text_similarity('{UNKNOWN}', {PLACE})",
     "a map of cells by a text": f"SELECT * FROM callipper_map.cells_by_text('{UNKNOWN}') ORDER BY cell_id",
@@ -83,6 +84,7 @@ QUESTIONS = {
     f' callipper_map.place_tile({TILE}), callipper_map.similarity_tile_json({TILE}, \'{{"query": "cafe"}}\')',
 }
 ACTIONS = {"activate", "drop_model", "save_layer", "remove_layer"}  # what changes something is no question
+ACTIONS |= {"changed"}  # a question that needs a kept state; tests/refresh/test_changed.py asks it
 
 # What the role callipper_reader may do; nothing else that is in the schema.
 READABLE = {"cells", "points", "poi", "cell", "grid", "model", "text_encoder", "text_embedding"}
@@ -441,7 +443,7 @@ def test_a_reader_calls_what_questions_need_and_nothing_else(city: str, reader: 
     with user_session(city) as connection:
         rights = connection.execute(query, [psycopg.conninfo.conninfo_to_dict(reader)["user"]]).fetchall()
     asked = set(re.findall(r"callipper\.(\w+)\(", " ".join(QUESTIONS.values())))
-    assert {name for name, may in rights if may} == asked | CALLED_BY_QUESTIONS
+    assert {name for name, may in rights if may} == asked | CALLED_BY_QUESTIONS | {"changed"}
     with psycopg.connect(reader, autocommit=True) as connection:
         for call_of in ("activate(2)", "drop_model(2, true)", "_announce_change()", "_encode_text('park', 1)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -753,7 +753,7 @@ def test_a_restored_database_goes_on_noting(
 
 def test_the_page_says_how_to_be_told(town: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "refresh.md").read_text()
-    tell, waiting = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    tell, _, waiting = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     execute(town, "CREATE TABLE public.stop (number int)")
     execute(town, tell)
     with user_session(town, autocommit=True) as listener:

@@ -84,7 +84,9 @@ function card(cell, index, cells, first) {
 function reasonsOf(cell) {
   return [
     el("p", { class: "reasons" }, (cell.reasons ?? []).map((reason) => poi(reason.label))),
-    el("p", { class: "quiet" }, `${plural(cell.relevant, "such POI", "such POIs")} within 250 m, ${cell.lift} × the city's share`),
+    el("p", { class: "quiet" }, cell.lift === null
+      ? "only faintly like what you ask for"
+      : `${plural(cell.relevant, "such POI", "such POIs")} within 250 m, ${cell.lift} × the city's share`),
   ];
 }
 
