@@ -217,6 +217,7 @@ def trained_by_a_member(people: dict[str, str]) -> Iterator[int]:
     version = publish_untrained(people[TRAINER], places(), "contextual", "small").version
     with user_session(people[TRAINER]) as connection:
         connection.execute("SELECT callipper.save_layer('of_the_trainer', 'kind 1')")
+        connection.execute("SELECT callipper._begin_state(%s, 1)", [version])  # for changed()
     yield version
     models.activate_model(people[OWNER], 1)
 
