@@ -29,7 +29,8 @@ def query(dsn: str, text: str, k: int, within: str | None, as_json: bool) -> Non
     """The grid cells that fit a text best, with the reasons.
 
     First come cells with POIs that the text asks for: their number within 250 m, how many times their usual share that is
-    (lift), and up to three of them. Then come cells whose embedding fits, with the POIs near them.
+    (lift), and up to three of them. Each meaning of the text and each part of the city has its turn. Then come cells whose
+    embedding fits, with the POIs near them.
 
     \b
     Examples:
@@ -107,7 +108,8 @@ def similar(dsn: str, place: str, k: int, within: str | None, min_distance: floa
 def describe(dsn: str, place: str, k: int, language: str, as_json: bool) -> None:
     """The kinds of POIs that a place has more of than the rest of the city.
 
-    POIs within 250 m count; for a polygon, POIs inside it. Lift is how many times their usual share they have there.
+    POIs within 250 m count, or within 500 m or 1 km where fewer than five are so near; for a polygon, POIs inside it. Lift is
+    how many times their usual share they have there.
 
     \b
     Examples:

@@ -65,7 +65,7 @@ class Tools:
         lat: Lat,
         language: Annotated[str, Field(description="Of the names of kinds of places, such as de.")] = ENGLISH,
     ) -> str:
-        """What stands out within 250 m of a place, with POIs as reasons, and how well POIs support it (0 to 1)."""
+        """What stands out around a place, with POIs as reasons, and how well POIs support it (0 to 1)."""
         found = self._describe(PlaceQuestion(at=f"{lon},{lat}", k=8, language=language), similar=False)
         return answer([_kind(kind) for kind in found["kinds"]], "kinds", support=found["support"])
 
