@@ -146,9 +146,9 @@ def describe_place(dsn: str, place: str, k: int = 10, language: str = ENGLISH) -
     """Up to k kinds of places that a place, 'LON,LAT' or WKT, has more of than usual. `text` is in the language.
 
     Keys: text, similarity (cosine), percentile, pois, lift, because; similarity is None for a kind that the model has not met.
-    `pois`: POIs of the kind within 250 m, or farther where few are so near (of a polygon: in it); `lift`: their share there over
-    their share in the city; `because`: up to three of them. The three are None for a model of an earlier program. Raises NoActiveModel, BadPlace,
-    LanguageUnknown.
+    `pois`: POIs of the kind within 250 m, or farther where few are so near (of a polygon: in it); `lift`: their share there
+    over their share in the city; `because`: up to three of them. The three are None for a model of an earlier program. Raises
+    NoActiveModel, BadPlace, LanguageUnknown.
     """
     with _asking(dsn) as connection:
         try:
