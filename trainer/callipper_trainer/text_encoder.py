@@ -170,7 +170,8 @@ class NgramEncoder(TextEncoder):
 
     @cached_property
     def _network(self) -> Any:
-        return import_module(NGRAMS_MODULE).USE()
+        # The layers are small: a second thread hardly helps, and more threads than cores take 20 times as long.
+        return import_module(NGRAMS_MODULE).USE(threads=1)
 
 
 def _equal_lengths(lengths: list[int], tokens_per_batch: int) -> Iterator[Array]:
