@@ -25,7 +25,7 @@ bench: setup ## run the benchmarks (ARGS="name" picks some)
 
 compat: setup ## open the clients of docs/tools.md and the map in a browser; installs what they need
 	@bash scripts/install-chromium.sh && bash scripts/install-clients.sh && $(python) -m pip install --quiet -c constraints.txt -e '.[compat]' && \
-		$(python) -m pytest $(or $(ARGS),tests/compat/clients.py tests/compat/page.py tests/compat/api_schema.py tests/compat/spark_jobs.py)
+		$(python) -m pytest $(or $(ARGS),$(addprefix tests/compat/,clients.py superset_server.py kepler_map.py page.py api_schema.py spark_jobs.py))
 
 docs: setup ## build the documentation as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --quiet --strict && echo "The site is build/site/index.html"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the clients that tests/compat/clients.py opens: QGIS, GDAL and Java with PostgreSQL's driver from Debian; dbt and Superset
+# Installs the clients that tests/compat opens: QGIS, GDAL and Java with PostgreSQL's driver from Debian; dbt and Superset
 # in environments of their own (build/compat), because their packages do not go together with this project's. About 2 GB and ten
 # minutes; instant when all is there.
 set -euo pipefail
@@ -25,17 +25,17 @@ if [ ${#packages[@]} -gt 0 ]; then
   "${root[@]}" sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ${packages[*]}"
 fi
 
-# install NAME REQUIREMENT...: an environment with the requirements, made anew unless it is complete.
+# install NAME REQUIREMENT...: an environment with these requirements, made anew unless it is complete.
 install() {
   local folder=build/compat/$1
   shift
-  [ ! -e "$folder/complete" ] || return 0
+  [ "$(cat "$folder/complete" 2>/dev/null)" != "$*" ] || return 0
   echo "Installing $1 into $folder"
   .venv/bin/python -m venv --clear "$folder"
   "$folder/bin/python" -m pip install --quiet "$@"
-  touch "$folder/complete"
+  echo "$*" >"$folder/complete"
 }
 # Newer versions of dbt download a part of themselves while they are installed.
 install dbt 'dbt-core==1.10.*' 'dbt-postgres<1.11'
-# Superset 6.1 does not run with newer versions of Flask-Caching, and does not ask for cachetools, which it imports.
-install superset 'apache-superset==6.1.*' 'flask-caching==2.3.1' cachetools psycopg2-binary
+# Superset 6.1 does not run with newer versions of Flask-Caching, and does not ask for cachetools and rich, which it imports.
+install superset 'apache-superset==6.1.*' 'flask-caching==2.3.1' cachetools rich psycopg2-binary

@@ -231,66 +231,6 @@ def test_pg_tileservs_queries_find_tables_and_functions(dsn: str) -> None:
     assert extent != (None,), "the bounds come from statistics"
 
 
-SUPERSET_CONFIG = """
-from superset.utils.log import StdOutEventLogger
-SECRET_KEY = "for a test"
-SQLALCHEMY_DATABASE_URI = "sqlite://"
-EVENT_LOGGER = StdOutEventLogger()
-CACHE_CONFIG = DATA_CACHE_CONFIG = FILTER_STATE_CACHE_CONFIG = EXPLORE_FORM_DATA_CACHE_CONFIG = {"CACHE_TYPE": "SimpleCache"}
-"""
-# What its pages call: the database with its columns, and SQL Lab's parser and queries. The server itself is not started.
-SUPERSET = """
-import json, sys
-from superset.app import create_app
-with create_app().app_context():
-    from superset.models.core import Database
-    from superset.sql.parse import SQLScript, Table
-    database = Database(database_name="city", sqlalchemy_uri=sys.argv[1])
-    columns = {
-        table: {c["column_name"]: str(c["type"]) for c in database.get_columns(Table(table, "callipper_map"))}
-        for table in ("cell_geojson", "layer_coffee")
-    }
-    rows = []
-    for query in json.loads(sys.argv[2]):
-        script = SQLScript(query, database.db_engine_spec.engine)
-        assert not script.has_mutation()
-        rows.append(len(database.get_df(script.format(), schema="callipper_map")))
-print()
-print(json.dumps({"columns": columns, "rows": rows}))
-"""
-SUPERSET_QUERIES = (
-    "SELECT cell_id, percentile FROM callipper_map.cells_by_text('cafe')",
-    "SELECT text, pois FROM callipper_map.describe_place(5.12, 52.09, 1)",
-    "SELECT rank, because FROM callipper_map.find_cells('park', 5)",
-    "SELECT geojson, color FROM callipper_map.cell_geojson",
-    "SELECT cell_id, similarity FROM callipper_map.layer_coffee ORDER BY similarity DESC LIMIT 10",
-)
-
-
-def test_superset_reads_columns_and_runs_queries(dsn: str, tmp_path: Path) -> None:
-    """It rewrites SQL with sqlglot, which takes <=> for IS NOT DISTINCT FROM, and search and describe for keywords."""
-    (tmp_path / "superset_config.py").write_text(SUPERSET_CONFIG)
-    address = url(dsn, "postgresql+psycopg2").render_as_string()
-    done = subprocess.run(
-        [CLIENTS / "superset" / "bin" / "python", "-c", SUPERSET, address, json.dumps(SUPERSET_QUERIES)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "SUPERSET_HOME": str(tmp_path)},
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    cells = count(dsn, "cell")
-    assert said["rows"] == [cells, 1, 5, cells, 10]
-    # Scalar columns and GeoJSON as text, so that no type is unknown.
-    kinds = said["columns"]["cell_geojson"]
-    assert set(kinds.values()) == {"TEXT", "BIGINT", "INTEGER", "REAL", "DOUBLE_PRECISION"}, kinds
-    assert kinds["geojson"] == "TEXT"
-    with psycopg.connect(dsn) as connection:
-        (shape,) = connection.execute("SELECT geojson FROM callipper_map.cell_geojson LIMIT 1").fetchone() or ("",)
-    assert json.loads(shape)["type"] == "Polygon"
-
-
 def test_a_gis_reads_exports(dsn: str, tmp_path: Path) -> None:
     import pyogrio
 
