@@ -428,6 +428,19 @@ kind_phrase = Table(
     comment="the names of a kind and the phrases by which people ask for it",
 )
 
+kind_word = Table(
+    "kind_word",
+    metadata,
+    _column("version", Integer),
+    _column("kind_id", Integer),
+    _column("word", Text),
+    _column("phrases", Integer, comment="phrases of the kind that have the word"),
+    PrimaryKeyConstraint("version", "word", "kind_id"),
+    _kind_key("kind_word_version_kind_id_fkey"),
+    Index("kind_word_version_kind_id_idx", "version", "kind_id"),
+    comment="the words, cut to their stems, of the phrases by which people ask for a kind",
+)
+
 kind_name = Table(
     "kind_name",
     metadata,

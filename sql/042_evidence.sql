@@ -3,29 +3,32 @@
 
 -- The kinds that a question asks for. A kind is as near to a question as the nearest of its names and phrases, and a little nearer
 -- for each other phrase that is near: one phrase alone is often near by chance. (The logarithm of a sum of exponentials is a soft
--- maximum.) Kinds much farther than the nearest one do not count. If no phrase is near, there is no kind. Kinds without POIs are
+-- maximum.) A kind whose phrases have the question's own words is nearer still. Kinds much farther than the nearest one do not count. If no phrase is near, there is no kind. Kinds without POIs are
 -- left out first, because one of them would hide the next best. The numbers here and below were chosen on questions that are not
 -- the benchmark's test half (docs/quality.md).
-CREATE OR REPLACE FUNCTION callipper._kinds_asked(version integer, question @extschema:vector@.vector)
+CREATE OR REPLACE FUNCTION callipper._kinds_asked(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (kind_id integer, likeness float8, nearest_phrase float8)
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     sharpness constant float8 := 20;
+    by_words constant float8 := 0.5;
 BEGIN
     RETURN QUERY
         SELECT k.kind_id, k.likeness, k.nearest_phrase FROM (
             SELECT n.kind_id, n.likeness, max(n.likeness) OVER () AS nearest, max(n.phrase) OVER () AS nearest_phrase FROM (
-                SELECT p.kind_id, max(p.likeness) AS phrase, ln(sum(exp(sharpness * p.likeness))) / sharpness AS likeness FROM (
-                    SELECT p.kind_id, @extschema:vector@.inner_product(p.vec, question) AS likeness
-                    FROM callipper.kind_phrase p JOIN callipper.kind t ON t.version = p.version AND t.kind_id = p.kind_id
-                    WHERE p.version = _kinds_asked.version AND t.pois > 0 OFFSET 0
-                ) p GROUP BY p.kind_id
+                SELECT p.kind_id, p.phrase, p.likeness + by_words * coalesce(w.share, 0) AS likeness FROM (
+                    SELECT p.kind_id, max(p.likeness) AS phrase, ln(sum(exp(sharpness * p.likeness))) / sharpness AS likeness FROM (
+                        SELECT p.kind_id, @extschema:vector@.inner_product(p.vec, question) AS likeness
+                        FROM callipper.kind_phrase p JOIN callipper.kind t ON t.version = p.version AND t.kind_id = p.kind_id
+                        WHERE p.version = _kinds_asked.version AND t.pois > 0 OFFSET 0
+                    ) p GROUP BY p.kind_id
+                ) p LEFT JOIN callipper._shared_words(version, words) w ON w.kind_id = p.kind_id
             ) n
         ) k WHERE k.nearest_phrase >= 0.4 AND k.likeness >= k.nearest - 0.08;
 END
 $$;
-COMMENT ON FUNCTION callipper._kinds_asked(integer, @extschema:vector@.vector) IS
+COMMENT ON FUNCTION callipper._kinds_asked(integer, @extschema:vector@.vector, text) IS
     'kinds of places that a question asks for, how near each is to the sentence encoder''s vector of it, and the cosine of the'
     ' nearest phrase of all';
 
@@ -81,7 +84,7 @@ DECLARE
 BEGIN
     RETURN QUERY EXECUTE format($query$
         WITH asked AS MATERIALIZED (
-            SELECT * FROM callipper._kinds_asked($1, $2)
+            SELECT * FROM callipper._kinds_asked($1, $2, $6)
         ), alike AS MATERIALIZED (
             SELECT a.point_id, a.likeness FROM callipper._alike_points($1, $2) a
         ), nearest AS (
@@ -106,7 +109,7 @@ BEGIN
         ) r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j
     $query$, 'point_kind_v' || version, 'point_embedding_v' || version, is_own_name,
         CASE WHEN callipper._points_are_pois(version) THEN replace(in_another_language, 'OWN', is_own_name) END
-    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), sharpness;
+    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), sharpness, words;
 END
 $$;
 COMMENT ON FUNCTION callipper._relevant_points(integer, @extschema:vector@.vector, text) IS

@@ -2,15 +2,15 @@
 
 -- The order of candidates in which each reading of the question has its turn, and each part of the city. Without, the ten answers
 -- to "somewhere to sit and read" are all cafes of one shopping centre. With each answer, the readings that made it count less for
--- the next ones, by `kept` (1 leaves them as they are), and so do the places within reach of it. A candidate has a row for each
--- reading: its place in metres, and the reading's part of its score.
+-- the next ones, by `kept` (1 leaves them as they are), and so do the places within reach of it, by `near_another`. A candidate has
+-- a row for each reading: its place in metres, and the reading's part of its score.
 CREATE OR REPLACE FUNCTION callipper._in_turn(
-    candidates bigint[], eastings float8[], northings float8[], readings integer[], parts float8[], kept float8, k bigint
+    candidates bigint[], eastings float8[], northings float8[], readings integer[], parts float8[], kept float8,
+    near_another float8, k bigint
 ) RETURNS TABLE (candidate bigint, place bigint)
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE ROWS 50 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     most constant integer := 50;  -- answers in turn; nobody reads on to see the next reading
-    near_another constant float8 := 0.8;
     reach_m constant float8 := callipper._evidence_reach_m();
     weights float8[] := array_fill(1.0::float8, ARRAY[(SELECT max(r.reading) FROM unnest(readings) AS r(reading))]);
     taken bigint[] := '{}';
@@ -41,16 +41,17 @@ BEGIN
         FROM unnest(candidates, parts) AS c(candidate, part) GROUP BY c.candidate;
 END
 $$;
-COMMENT ON FUNCTION callipper._in_turn(bigint[], float8[], float8[], integer[], float8[], float8, bigint) IS
+COMMENT ON FUNCTION callipper._in_turn(bigint[], float8[], float8[], integer[], float8[], float8, float8, bigint) IS
     'candidates in the order in which each reading of a question and each part of the city has its turn';
 
 -- The best cells by the evidence. The squares with the most relevant POIs are rated: the weight of relevant POIs within 250 m,
 -- divided by a power of the number of all POIs there. A prior of five keeps a lonely POI from winning. The answer of a square
 -- is the cell that contains the middle of its relevant POIs. The surer the question is (the nearer it is to a phrase), the less its
--- readings take turns; the eight readings with the densest square are told apart. The POIs around all answers are found by one join
--- of squares, because a broad question has tens of thousands. An answer that rests on faint likenesses alone names these, and has no
--- lift. With an area, only squares in its bounding box are rated. The box is cut to the city
--- first, because a projection made for one city has no coordinates for the other side of the earth.
+-- readings take turns; the eight readings with the densest square are told apart. In a town that the surroundings of ten answers would
+-- fill, its parts take no turns. Where few squares have relevant POIs, those beside them, within reach,
+-- come next. The POIs around all answers are found by one join of squares, because a broad question has tens of thousands. An answer
+-- that rests on faint likenesses alone names these, and has no lift. With an area, only squares in its bounding box are rated. The box
+-- is cut to the city first, because a projection made for one city has no coordinates for the other side of the earth.
 CREATE OR REPLACE FUNCTION callipper._cells_by_evidence(
     version integer, question @extschema:vector@.vector, words text, k bigint, area @extschema:postgis@.geometry
 ) RETURNS TABLE (
@@ -67,6 +68,8 @@ DECLARE
         := (SELECT @extschema:postgis@.ST_Expand(m.extent, float8 '1') FROM callipper.model m WHERE m.version = _cells_by_evidence.version);
     wanted constant bigint := least(k, 1000000000);  -- more cells than any city has, and its multiples are no overflow
     tried constant bigint := ceil((3 * wanted + 20) * least(greatest(1, size_m / 100) ^ 2, 1e6));  -- a cell may hold many squares
+    ten_of constant float8 := 10 * (SELECT sum(a.share) FROM callipper._squares_around() a) / greatest(1, (
+        SELECT count(*) FROM (SELECT FROM callipper.poi_density d WHERE d.version = _cells_by_evidence.version LIMIT 20000) d));
     box @extschema:postgis@.geometry;
 BEGIN
     IF area IS NOT NULL THEN
@@ -89,25 +92,38 @@ BEGIN
             SELECT r.i, r.j, coalesce(n.place, 1) AS reading, sum(r.weight) AS weight,
                 sum(r.easting * r.weight) AS easting, sum(r.northing * r.weight) AS northing
             FROM relevant r LEFT JOIN reading n ON n.reading = r.reading GROUP BY r.i, r.j, coalesce(n.place, 1)
+        ), whole AS MATERIALIZED (
+            SELECT i, j, sum(weight) AS weight, sum(easting) / sum(weight) AS easting, sum(northing) / sum(weight) AS northing
+            FROM square GROUP BY i, j
+        ), beside AS (
+            SELECT DISTINCT ON (i, j) * FROM (
+                SELECT s.i + a.i AS i, s.j + a.j AS j, s.weight,
+                    least(greatest(s.easting, 100 * (s.i + a.i) + 1), 100 * (s.i + a.i) + 99) AS easting,
+                    least(greatest(s.northing, 100 * (s.j + a.j) + 1), 100 * (s.j + a.j) + 99) AS northing,
+                    point(s.easting, s.northing) AS middle
+                FROM whole s CROSS JOIN callipper._squares_around() a WHERE (SELECT count(*) FROM whole) < 2 * $12
+            ) n WHERE NOT EXISTS (SELECT FROM whole w WHERE w.i = n.i AND w.j = n.j) AND point(easting, northing) <-> middle <= $10
+            ORDER BY i, j, weight DESC, point(easting, northing) <-> middle
         ), seed AS (
-            SELECT * FROM (
-                SELECT i, j, sum(weight) AS weight, sum(easting) / sum(weight) AS easting, sum(northing) / sum(weight) AS northing
-                FROM square GROUP BY i, j
-            ) s
-            WHERE $4 IS NULL OR (
-                easting BETWEEN @extschema:postgis@.ST_XMin($4::@extschema:postgis@.box3d)
-                    AND @extschema:postgis@.ST_XMax($4::@extschema:postgis@.box3d)
-                AND northing BETWEEN @extschema:postgis@.ST_YMin($4::@extschema:postgis@.box3d)
-                    AND @extschema:postgis@.ST_YMax($4::@extschema:postgis@.box3d)
-            )
-            ORDER BY weight DESC, i, j LIMIT greatest(1500, 5 * $12)
+            SELECT i, j, easting, northing, first FROM (
+                SELECT *, row_number() OVER (PARTITION BY first ORDER BY weight DESC, i, j) AS place FROM (
+                    SELECT i, j, easting, northing, weight, 1.0::float8 AS first FROM whole
+                    UNION ALL SELECT i, j, easting, northing, weight, 1e-3::float8 FROM beside
+                ) s
+                WHERE $4 IS NULL OR (
+                    easting BETWEEN @extschema:postgis@.ST_XMin($4::@extschema:postgis@.box3d)
+                        AND @extschema:postgis@.ST_XMax($4::@extschema:postgis@.box3d)
+                    AND northing BETWEEN @extschema:postgis@.ST_YMin($4::@extschema:postgis@.box3d)
+                        AND @extschema:postgis@.ST_YMax($4::@extschema:postgis@.box3d)
+                )
+            ) s WHERE place <= greatest(1500, 5 * $12) OR first < 1
         ), rated AS (
             SELECT s.i, s.j, s.easting, s.northing, d.pois, o.reading,
-                sum(o.weight * a.share) / (greatest(d.pois, 1) + 5.0::float8) ^ 0.6::float8 AS part
+                s.first * sum(o.weight * a.share) / (greatest(d.pois, 1) + 5.0::float8) ^ 0.6::float8 AS part
             FROM seed s CROSS JOIN callipper._squares_around() a
                 JOIN square o ON o.i = s.i + a.i AND o.j = s.j + a.j
                 JOIN callipper.poi_density d ON d.version = $1 AND d.i = s.i AND d.j = s.j
-            GROUP BY s.i, s.j, s.easting, s.northing, d.pois, o.reading
+            GROUP BY s.i, s.j, s.easting, s.northing, s.first, d.pois, o.reading
         ), summed AS (
             SELECT r.i, r.j, r.easting, r.northing, r.pois, sum(r.part) AS score, min(r.place) AS place,
                 array_agg(r.reading) AS readings, array_agg(r.part) AS parts
@@ -131,7 +147,7 @@ BEGIN
                 SELECT array_agg(f.cell_id) AS cells, array_agg(f.easting) AS eastings, array_agg(f.northing) AS northings,
                     array_agg(p.reading) AS readings, array_agg(p.part) AS parts
                 FROM found f CROSS JOIN unnest(f.readings, f.parts) AS p(reading, part)
-            ) c, sure, callipper._in_turn(c.cells, c.eastings, c.northings, c.readings, c.parts, sure.kept, $5) v
+            ) c, sure, callipper._in_turn(c.cells, c.eastings, c.northings, c.readings, c.parts, sure.kept, $13, $5) v
         ), best AS MATERIALIZED (
             SELECT f.cell_id, f.geom, f.score, f.easting, f.northing, f.pois, t.place,
                 floor(f.easting / 100)::integer AS i, floor(f.northing / 100)::integer AS j
@@ -163,7 +179,7 @@ BEGIN
         FROM best f LEFT JOIN counted c ON c.cell_id = f.cell_id LEFT JOIN reason r ON r.cell_id = f.cell_id
         ORDER BY f.place
     $query$, 'point_embedding_v' || version
-    ) USING version, question, words, box, k, area, grid, srid, pois, callipper._evidence_reach_m(), tried, wanted;
+    ) USING version, question, words, box, k, area, grid, srid, pois, callipper._evidence_reach_m(), tried, wanted, 0.8 + 0.2 * least(1, ten_of);
 END
 $$;
 COMMENT ON FUNCTION callipper._cells_by_evidence(

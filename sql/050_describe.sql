@@ -61,7 +61,7 @@ COMMENT ON FUNCTION callipper._kinds_here(integer, @extschema:postgis@.geometry)
     'kinds of POIs near a place or in an area: how many there are, what they weigh, all POIs there, and the three nearest';
 
 -- The kinds that stand out. The first is the one whose number is the least likely by chance, by the log-likelihood ratio of a
--- Poisson count and the number that is usual among so many POIs, or rather by its root. Five more POIs in the city keep the
+-- Poisson count and the number that is usual among so many POIs, or rather by its root; of two that are as unlikely, the rarer kind says more. Five more POIs in the city keep the
 -- rarest kinds in bounds. At a place, a prominent kind counts by how few places have one near as well: one station is usual
 -- among 200 POIs, but it is what a place is known by. Each next kind is taken by what it adds: one that is like one said
 -- already says little. callipper_trainer/standing_out.py has the same numbers.
@@ -78,14 +78,15 @@ DECLARE
     vectors @extschema:vector@.vector[];
     best integer;
 BEGIN
-    SELECT array_agg(greatest(sqrt(r.evidence * ln(r.evidence / r.usual) - (r.evidence - r.usual)), r.rare) ORDER BY r.name),
+    SELECT array_agg(greatest(
+            sqrt((r.evidence * ln(r.evidence / r.usual) - (r.evidence - r.usual)) * greatest(0, ln(city / r.sure_pois)) / 6), r.rare) ORDER BY r.name),
         array_agg(r.vec ORDER BY r.name),
         array_agg(r.lift ORDER BY r.name),
         array_agg(jsonb_build_object('kind_id', r.kind_id, 'name', r.name, 'pois', r.pois, 'nearest', r.nearest) ORDER BY r.name)
     INTO gains, vectors, lifts, answers FROM (
         SELECT s.*, p.vec
         FROM (
-            SELECT h.*, t.name, h.evidence / h.all_pois / (t.sure_pois / city) AS lift,
+            SELECT h.*, t.name, t.sure_pois, h.evidence / h.all_pois / (t.sure_pois / city) AS lift,
                 least(h.evidence, h.all_pois * (t.sure_pois + 5) / city) AS usual,
                 CASE WHEN NOT is_area THEN -1.5 * ln(t.area_share) END AS rare
             FROM callipper._kinds_here(version, place) h JOIN callipper.kind t ON t.version = $1 AND t.kind_id = h.kind_id

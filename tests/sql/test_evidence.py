@@ -42,10 +42,10 @@ class Town:
     questions: dict[str, Array]
     cell_of: dict[tuple[int, int], int]  # (i, j) -> cell_id
 
-    def candidates(self, text: str, k: int | None) -> dict[int, Candidate]:
-        """By cell_id; those that are tried for k answers, or all."""
-        tried = math.ceil((3 * k + 20) * max(1, self.size_m / 100) ** 2) if k else 0
-        found = self.evidence.candidates(self.questions[text], text, self.size_m, (tried, k) if k else None)
+    def candidates(self, text: str, k: int, *, everywhere: bool = True) -> dict[int, Candidate]:
+        """By cell_id; those that are tried for k answers from the whole city, or all."""
+        tried = math.ceil((3 * k + 20) * max(1, self.size_m / 100) ** 2) if everywhere else None
+        found = self.evidence.candidates(self.questions[text], text, self.size_m, k, tried)
         return {self.cell_of[cell]: candidate for cell, candidate in found.items()}
 
     def similarity(self, text: str) -> dict[int, float]:
@@ -89,7 +89,7 @@ def check(rows: list[Any], town: Town, text: str, k: int, inside: set[int] | Non
     """First the k best cells with evidence and what there is to say of them, then the nearest of the others."""
     similarity = town.similarity(text)
     counts = set(similarity) if inside is None else inside
-    found = town.candidates(text, None if inside is not None else k) if text != UNHEARD else {}
+    found = town.candidates(text, k, everywhere=inside is None) if text != UNHEARD else {}
     found = {cell: candidate for cell, candidate in found.items() if cell in counts}
     ids = [row[0] for row in rows]
     assert len(ids) == min(k, len(counts)) == len(set(ids)) and set(ids) <= counts
@@ -103,13 +103,13 @@ def check(rows: list[Any], town: Town, text: str, k: int, inside: set[int] | Non
         assert lift == (None if reason.lift is None else pytest.approx(reason.lift, rel=TIE))
         assert 0 <= percentile <= 100
     if found:
-        check_turns(ids[:split], found, town.evidence.kept(town.questions[text]))
+        check_turns(ids[:split], found, town.evidence.kept(town.questions[text]), town.evidence.spread())
     assert all(row[3:] == (None, None, None) for row in rows[split:])
     rest = sorted((similarity[cell] for cell in counts - set(ids[:split])), reverse=True)[: len(ids) - split]
     np.testing.assert_allclose([row[1] for row in rows[split:]], rest, atol=1e-6)
 
 
-def check_turns(ids: list[int], found: dict[int, Candidate], kept: float) -> None:
+def check_turns(ids: list[int], found: dict[int, Candidate], kept: float, spread: float) -> None:
     """Each of the first fifty is the best of what was left, where readings and places that had a turn count less."""
     left, weight = dict(found), defaultdict[int, float](lambda: 1.0)
     taken: list[Array] = []
@@ -119,7 +119,7 @@ def check_turns(ids: list[int], found: dict[int, Candidate], kept: float) -> Non
             for other, candidate in left.items()
         }
         worth = {
-            other: value[other] * 0.8 ** sum(np.linalg.norm(candidate.middle - place) <= REACH_M for place in taken)
+            other: value[other] * spread ** sum(np.linalg.norm(candidate.middle - place) <= REACH_M for place in taken)
             for other, candidate in left.items()
         }
         assert worth[cell] >= max(worth.values()) * (1 - TIE)
@@ -134,15 +134,16 @@ def check_turns(ids: list[int], found: dict[int, Candidate], kept: float) -> Non
 
 def test_the_town_asks_what_the_rules_tell_apart(town: Town) -> None:
     """Questions for no kind, for one and for several; by names; and POIs of which only the name says something."""
-    asked = {text: town.evidence.asked(town.questions[text]) for text in QUESTIONS}
+    asked = {text: town.evidence.asked(town.questions[text], text) for text in QUESTIONS}
     assert {min(len(kinds), 2) for kinds in asked.values()} >= {1, 2}
     assert any(0.1 < weight < 0.9 for kinds in asked.values() for weight in kinds.values())
     assert len(town.evidence.named("the old mill")) > 20 and any(town.evidence.basis)
     for text in QUESTIONS:
-        assert len(town.candidates(text, None)) > 10
+        assert len(town.candidates(text, 10, everywhere=False)) > 10
     kept = {town.evidence.kept(town.questions[text]) for text in QUESTIONS}
     assert min(kept) == 0.5 and max(kept) == 1
-    assert any(len(candidate.parts) > 2 for text in QUESTIONS for candidate in town.candidates(text, None).values())
+    found = [town.candidates(text, 10, everywhere=False) for text in QUESTIONS]
+    assert any(len(candidate.parts) > 2 for candidates in found for candidate in candidates.values())
 
 
 @pytest.mark.parametrize("k", [1, 10, 100, 100_000])
@@ -210,17 +211,18 @@ def test_hostile_texts(asking: db.Connection, town: Town, text: str) -> None:
     notices: list[str] = []
     asking.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
     version = town.model.version
-    asking.execute(
-        "INSERT INTO callipper.text_embedding (version, text, emb)"
-        " SELECT %s, callipper._text_key(left(%s, 10000)), emb FROM callipper.text_embedding WHERE text = 'pub'",
-        [version, text],
-    )
-    asking.execute(
-        "INSERT INTO callipper.text_vector (text_encoder_id, text, vec)"
-        " SELECT text_encoder_id, left(%s, 10000), vec FROM callipper.text_vector WHERE text = 'pub'",
-        [text],
-    )
-    rows, plain = search(asking, text, 5), search(asking, "pub", 5)
+    for alike in (text, "zzz"):
+        asking.execute(
+            "INSERT INTO callipper.text_embedding (version, text, emb)"
+            " SELECT %s, callipper._text_key(left(%s, 10000)), emb FROM callipper.text_embedding WHERE text = 'pub'",
+            [version, alike],
+        )
+        asking.execute(
+            "INSERT INTO callipper.text_vector (text_encoder_id, text, vec)"
+            " SELECT text_encoder_id, left(%s, 10000), vec FROM callipper.text_vector WHERE text = 'pub'",
+            [alike],
+        )
+    rows, plain = search(asking, text, 5), search(asking, "pub" if "pub" in text else "zzz", 5)
     if not town.evidence.named("pub"):
         assert rows == plain
     assert len(asking.execute("SELECT * FROM callipper.search_points(%s, 5)", [text]).fetchall()) == 5
@@ -417,6 +419,7 @@ def test_a_reader_asks_and_cannot_read_the_kinds(asking: db.Connection, town: To
                 "kind",
                 "kind_name",
                 "kind_phrase",
+                "kind_word",
                 "point_kind",
                 f"point_kind_v{version}",
                 "point_name",
@@ -425,7 +428,8 @@ def test_a_reader_asks_and_cannot_read_the_kinds(asking: db.Connection, town: To
             )
         ),
         f"SELECT callipper._count_evidence({version})",
-        f"SELECT callipper._kinds_asked({version}, '[1,0,0,0]')",
+        f"SELECT callipper._kinds_asked({version}, '[1,0,0,0]', 'pub')",
+        f"SELECT callipper._shared_words({version}, 'pub')",
         f"SELECT callipper._alike_points({version}, '[1,0,0,0]')",
         f"SELECT callipper._relevant_points({version}, '[1,0,0,0]', 'pub')",
         f"SELECT callipper._cells_by_evidence({version}, '[1,0,0,0]', 'pub', 3, NULL)",

@@ -68,6 +68,8 @@ class Evidence:
     landmark: list[bool]
     prominent: list[bool]
     words: dict[int, Array]  # number of a POI -> (T,) vector of its own words
+    lexemes: list[list[set[str]]]  # (K,) of the phrases of a kind, each as its words
+    lexemes_of: dict[str, set[str]]  # question -> its words
 
     @classmethod
     def read(cls, connection: Connection, version: int, dim: int) -> Evidence:
@@ -106,6 +108,8 @@ class Evidence:
             [landmark for *_, landmark, _ in kinds],
             [prominent for *_, prominent in kinds],
             {row[point_id]: np.array(vec, np.float64) for point_id, vec in words},
+            _lexemes_of_kinds(connection, version, len(kinds)),
+            {text: _lexemes(connection, text) for text in QUESTIONS},
         )
 
     def of(self, number: int) -> set[int]:
@@ -119,13 +123,34 @@ class Evidence:
 
     # Search
 
-    def asked(self, question: Array) -> dict[int, float]:
+    def asked(self, question: Array, words: str) -> dict[int, float]:
         """The kinds that a question (T,) asks for, and how near they are."""
         cosines = self._cosines(question)
         if not cosines or max(found.max() for found in cosines.values()) < 0.4:
             return {}
-        likeness = {kind: float(np.log(np.exp(20 * found).sum()) / 20) for kind, found in cosines.items()}
+        shared = self._shared_words(list(cosines), words)
+        likeness = {
+            kind: float(np.log(np.exp(20 * found).sum()) / 20 + 0.5 * shared[kind]) for kind, found in cosines.items()
+        }
         return {kind: near for kind, near in likeness.items() if near >= max(likeness.values()) - 0.08}
+
+    def _shared_words(self, kinds: list[int], words: str) -> dict[int, float]:
+        """How much of a question the phrases of some kinds share with it, by the rarity of its words among them."""
+        asked = self.lexemes_of[words]
+        having = {
+            word: {kind: sum(word in phrase for phrase in self.lexemes[kind]) for kind in kinds} for word in asked
+        }
+        rarity = {
+            word: max(0.0, np.log(1 + len(kinds) / (1 + sum(count > 0 for count in counts.values()))) - 1.5)
+            for word, counts in having.items()
+        }
+        total = sum(rarity.values())
+        return {
+            kind: sum(rarity[word] * having[word][kind] / (having[word][kind] + 1) for word in asked) / total
+            if total
+            else 0.0
+            for kind in kinds
+        }
 
     def _cosines(self, question: Array) -> dict[int, Array]:
         """Of the kinds that are there: those of their phrases."""
@@ -134,12 +159,17 @@ class Evidence:
 
     def kept(self, question: Array) -> float:
         """What a reading of a question (T,) keeps of its weight with each answer."""
-        nearest = max(float(found.max()) for found in self._cosines(question).values()) if self.asked(question) else 0
+        nearest = max((float(found.max()) for found in self._cosines(question).values()), default=0.0)
         return float(np.clip(0.5 + 0.5 * (nearest - 0.8) / 0.19, 0.5, 1))
 
-    def reading(self, question: Array) -> Callable[[int], int]:
+    def spread(self) -> float:
+        """What a candidate keeps of its score with each answer near it: less in a city than in a small town."""
+        squares = len({tuple(pair) for pair in np.floor(self.metres / SQUARE_M).astype(int).tolist()})
+        return 0.8 + 0.2 * min(1.0, 10 * sum(shares_around().values()) / squares)
+
+    def reading(self, question: Array, words: str) -> Callable[[int], int]:
         """The kind as which a POI counts for a question (T,)."""
-        asked = self.asked(question)
+        asked = self.asked(question, words)
 
         def of(number: int) -> int:
             found = [
@@ -163,9 +193,9 @@ class Evidence:
         spoken = [set("".join(c if c.isalnum() else " " for c in name.lower()).split()) for name, _ in self.labels]
         return {number for number, words_there in enumerate(spoken) if wanted <= words_there}
 
-    def shares(self, question: Array) -> dict[int, tuple[float, float]]:
+    def shares(self, question: Array, words: str) -> dict[int, tuple[float, float]]:
         """Of the POIs that a question asks for: the weight by kind, and the weight by their own words."""
-        asked, alike = self.asked(question), self.alike(question)
+        asked, alike = self.asked(question, words), self.alike(question)
         nearest = max([*asked.values(), *alike.values()], default=0.0)
         result = {}
         for number in range(len(self.point_id)):
@@ -181,39 +211,39 @@ class Evidence:
 
     def weights(self, question: Array, words: str) -> dict[int, float]:
         """The POIs that a question asks for, with their weights."""
-        result = {number: min(1.0, sum(share)) for number, share in self.shares(question).items()}
+        result = {number: min(1.0, sum(share)) for number, share in self.shares(question, words).items()}
         for number in self.named(words):
             result[number] = max(result.get(number, 0.0), 1.0 if number in self.words else 0.5)
         return result
 
     def because(self, number: int, question: Array, words: str) -> str | None:
         """Why a POI that a question asks for is found."""
-        by_kind, by_words = self.shares(question).get(number, (0.0, 0.0))
+        by_kind, by_words = self.shares(question, words).get(number, (0.0, 0.0))
         if number in self.named(words):
             return "name"
         return "kind" if by_kind >= by_words else "words" if by_words >= 0.05 else None
 
     def candidates(
-        self, question: Array, words: str, size_m: float, pool: tuple[int, int] | None
+        self, question: Array, words: str, size_m: float, k: int, tried_first: int | None
     ) -> dict[tuple[int, int], Candidate]:
-        """The square cells (i, j) of a size that answer a question, each by its best square of 100 m.
+        """The square cells (i, j) of a size that are tried for k answers, each by its best square of 100 m.
 
-        pool: how many squares are tried, the best as a whole and the best of each reading; None for all.
+        tried_first: how many squares are tried, besides the k best of each reading; None for all.
         """
-        found = self._squares(question, words)
-        tried = found if pool is None else found[: pool[0]]
-        if pool is not None and self.kept(question) < 1:
+        found = self._squares(question, words, k)
+        tried = found[:tried_first]
+        if tried_first is not None and self.kept(question) < 1:
             for reading in range(READINGS + 1):
                 of_it = (candidate for candidate in found if reading in candidate.parts)
-                tried = [*tried, *sorted(of_it, key=lambda candidate: -candidate.parts[reading])[: pool[1]]]
+                tried = [*tried, *sorted(of_it, key=lambda candidate: -candidate.parts[reading])[:k]]
         result: dict[tuple[int, int], Candidate] = {}
         for candidate in sorted(tried, key=lambda candidate: -candidate.score):
             result.setdefault(tuple(np.floor(candidate.middle / size_m).astype(int).tolist()), candidate)
         return result
 
-    def _squares(self, question: Array, words: str) -> list[Candidate]:
-        """Each square of 100 m with a relevant POI, best first."""
-        weight, reading_of = self.weights(question, words), self.reading(question)
+    def _squares(self, question: Array, words: str, k: int) -> list[Candidate]:
+        """Each square of 100 m with a relevant POI, best first, and then those beside them if they are few for k answers."""
+        weight, reading_of = self.weights(question, words), self.reading(question, words)
         held: dict[Any, list[int]] = defaultdict(list)
         count: dict[Any, int] = defaultdict(int)
         for number, place in enumerate(self.metres):
@@ -223,17 +253,41 @@ class Evidence:
                 held[square].append(number)
         group = self._groups(held, weight, reading_of)
         around, found = shares_around(), []
-        for (i, j), numbers in held.items():
+        values = {square: np.array([weight[number] for number in numbers]) for square, numbers in held.items()}
+        middle = {
+            square: (self.metres[numbers] * values[square][:, None]).sum(axis=0) / values[square].sum()
+            for square, numbers in held.items()
+        }
+        beside = (
+            self._beside(middle, {square: value.sum() for square, value in values.items()}) if len(held) < 2 * k else {}
+        )
+        middle |= {square: place for square, place in beside.items() if square in count}
+        for i, j in middle:
             near = [((i + east, j + north), share) for (east, north), share in around.items()]
             pois = sum(share * count[square] for square, share in near)
             parts: dict[int, float] = defaultdict(float)
             for square, share in near:
                 for number in held.get(square, []):
-                    parts[group[reading_of(number)]] += share * weight[number] / (max(pois, 1) + 5) ** 0.6
-            values = np.array([weight[number] for number in numbers])
-            middle = (self.metres[numbers] * values[:, None]).sum(axis=0) / values.sum()
-            found.append(Candidate(middle, pois, dict(parts)))
+                    parts[group[reading_of(number)]] += (
+                        (1e-3 if (i, j) in beside else 1) * share * weight[number] / (max(pois, 1) + 5) ** 0.6
+                    )
+            found.append(Candidate(middle[i, j], pois, dict(parts)))
         return sorted(found, key=lambda candidate: -candidate.score)
+
+    @staticmethod
+    def _beside(middle: dict[Any, Array], weight: dict[Any, float]) -> dict[Any, Array]:
+        """The squares near some with a middle (2,) in metres, each with its point that is nearest to the heaviest of them."""
+        chosen: dict[Any, tuple[float, float, Array]] = {}
+        for (i, j), place in middle.items():
+            for east, north in shares_around():
+                corner = np.array([i + east, j + north]) * SQUARE_M
+                point = np.clip(place, corner + 1, corner + SQUARE_M - 1)  # on an edge it would be in two cells
+                away = float(np.linalg.norm(point - place))
+                square = (i + east, j + north)
+                if square not in middle and away <= REACH_M:
+                    best = (-weight[i, j], away, point)
+                    chosen[square] = min(chosen.get(square, best), best, key=lambda found: found[:2])
+        return {square: point for square, (*_, point) in chosen.items()}
 
     @staticmethod
     def _groups(
@@ -330,7 +384,7 @@ class Evidence:
             if not self.said[kind] or weight < 1 or weight / len(inside) / usual < (1 if known else 2):
                 continue
             ratio = max(1.0, weight / (len(inside) * (usual + 5 / len(city))))
-            surprise = np.sqrt(weight * (np.log(ratio) - 1 + 1 / ratio))
+            surprise = np.sqrt(weight * (np.log(ratio) - 1 + 1 / ratio) * -np.log(usual) / 6)
             near = {
                 label
                 for number in inside
@@ -346,6 +400,20 @@ class Evidence:
                 likeness = float(self.phrases[kind][0] @ self.phrases[best][0])  # the first phrase is the name
                 row[0] *= min(1.0, max(0.0, (0.9 - likeness) / 0.5))
         return result
+
+
+def _lexemes(connection: Connection, text: str) -> set[str]:
+    (found,) = connection.one("SELECT tsvector_to_array(to_tsvector('english', %s))", [text])
+    return set(found)
+
+
+def _lexemes_of_kinds(connection: Connection, version: int, kinds: int) -> list[list[set[str]]]:
+    result: list[list[set[str]]] = [[] for _ in range(kinds)]
+    for kind_id, phrase in connection.execute(
+        "SELECT kind_id, phrase FROM callipper.kind_phrase WHERE version = %s", [version]
+    ).fetchall():
+        result[kind_id].append(_lexemes(connection, phrase))
+    return result
 
 
 def shares_around() -> dict[tuple[int, int], float]:
@@ -454,6 +522,7 @@ def _write_kinds(connection: Connection, version: int, random: np.random.Generat
     for table, columns in tables.items():
         rows: binary_copy.Columns = {"version": ("int4", version), **columns}
         binary_copy.write_rows(connection, sql.Identifier("callipper", table), rows)
+    connection.execute("SELECT callipper._count_words(%s)", [version])
 
 
 def _write_questions(connection: Connection, version: int, seed: int) -> dict[str, Array]:

@@ -243,7 +243,7 @@ class KindRows:
 
 
 def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
-    """Write kinds, their names in other languages and their phrases."""
+    """Write kinds, their names in other languages, their phrases and the words of these."""
     if not rows.numbers:
         return
     written = WeightRows(connection, version)
@@ -273,6 +273,7 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
             "vec": ("vector", rows.vectors),
         },
     )
+    connection.execute("SELECT callipper._count_words(%s)", [version])
 
 
 def write_point_kinds(connection: Connection, version: int, kinds: Kinds, samples: Samples) -> None:

@@ -23,6 +23,7 @@ LEAST_POIS = 5
 TWICE = 2.0  # a kind is said if its share is at least this many times its share in the city
 ONCE = 1.0  # the same of a prominent kind
 PROMINENCE = 1.5  # what the rarity of a prominent kind counts for, to one deviation of a kind's number
+RARE = 6.0  # the -ln of its share in the city with which a kind counts as it is; a commoner one counts for less
 MORE_POIS = 5.0  # in the city, which keep the rarest kinds in bounds
 ROWS = 20_000  # places at once
 
@@ -146,7 +147,10 @@ def standing_out(pois: PoiKinds, place: Array, poi: Array, places: int, most: in
     with np.errstate(divide="ignore", invalid="ignore"):
         lift = evidence / count[place] / (sure_pois / pois.city)
     usual = np.minimum(evidence, count[place] * (sure_pois + MORE_POIS) / pois.city)
-    gain = np.fmax(np.sqrt(evidence * np.log(evidence / usual) - (evidence - usual)), rarity)
+    ratio = evidence * np.log(evidence / usual) - (evidence - usual)
+    with np.errstate(divide="ignore"):
+        rareness = np.maximum(0, np.log(pois.city / sure_pois)) / RARE
+    gain = np.fmax(np.sqrt(ratio * rareness), rarity)
     enough = (lift >= TWICE) | (~np.isnan(rarity) & (lift >= ONCE))
     best = np.flatnonzero(pois.said[kind] & (sure_pois > 0) & enough & (evidence >= 1))
     place, kind, gain = place[best], kind[best], gain[best]

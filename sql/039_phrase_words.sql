@@ -1,0 +1,71 @@
+-- The words that a question shares with the phrases of a kind. A sentence encoder blurs rare words: to it, pierogi are some food, and
+-- 'a tenner on the favourite' is money. That a phrase has the very word tells more.
+
+-- The distinct words of a text, cut to their stems by PostgreSQL's dictionaries of some languages. Stop words are left out. Japanese,
+-- Chinese and Korean texts have pairs of letters as well, because PostgreSQL does not know where their words end.
+CREATE OR REPLACE FUNCTION callipper._lexemes(content text, languages text[]) RETURNS text[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT word.lexeme FROM unnest(languages) AS spoken(code), unnest(to_tsvector(CASE spoken.code
+            WHEN 'ar' THEN 'arabic' WHEN 'de' THEN 'german' WHEN 'en' THEN 'english' WHEN 'es' THEN 'spanish' WHEN 'fr' THEN 'french'
+            WHEN 'hi' THEN 'hindi' WHEN 'it' THEN 'italian' WHEN 'nl' THEN 'dutch' WHEN 'pt' THEN 'portuguese'
+            WHEN 'ru' THEN 'russian' WHEN 'tr' THEN 'turkish' ELSE 'simple' END::regconfig, content)) AS word
+        UNION SELECT substr(run.letters[1], place, 2)
+        FROM regexp_matches(content, '[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}', 'g') AS run(letters),
+            generate_series(1, length(run.letters[1]) - 1) AS place
+        WHERE languages && ARRAY['ja', 'ko', 'zh']
+    );
+END
+$$;
+COMMENT ON FUNCTION callipper._lexemes(text, text[]) IS 'the distinct words of a text, as stems of some languages';
+
+-- The languages in which a version has phrases. Earlier programs knew English alone.
+CREATE OR REPLACE FUNCTION callipper._spoken(version integer) RETURNS text[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce((SELECT ARRAY(SELECT jsonb_array_elements_text(m.provenance -> 'languages')) FROM callipper.model m
+        WHERE m.version = _spoken.version AND jsonb_typeof(m.provenance -> 'languages') = 'array'), ARRAY['en']);
+END
+$$;
+COMMENT ON FUNCTION callipper._spoken(integer) IS 'codes of the languages in which a version has phrases';
+
+-- In how many phrases of each kind each word is. Publishing and refreshing call it.
+CREATE OR REPLACE FUNCTION callipper._count_words(version integer) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    languages constant text[] := callipper._spoken(version);
+BEGIN
+    DELETE FROM callipper.kind_word w WHERE w.version = _count_words.version;
+    INSERT INTO callipper.kind_word (version, kind_id, word, phrases)
+        SELECT p.version, p.kind_id, w.word, count(*)
+        FROM callipper.kind_phrase p, unnest(callipper._lexemes(p.phrase, languages)) AS w(word)
+        WHERE p.version = _count_words.version GROUP BY p.version, p.kind_id, w.word;
+END
+$$;
+COMMENT ON FUNCTION callipper._count_words(integer) IS 'counts the phrases of each kind that have each word';
+
+-- How much of a question each kind says in its own phrases, from 0 to 1. A word counts by its rarity among the kinds (inverse document
+-- frequency): one that a quarter of all kinds have says nothing. One phrase with the word counts by half, many phrases count fully.
+CREATE OR REPLACE FUNCTION callipper._shared_words(version integer, words text)
+RETURNS TABLE (kind_id integer, share float8)
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 50 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    kinds constant float8 := (SELECT count(*) FROM callipper.kind t WHERE t.version = _shared_words.version AND t.pois > 0);
+BEGIN
+    RETURN QUERY
+        WITH asked AS MATERIALIZED (
+            SELECT a.word, greatest(0, ln(1 + kinds / (1 + (
+                SELECT count(*) FROM callipper.kind_word w JOIN callipper.kind t USING (version, kind_id)
+                WHERE w.version = _shared_words.version AND w.word = a.word AND t.pois > 0
+            ))) - 1.5) AS rarity
+            FROM unnest(callipper._lexemes(left(words, 1000), callipper._spoken(version))) AS a(word)
+        )
+        SELECT w.kind_id, (sum(a.rarity * w.phrases / (w.phrases + 1)) / (SELECT sum(rarity) FROM asked))::float8
+        FROM asked a JOIN callipper.kind_word w ON w.version = _shared_words.version AND w.word = a.word
+        WHERE a.rarity > 0 GROUP BY w.kind_id;
+END
+$$;
+COMMENT ON FUNCTION callipper._shared_words(integer, text) IS
+    'how much of a question, from 0 to 1, the phrases of each kind share with it, by rarity of the words';
