@@ -159,7 +159,7 @@ def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
         server.stop()
     found = {int(path.stem[5:]): json.loads(path.read_text(encoding="utf-8")) for path in home.glob("size-*.json")}
     found = dict(sorted(found.items()))
-    slopes = slopes_of({size: stages for size, stages in found.items() if size <= max(SIZES)})
+    slopes = slopes_of(found)
     return {
         "epochs": options.epochs,
         "sizes": {f"{size:,}": stages for size, stages in found.items()},

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from callipper_db import db
@@ -16,6 +17,19 @@ from callipper_db.progress import Advance, silent
 from callipper_db.versions import SAFE_PARALLEL_BUILD
 
 WATCH_S = 0.5  # pause between two looks at the progress
+CELL_BYTES = 1800  # of the graph in memory: a vector of 1,032, and 16 for each of its 32 neighbours, with their levels
+
+# The build takes several times as long from the cell on for which maintenance_work_mem has no room. More than the server's
+# cache is not taken. Parallel workers would share the memory in /dev/shm, where a container has 64 MB.
+MAKE_ROOM = """
+SELECT set_config('maintenance_work_mem', wanted || 'kB', true), set_config('max_parallel_maintenance_workers', '0', true)
+FROM (
+    SELECT least(
+        (SELECT count(*) FROM {cells}) * %s / 1024, 8 * (SELECT setting::bigint FROM pg_settings WHERE name = 'shared_buffers')
+    ) AS wanted
+) AS room
+WHERE wanted > (SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem')
+"""
 
 
 def build_hnsw(connection: Connection, version: int, advance: Advance = silent) -> None:
@@ -27,6 +41,7 @@ def build_hnsw(connection: Connection, version: int, advance: Advance = silent) 
     row = connection.execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'").fetchone()
     if row and version_tuple(row[0]) < SAFE_PARALLEL_BUILD:
         connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
+    connection.execute(sql.SQL(MAKE_ROOM).format(cells=partition("cell_embedding", version)), [CELL_BYTES])
     with _watched(connection, advance):
         connection.execute(
             connection.named("CREATE INDEX ON {} USING hnsw (emb @extschema:vector@.vector_l2_ops)").format(

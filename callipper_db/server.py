@@ -535,7 +535,8 @@ def server_settings(memory_bytes: int, shm_bytes: int | None, *, durable: bool) 
         "max_connections": "40",
         "shared_buffers": f"{_within(mb // 8, 32, 1024)}MB",
         "work_mem": f"{_within(mb // 256, 32, 64)}MB",
-        "maintenance_work_mem": f"{_within(mb // 16, 64, 512)}MB",
+        "maintenance_work_mem": f"{_within(mb // 8, 64, 4096)}MB",  # an HNSW index of two million cells is built in it
+        "autovacuum_work_mem": "64MB",
         "effective_cache_size": f"{max(mb // 2, 128)}MB",
         "random_page_cost": "1.1",
         "jit": "off",  # compiling costs more than it saves for short functions over vectors
@@ -547,7 +548,7 @@ def server_settings(memory_bytes: int, shm_bytes: int | None, *, durable: bool) 
         "log_line_prefix": "'%m [%p] '",
         "logging_collector": "off",
     }
-    if shm_bytes is not None and shm_bytes < 2**30:  # containers have 64 MB, too little for a parallel index build
+    if shm_bytes is not None and shm_bytes < 5 * 2**30:  # containers have 64 MB, too little for a parallel index build
         values["dynamic_shared_memory_type"] = "sysv"
     if not durable:
         values |= {"fsync": "off", "full_page_writes": "off"}

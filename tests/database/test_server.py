@@ -230,13 +230,14 @@ def test_alter_system_wins_but_cannot_open_the_server(shared: EmbeddedServer) ->
 
 @pytest.mark.parametrize(
     ("memory_gb", "shared_mb", "work_mb", "maintenance_mb"),
-    [(0.25, 32, 32, 64), (4, 512, 32, 256), (64, 1024, 64, 512)],
+    [(0.25, 32, 32, 64), (4, 512, 32, 512), (64, 1024, 64, 4096)],
 )
 def test_memory_settings(memory_gb: float, shared_mb: int, work_mb: int, maintenance_mb: int) -> None:
     lines = server_settings(int(memory_gb * 2**30), 2**33, durable=True).splitlines()
     assert f"shared_buffers = {shared_mb}MB" in lines
     assert f"work_mem = {work_mb}MB" in lines
     assert f"maintenance_work_mem = {maintenance_mb}MB" in lines
+    assert "autovacuum_work_mem = 64MB" in lines
     assert not any(line.startswith(("fsync", "dynamic_shared_memory_type")) for line in lines)
 
 

@@ -275,6 +275,18 @@ def test_an_index_tells_how_far_it_is(database: str, monkeypatch: pytest.MonkeyP
     assert cells / 4 < sum(reported) <= cells
 
 
+@pytest.mark.parametrize(("before", "after"), [("1MB", "more"), ("64MB", "64MB")])
+def test_an_index_has_room_in_memory(database: str, before: str, after: str) -> None:
+    """At least what pgvector needs for a cell, in kB; a larger setting stays."""
+    metres = np.array([[500_000.0, 5_500_000.0]]) + 500 * np.arange(200)[:, None]
+    with user_session(database) as connection:
+        cells = len(write_model(connection, metres).cells)
+        connection.execute(f"SET LOCAL maintenance_work_mem = '{before}'".encode())
+        hnsw.build_hnsw(connection, 1)
+        (now,) = connection.one("SELECT current_setting('maintenance_work_mem')")
+    assert now == (f"{cells * hnsw.CELL_BYTES // 1024}kB" if after == "more" else after) and cells > 1000
+
+
 def test_an_index_is_built_where_no_second_connection_is_to_be_had(
     database: str, cluster_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
