@@ -18,7 +18,7 @@ from psycopg import sql
 
 from callipper_db import db
 from callipper_db.arrays import Array
-from callipper_db.binary_copy import read_rows
+from callipper_db.binary_copy import Columns, read_rows, write_rows
 from callipper_db.errors import TextEncoderMissing
 from callipper_db.progress import Advance, silent
 
@@ -280,12 +280,12 @@ def _read_vectors(connection: db.Connection, encoder_id: int, texts: list[str], 
 
 
 def _remember_vectors(connection: db.Connection, encoder_id: int, texts: list[str], vectors: Array) -> None:
-    # Not COPY, because another run may have added the same text.
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            connection.named(
-                "INSERT INTO callipper.text_vector (text_encoder_id, text, vec) VALUES (%s, %s, %s::real[]::@vector)"
-                " ON CONFLICT DO NOTHING"
-            ),
-            [(encoder_id, text, vector.tolist()) for text, vector in zip(texts, vectors, strict=True)],
-        )
+    # By way of a table of its own, because another run may have added the same text.
+    connection.execute(connection.named("CREATE TEMPORARY TABLE fresh (text text, vec @vector) ON COMMIT DROP"))
+    columns: Columns = {"text": ("text", [text.encode() for text in texts]), "vec": ("vector", vectors)}
+    write_rows(connection, sql.Identifier("pg_temp", "fresh"), columns)
+    connection.execute(
+        "INSERT INTO callipper.text_vector (text_encoder_id, text, vec) SELECT %s, text, vec FROM pg_temp.fresh"
+        " ON CONFLICT DO NOTHING",
+        [encoder_id],
+    )
