@@ -1,21 +1,27 @@
 -- The words that a question shares with the phrases of a kind. A sentence encoder blurs rare words: to it, pierogi are some food, and
 -- 'a tenner on the favourite' is money. That a phrase has the very word tells more.
 
--- The distinct words of a text, cut to their stems by PostgreSQL's dictionaries of some languages. Stop words are left out. Japanese,
--- Chinese and Korean texts have pairs of letters as well, because PostgreSQL does not know where their words end.
+-- The distinct words of a text, cut to their stems by PostgreSQL's dictionaries of some languages. Stop words are left out. Of
+-- Japanese, Chinese and Korean these are pairs of letters, because PostgreSQL does not know where their words end.
 CREATE OR REPLACE FUNCTION callipper._lexemes(content text, languages text[]) RETURNS text[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    words text[] := ARRAY(
+        SELECT DISTINCT word.lexeme FROM unnest(languages) AS spoken(code), unnest(to_tsvector(CASE spoken.code
+            WHEN 'ar' THEN 'arabic' WHEN 'de' THEN 'german' WHEN 'en' THEN 'english' WHEN 'es' THEN 'spanish'
+            WHEN 'fr' THEN 'french' WHEN 'hi' THEN 'hindi' WHEN 'it' THEN 'italian' WHEN 'nl' THEN 'dutch'
+            WHEN 'pt' THEN 'portuguese' WHEN 'ru' THEN 'russian' WHEN 'tr' THEN 'turkish' ELSE 'simple'
+            END::regconfig, content)) AS word
+        WHERE spoken.code NOT IN ('ja', 'ko', 'zh'));
 BEGIN
-    RETURN ARRAY(
-        SELECT word.lexeme FROM unnest(languages) AS spoken(code), unnest(to_tsvector(CASE spoken.code
-            WHEN 'ar' THEN 'arabic' WHEN 'de' THEN 'german' WHEN 'en' THEN 'english' WHEN 'es' THEN 'spanish' WHEN 'fr' THEN 'french'
-            WHEN 'hi' THEN 'hindi' WHEN 'it' THEN 'italian' WHEN 'nl' THEN 'dutch' WHEN 'pt' THEN 'portuguese'
-            WHEN 'ru' THEN 'russian' WHEN 'tr' THEN 'turkish' ELSE 'simple' END::regconfig, content)) AS word
-        UNION SELECT substr(run.letters[1], place, 2)
-        FROM regexp_matches(content, '[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}', 'g') AS run(letters),
-            generate_series(1, length(run.letters[1]) - 1) AS place
-        WHERE languages && ARRAY['ja', 'ko', 'zh']
-    );
+    IF languages && ARRAY['ja', 'ko', 'zh'] THEN  -- in a database of one of a few encodings, which know these letters
+        words := words || ARRAY(
+            SELECT DISTINCT substr(run.letters[1], place, 2)
+            FROM regexp_matches(content, '[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}', 'g') AS run(letters),
+                generate_series(1, length(run.letters[1]) - 1) AS place
+            WHERE substr(run.letters[1], place, 2) <> ALL (words));
+    END IF;
+    RETURN words;
 END
 $$;
 COMMENT ON FUNCTION callipper._lexemes(text, text[]) IS 'the distinct words of a text, as stems of some languages';
