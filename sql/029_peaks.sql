@@ -147,19 +147,22 @@ CREATE OR REPLACE FUNCTION callipper._join_place(
 ) RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    width integer := @extschema:vector@.vector_dims(peaks);
-    summary real;
+    rule constant jsonb := (SELECT m.arch -> 'peaks' FROM callipper.model m WHERE m.version = _join_place.version);
+    most constant float8 := coalesce((rule ->> 'most')::float8, 1);  -- an earlier program has none
+    width constant integer := @extschema:vector@.vector_dims(peaks);
+    norm float8;
     first_half @extschema:vector@.vector;
 BEGIN
     IF peaks IS NULL THEN
         RETURN callipper._join_halves(NULL, @extschema:vector@.l2_normalize(output));
     END IF;
-    summary := (SELECT (m.arch -> 'peaks' ->> 'summary')::real FROM callipper.model m WHERE m.version = _join_place.version);
     first_half := @extschema:vector@.vector_add(peaks, @extschema:vector@.vector_mul(
         @extschema:vector@.l2_normalize(@extschema:vector@.subvector(output, 1, width)),
-        array_fill(summary, ARRAY[width])::@extschema:vector@.vector));
-    IF @extschema:vector@.vector_norm(first_half) > 1 THEN
-        first_half := @extschema:vector@.l2_normalize(first_half);
+        array_fill((rule ->> 'summary')::real, ARRAY[width])::@extschema:vector@.vector));
+    norm := @extschema:vector@.vector_norm(first_half);
+    IF norm > most THEN
+        first_half := @extschema:vector@.vector_mul(
+            first_half, array_fill((most / norm)::real, ARRAY[width])::@extschema:vector@.vector);
     END IF;
     RETURN callipper._join_halves(first_half, @extschema:vector@.l2_normalize(
         @extschema:vector@.subvector(output, width + 1, @extschema:vector@.vector_dims(output) - width)));

@@ -97,7 +97,7 @@ def embed_by_rows(connection: db.Connection, version: int, metres: Array) -> Arr
     if peaks is None:
         return np.hstack([np.zeros((len(x), HALF)), unit(x)])
     first = peaks + arch["peaks"]["summary"] * unit(x[:, :HALF])
-    first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1)
+    first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True) / arch["peaks"]["most"], 1)
     return np.hstack([first, unit(x[:, HALF:]) * np.sqrt(1 - (first**2).sum(axis=1, keepdims=True))])
 
 

@@ -237,7 +237,7 @@ class Peaks(nn.Module):
         over = torch.where(evidence > 0, (evidence - self.threshold).clamp(min=0) * self.gain, 0)
         result = _shorten(over @ self.direction, self.rule.length)
         summary = functional.normalize(functional.linear(context, self.summary_weight, self.summary_bias), dim=1)
-        return _shorten(result + self.rule.summary * summary, 1)
+        return self.rule.most * _shorten((result + self.rule.summary * summary) / self.rule.most, 1)
 
 
 def _shorten(rows: Tensor, length: float) -> Tensor:

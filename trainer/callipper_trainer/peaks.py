@@ -62,6 +62,9 @@ class PeakRule:
     text_context: float = 0.2  # length of a text's second half, to 1 of its first
     summary: float = 0.15  # length of the context's summary in the first half
     length: float = 1.0  # of the summed directions of a place where the first half has all of the length
+    # Of a first half at most; 1 in a version of an earlier program. The second half is the root of what is left, and
+    # near 0 the root would turn the last digit of float32 into 1e-4.
+    most: float = 0.999
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,11 @@ class KindPeaks:
         return csr_array((over, evidence.indices, evidence.indptr), shape=evidence.shape)
 
     def embed_places(self, metres: Array, context: Array) -> Array:
-        """(N, 2) easting and northing in the model's CRS, (N, C) standardised context -> (N, 128) float64, length <= 1."""
+        """(N, 2) easting and northing in the model's CRS, (N, C) standardised context -> (N, 128) float64, length < 1."""
         result = self.standing_out(metres) @ self.code.astype(np.float64)
         result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True), self.rule.length)
         result += self.rule.summary * self.summarise(context)
-        result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1)
+        result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True) / self.rule.most, 1)
         return np.asarray(result)
 
     def summarise(self, context: Array) -> Array:
@@ -250,7 +253,7 @@ def read_peaks(
     points, row = read_points(connection, version), np.searchsorted(kind_id, of)
     foretold, _ = WeightRows(connection, version).read_layer(FORETOLD)
     return KindPeaks(
-        PeakRule(**{"softness": None, **entry}),
+        PeakRule(**{"softness": None, "most": 1.0, **entry}),
         kind_id,
         code,
         threshold,
