@@ -157,8 +157,9 @@ BEGIN
             FROM best f CROSS JOIN generate_series(-3, 3) AS a(i) CROSS JOIN generate_series(-3, 3) AS b(j)
                 JOIN relevant p ON p.i = f.i + a.i AND p.j = f.j + b.j,
                 LATERAL (
-                    SELECT p.point_id, round(p.weight::numeric, 3) AS weight,  -- of nearly equal ones the nearer counts
-                        point(p.easting, p.northing) <-> point(f.easting, f.northing) AS distance
+                    -- Of nearly equal ones the nearer counts. The middles are sums, which differ by their order in the last digit.
+                    SELECT p.point_id, round(p.weight::numeric, 3) AS weight,
+                        round((point(p.easting, p.northing) <-> point(f.easting, f.northing)) * 1000) / 1000 AS distance
                 ) r
             WHERE r.distance <= $10
         ), near AS MATERIALIZED (
