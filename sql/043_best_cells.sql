@@ -96,14 +96,14 @@ BEGIN
             SELECT i, j, sum(weight) AS weight, sum(easting) / sum(weight) AS easting, sum(northing) / sum(weight) AS northing
             FROM square GROUP BY i, j
         ), beside AS (
-            SELECT DISTINCT ON (i, j) * FROM (
-                SELECT s.i + a.i AS i, s.j + a.j AS j, s.weight,
+            SELECT DISTINCT ON (i, j) i, j, weight, easting, northing FROM (
+                SELECT s.i + a.i AS i, s.j + a.j AS j, a.i AS east, a.j AS north, s.weight,
                     least(greatest(s.easting, 100 * (s.i + a.i) + 1), 100 * (s.i + a.i) + 99) AS easting,
                     least(greatest(s.northing, 100 * (s.j + a.j) + 1), 100 * (s.j + a.j) + 99) AS northing,
                     point(s.easting, s.northing) AS middle
                 FROM whole s CROSS JOIN callipper._squares_around() a WHERE (SELECT count(*) FROM whole) < 2 * $12
             ) n WHERE NOT EXISTS (SELECT FROM whole w WHERE w.i = n.i AND w.j = n.j) AND point(easting, northing) <-> middle <= $10
-            ORDER BY i, j, weight DESC, point(easting, northing) <-> middle
+            ORDER BY i, j, round(weight::numeric, 9) DESC, round(((point(easting, northing) <-> middle) * 1000)), east, north
         ), seed AS (
             SELECT i, j, easting, northing, first FROM (
                 SELECT *, row_number() OVER (PARTITION BY first ORDER BY weight DESC, i, j) AS place FROM (
@@ -141,7 +141,7 @@ BEGIN
                     ORDER BY c.cell_id LIMIT 1
                 ) c
             WHERE $6 IS NULL OR @extschema:postgis@.ST_Intersects(c.geom, $6)
-            ORDER BY c.cell_id, r.score DESC
+            ORDER BY c.cell_id, round(r.score::numeric, 9) DESC, r.i, r.j
         ), turn AS (
             SELECT v.candidate, v.place FROM (
                 SELECT array_agg(f.cell_id) AS cells, array_agg(f.easting) AS eastings, array_agg(f.northing) AS northings,
