@@ -28,6 +28,7 @@ NAMES = (
     "text_embed",
     "own_places",
     "london",
+    "top_texts",
     "index_pays",
     "map",
     "search",
