@@ -46,12 +46,13 @@ COMMENT ON FUNCTION callipper._in_turn(bigint[], float8[], float8[], integer[], 
 
 -- The best cells by the evidence. The squares with the most relevant POIs are rated: the weight of relevant POIs within 250 m,
 -- divided by a power of the number of all POIs there. A prior of five keeps a lonely POI from winning. The answer of a square
--- is the cell that contains the middle of its relevant POIs. The surer the question is (the nearer it is to a phrase), the less its
--- readings take turns; the eight readings with the densest square are told apart. In a town that the surroundings of ten answers would
--- fill, its parts take no turns. Where few squares have relevant POIs, those beside them, within reach,
--- come next. The POIs around all answers are found by one join of squares, because a broad question has tens of thousands. An answer
--- that rests on faint likenesses alone names these, and has no lift. With an area, only squares in its bounding box are rated. The box
--- is cut to the city first, because a projection made for one city has no coordinates for the other side of the earth.
+-- is the cell that contains the middle of its relevant POIs. The surer the question is (the nearer it is to a phrase), the less
+-- its readings take turns; the eight readings with the densest square are told apart. In a town that the surroundings of ten
+-- answers would fill, its parts take no turns. Where few squares have relevant POIs, those beside them, within reach, come
+-- next. Scores that differ by the order of a sum are equal. The POIs around all answers are found by one join of squares,
+-- because a broad question has tens of thousands. An answer that rests on faint likenesses alone names these, and has no lift.
+-- With an area, only squares in its bounding box are rated. The box is cut to the city first, because a projection made for one
+-- city has no coordinates for the other side of the earth.
 CREATE OR REPLACE FUNCTION callipper._cells_by_evidence(
     version integer, question @extschema:vector@.vector, words text, k bigint, area @extschema:postgis@.geometry
 ) RETURNS TABLE (
@@ -103,7 +104,7 @@ BEGIN
                     point(s.easting, s.northing) AS middle
                 FROM whole s CROSS JOIN callipper._squares_around() a WHERE (SELECT count(*) FROM whole) < 2 * $12
             ) n WHERE NOT EXISTS (SELECT FROM whole w WHERE w.i = n.i AND w.j = n.j) AND point(easting, northing) <-> middle <= $10
-            ORDER BY i, j, round(weight::numeric, 9) DESC, round(((point(easting, northing) <-> middle) * 1000)), east, north
+            ORDER BY i, j, weight::real DESC, (point(easting, northing) <-> middle)::real, east, north
         ), seed AS (
             SELECT i, j, easting, northing, first FROM (
                 SELECT *, row_number() OVER (PARTITION BY first ORDER BY weight DESC, i, j) AS place FROM (
@@ -141,7 +142,7 @@ BEGIN
                     ORDER BY c.cell_id LIMIT 1
                 ) c
             WHERE $6 IS NULL OR @extschema:postgis@.ST_Intersects(c.geom, $6)
-            ORDER BY c.cell_id, round(r.score::numeric, 9) DESC, r.i, r.j
+            ORDER BY c.cell_id, r.score::real DESC, r.i, r.j
         ), turn AS (
             SELECT v.candidate, v.place FROM (
                 SELECT array_agg(f.cell_id) AS cells, array_agg(f.easting) AS eastings, array_agg(f.northing) AS northings,
