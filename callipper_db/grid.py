@@ -82,7 +82,8 @@ def ensure_grid(connection: Connection, places: Array, srid: int, size_m: float,
             "INSERT INTO callipper.cell (grid_id, i, j, geom)"
             " SELECT {grid_id}, i, j, {on_one_side} FROM (SELECT v.*, ST_Transform(geom, 4326) AS place FROM covered v"
             " WHERE NOT EXISTS (SELECT FROM callipper.cell c WHERE c.grid_id = {grid_id} AND c.i = v.i AND c.j = v.j)"
-            " OFFSET 0) AS v ORDER BY i, j ON CONFLICT (grid_id, i, j) DO NOTHING"
+            # Beyond the edge of a projection of the globe there are no degrees: such a cell has the area NaN, which is no less.
+            " OFFSET 0) AS v WHERE ST_Area(place) < 'Infinity' ORDER BY i, j ON CONFLICT (grid_id, i, j) DO NOTHING"
         ).format(grid_id=sql.Literal(grid_id), on_one_side=connection.named(ON_ONE_SIDE))
     )
     query = connection.named(

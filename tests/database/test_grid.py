@@ -201,6 +201,17 @@ def ring_of_h3(resolution: int, radius: int) -> tuple[Any, set[int]]:
     return lonlat, inside
 
 
+@pytest.mark.parametrize("kind", ["square", "hexagon"])
+@pytest.mark.parametrize("side", [1, -1])
+def test_no_cell_lies_beyond_the_pole(connection: db.Connection, kind: str, side: int) -> None:
+    """A POI near the pole, in the equal-area CRS of the globe: beyond 7,342 km to the north there are no degrees."""
+    grid = ensure_grid(connection, np.array([[0.0, side * 7_340_500.0]]), 6933, 500.0, kind)
+    assert len(grid.cell_id) > 3
+    assert (np.abs(grid.centre[:, 1]) < 7_342_300).all()
+    rows = connection.execute("SELECT ST_AsText(geom), ST_AsText(ST_Centroid(geom)) FROM callipper.cell").fetchall()
+    assert len(rows) == len(grid.cell_id) and not any("nan" in text.lower() for row in rows for text in row)
+
+
 def test_h3_cells_are_those_of_the_library(connection: db.Connection) -> None:
     lonlat, inside = ring_of_h3(9, 2)
     grid = ensure_grid(connection, lonlat, 32632, h3_cells.edge_m(9), "h3")
