@@ -1,11 +1,12 @@
 -- The evidence for an answer: the kinds of places that a question asks for, the POIs of these kinds, and where these are close
 -- together. An embedding finds similar places. An answer rests on POIs that are there, and names them.
 
--- The kinds that a question asks for. A kind is as near to a question as the nearest of its names and phrases, and a little nearer
--- for each other phrase that is near: one phrase alone is often near by chance. (The logarithm of a sum of exponentials is a soft
--- maximum.) A kind whose phrases have the question's own words is nearer still. Kinds much farther than the nearest one do not count. If no phrase is near, there is no kind. Kinds without POIs are
--- left out first, because one of them would hide the next best. The numbers here and below were chosen on questions that are not
--- the benchmark's test half (docs/quality.md).
+-- The kinds that a question asks for. A kind is as near to a question as the nearest of its names and phrases, and a little
+-- nearer for each other phrase that is near: one phrase alone is often near by chance. (The logarithm of a sum of exponentials
+-- is a soft maximum.) A kind whose phrases have the question's own words is nearer still. Kinds much farther than the nearest
+-- one do not count. If no phrase is near, there is no kind. Kinds without POIs are left out first, because one of them would
+-- hide the next best. The numbers here and below were chosen on questions that are not the benchmark's test half
+-- (docs/quality.md).
 CREATE OR REPLACE FUNCTION callipper._kinds_asked(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (kind_id integer, likeness float8, nearest_phrase float8)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
