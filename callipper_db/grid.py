@@ -13,6 +13,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import read_rows
 from callipper_db.db import Connection
 from callipper_db.errors import BadExtent
+from callipper_db.holes import fill_holes
 
 H3 = "h3"
 BLOCK = 5  # the covered area is made of blocks of this many cells a side; of H3 cells, see h3_cells.COARSER
@@ -149,17 +150,19 @@ def check_count(blocks: int, size_m: float, kind: str) -> None:
 def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, size_m: float, kind: str) -> None:
     """Fill the temporary table `covered` (i, j, geom, centre) with the cells of the blocks and of the holes between them.
 
-    Polygons are compared with blocks only. Arithmetic decides which cells are in a block, because a comparison for each cell
-    takes ten times as long as the rest of publishing.
+    Lakes and heaths inside a city are covered, though they hold no POI. Arithmetic decides which cells are in a block, because
+    a comparison of polygons for each cell takes ten times as long as the rest of publishing.
     """
-    check_count(_cover_blocks(connection, blocks, block_m, srid), size_m, kind)
+    covered = fill_holes(blocks)
+    check_count(len(covered), size_m, kind)
+    x, y = covered.squares().T
     connection.execute(
         # OFFSET 0 keeps the planner from computing the centre again at each use.
         connection.named(
             f"""
             CREATE TEMPORARY TABLE covered ON COMMIT DROP AS
             SELECT g.i, g.j, g.geom, g.centre
-            FROM covered_block AS b, LATERAL (
+            FROM unnest(%s::bigint[], %s::bigint[]) AS b(i, j), LATERAL (
                 SELECT i, j, geom, ST_Centroid(geom) AS centre
                 FROM {SHAPES[kind][0]}(
                     {{size}}, ST_MakeEnvelope(b.i * {{m}}, b.j * {{m}}, (b.i + 1) * {{m}}, (b.j + 1) * {{m}}, {{srid}})
@@ -168,9 +171,9 @@ def _cover(connection: Connection, blocks: Array, block_m: float, srid: int, siz
             ) AS g
             WHERE floor(ST_X(g.centre) / {{m}}) = b.i AND floor(ST_Y(g.centre) / {{m}}) = b.j
             """
-        ).format(size=_float8(size_m), m=_float8(block_m), srid=sql.Literal(srid))
+        ).format(size=_float8(size_m), m=_float8(block_m), srid=sql.Literal(srid)),
+        [x.tolist(), y.tolist()],
     )
-    connection.execute("DROP TABLE covered_block")
     connection.execute("ANALYZE covered")
 
 
@@ -224,28 +227,6 @@ def _grid_of(grid_id: int, kind: str, columns: list[Array]) -> Grid:
     cell_id, i, j, easting, northing = (column[order] for column in columns)
     h3_index = h3_cells.index_of(i, j) if kind == H3 else None
     return Grid(grid_id, cell_id, np.column_stack([easting, northing]), h3_index)
-
-
-def _cover_blocks(connection: Connection, blocks: Array, block_m: float, srid: int) -> int:
-    """Fill the temporary table `covered_block` (i, j) with the blocks and the holes between them; returns their number."""
-    connection.execute(
-        connection.named("""
-        CREATE TEMPORARY TABLE covered_block ON COMMIT DROP AS
-        WITH block AS (
-            SELECT ST_MakeEnvelope(x * %(m)s, y * %(m)s, (x + 1) * %(m)s, (y + 1) * %(m)s, %(srid)s::int4) AS geom
-            FROM unnest(%(x)s::bigint[], %(y)s::bigint[]) AS b(x, y)
-        ), part AS (
-            -- The exterior ring alone: lakes and heaths inside a city are covered, though they hold no POI.
-            SELECT ST_MakePolygon(ST_ExteriorRing((ST_Dump(ST_Union(geom))).geom)) AS geom FROM block
-        )
-        -- A part can be inside another's filled hole, so DISTINCT.
-        SELECT DISTINCT b.i, b.j
-        FROM part, LATERAL ST_SquareGrid(%(m)s, part.geom) AS b
-        WHERE ST_Intersects(part.geom, ST_Centroid(b.geom))
-        """),
-        {"m": block_m, "srid": srid, "x": blocks[:, 0].tolist(), "y": blocks[:, 1].tolist()},
-    )
-    return int(connection.one("SELECT count(*) FROM covered_block")[0])
 
 
 def _float8(number: float) -> sql.Composed:

@@ -19,7 +19,7 @@ PACKAGES = {"callipper_db": ROOT, "callipper_trainer": ROOT / "trainer"}
 # The rooms of each side, from the ground up. A room is a module or a folder. It imports only rooms on lower floors.
 DATABASE_FLOORS = (
     {"arrays", "errors", "figures", "place_words", "progress", "tables", "versions"},
-    {"area_of_use", "brands", "config", "db", "h3_cells", "land", "languages"},
+    {"area_of_use", "brands", "config", "db", "h3_cells", "holes", "land", "languages"},
     {
         "binary_copy",
         "disk",

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from callipper_db import db, h3_cells
 from callipper_db.errors import BadExtent
 from callipper_db.grid import BLOCK, MAX_CELLS, covers, ensure_grid
+from filled import filled
 from handmade import ORIGIN, SRID
 
 SQRT3 = 3**0.5
@@ -21,13 +21,7 @@ SQRT3 = 3**0.5
 
 def filled_blocks(metres: Any, size_m: float) -> set[tuple[int, int]]:
     """The blocks that hold a point, and those enclosed by blocks that join along their sides."""
-    blocks = np.floor(metres / (BLOCK * size_m)).astype(int)
-    low = blocks.min(axis=0) - 1
-    covered = np.zeros(blocks.max(axis=0) - low + 2, bool)
-    covered[tuple((blocks - low).T)] = True
-    labels, count = ndimage.label(covered)
-    filled = np.any([ndimage.binary_fill_holes(labels == label) for label in range(1, count + 1)], axis=0)
-    return {(x, y) for x, y in (np.argwhere(filled) + low).tolist()}
+    return {(x, y) for x, y in filled(np.floor(metres / (BLOCK * size_m)).astype(int))}
 
 
 def square_cells(metres: Any, size_m: float) -> set[tuple[int, int]]:
