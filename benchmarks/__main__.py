@@ -41,6 +41,7 @@ NAMES = (
     "city_languages",
     "spark",
     "scale",
+    "globe",
 )
 WITH_OPTIONS = (
     "quality",
@@ -52,6 +53,7 @@ WITH_OPTIONS = (
     "city_languages",
     "spark",
     "scale",
+    "globe",
 )
 
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from psycopg import sql
@@ -40,9 +40,6 @@ POINTS = 1_000_000
 PARTITIONS = 16
 EXECUTOR_MIB = 1024
 BAR_DIFFERENCE = 1e-5
-# The second half of an embedding is as long as the first leaves it: sqrt(1 - length^2). Near 0, that root makes 1e-4 of the
-# last digit of a float32, in torch, SQL and ONNX alike. Places whose second half is shorter than this are told apart.
-SHORT, BAR_SHORT = 1e-3, 1e-3
 BILLION = 1e9
 
 
@@ -74,15 +71,9 @@ def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
         "bytes_a_point": round(written / summary.rows),
         "model_mib": round(model_bytes / 2**20),
         "core_hours_for_a_billion": round(BILLION / rate / 3600, 1),
-        "difference_to_torch": difference.usual,
+        "difference_to_torch": difference,
         "bar_difference": BAR_DIFFERENCE,
-        "points_with_a_short_half": difference.short_points,
-        "difference_there": difference.short,
-        "bar_there": BAR_SHORT,
-        "holds": difference.usual <= BAR_DIFFERENCE
-        and difference.short <= BAR_SHORT
-        and summary.rows == options.points
-        and not summary.unusable,
+        "holds": difference <= BAR_DIFFERENCE and summary.rows == options.points and not summary.unusable,
     }
 
 
@@ -142,18 +133,13 @@ def _project(city: City, lonlat: Array) -> Array:
         return np.column_stack(read_rows(connection, query, ["float8", "float8"]))
 
 
-class Difference(NamedTuple):
-    """The largest one of any number to torch's."""
+def _compare(folder: Path, trained: TrainedModel, metres: Array) -> tuple[float, float]:
+    """The largest difference of any number in the files to torch's, and the seconds that torch took.
 
-    usual: float
-    short: float  # at places whose second half is short
-    short_points: int
-
-
-def _compare(folder: Path, trained: TrainedModel, metres: Array) -> tuple[Difference, float]:
-    """How far the files are from torch, and the seconds that torch took; file by file, as memory is short."""
+    File by file, as memory is short.
+    """
     parquet = require("pyarrow.parquet", "Reading Parquet")
-    found_all, torch_s, seen = Difference(0.0, 0.0, 0), 0.0, np.zeros(len(metres), bool)
+    difference, torch_s, seen = 0.0, 0.0, np.zeros(len(metres), bool)
     for path in sorted(folder.glob("*.parquet")):
         table = parquet.read_table(path, columns=["id", "emb"])
         rows = table.column("id").to_numpy()
@@ -161,13 +147,7 @@ def _compare(folder: Path, trained: TrainedModel, metres: Array) -> tuple[Differ
         began = time.perf_counter()
         wanted = embed_places(trained, metres[rows])
         torch_s += time.perf_counter() - began
-        away = np.abs(found - wanted).max(axis=1)
-        short = np.linalg.norm(wanted[:, DIMENSIONS // 2 :], axis=1) < SHORT
-        found_all = Difference(
-            max(found_all.usual, float(away[~short].max(initial=0))),
-            max(found_all.short, float(away[short].max(initial=0))),
-            found_all.short_points + int(short.sum()),
-        )
+        difference = max(difference, float(np.abs(found - wanted).max()))
         seen[rows] = True
     assert seen.all(), "a point is missing"
-    return found_all, torch_s
+    return difference, torch_s
