@@ -26,6 +26,7 @@ from callipper_trainer.embed import embed_texts
 from callipper_trainer.install_text_encoder import install
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.model_rows import load_model
+from callipper_trainer.peaks import shared_words
 from callipper_trainer.publish import Encoded, Publication, publish
 from callipper_trainer.text_encoder import TextEncoder, find_encoder, register_encoder
 
@@ -137,7 +138,8 @@ def _difference(connection: db.Connection, encoder: TextEncoder, version: int) -
     )
     connection.commit()
     vectors = encoder.transformer.encode(texts, show_progress_bar=False)
-    expected = embed_texts(load_model(connection, version).trained, vectors)
+    trained = load_model(connection, version).trained
+    expected = embed_texts(trained, vectors, shared_words(connection, version, trained.peaks, texts))
     return float(np.abs(found - expected[number]).max())
 
 

@@ -28,6 +28,7 @@ class Kind(NamedTuple):
     codes: tuple[str, ...]  # names that only data use; they read as the name
     narrower: tuple[str, ...]  # special kinds of it; they keep their own reading
     phrases: tuple[str, ...]
+    terms: tuple[str, ...]  # more words that tell of it, compared as words alone
     said: bool  # `describe` may say its name
     named_after: bool  # its names are those of something near, as a bus stop's
 
@@ -78,6 +79,11 @@ def phrases(category: str) -> list[str]:
         return []
     in_turn = chain.from_iterable(zip_longest(*(phrases(part) for part in parts)))
     return list(dict.fromkeys(text for text in in_turn if text))[:MOST_PHRASES]
+
+
+def terms(category: str) -> list[str]:
+    """Words that tell of the category and stand in no phrase; of several kinds, those of each. Empty if it is unknown."""
+    return list(dict.fromkeys(term for kind in kinds_of(category) for term in kind.terms))
 
 
 def kind_of(category: str) -> Kind | None:
@@ -183,7 +189,14 @@ def look_up_key(category: str) -> str:
 def _kind(name: str, entry: dict[str, Any]) -> Kind:
     also, codes, narrower = (tuple(entry.get(names, [])) for names in ("also", "codes", "narrower"))
     return Kind(
-        name, also, codes, narrower, tuple(entry["phrases"]), entry.get("said", True), entry.get("named_after", False)
+        name,
+        also,
+        codes,
+        narrower,
+        tuple(entry["phrases"]),
+        tuple(entry.get("terms", [])),
+        entry.get("said", True),
+        entry.get("named_after", False),
     )
 
 

@@ -428,13 +428,24 @@ kind_phrase = Table(
     comment="the names of a kind and the phrases by which people ask for it",
 )
 
+kind_term = Table(
+    "kind_term",
+    metadata,
+    _column("version", Integer),
+    _column("kind_id", Integer),
+    _column("term", Text),
+    PrimaryKeyConstraint("version", "kind_id", "term"),
+    _kind_key("kind_term_version_kind_id_fkey"),
+    comment="words of a kind that stand in no phrase, such as what is bought there",
+)
+
 kind_word = Table(
     "kind_word",
     metadata,
     _column("version", Integer),
     _column("kind_id", Integer),
     _column("word", Text),
-    _column("phrases", Integer, comment="phrases of the kind that have the word"),
+    _column("phrases", Integer, comment="phrases of the kind that have the word, and 1 for its terms"),
     PrimaryKeyConstraint("version", "word", "kind_id"),
     _kind_key("kind_word_version_kind_id_fkey"),
     Index("kind_word_version_kind_id_idx", "version", "kind_id"),

@@ -197,7 +197,7 @@ BEGIN
         RETURN callipper._find_text(callipper._plain_question(content), version);
     END IF;
     answer := callipper._find_vector(content, version);
-    RETURN callipper._join_text(callipper._text_peaks(answer, version), @extschema:vector@.l2_normalize(ARRAY(
+    RETURN callipper._join_text(callipper._text_peaks(answer, version, content), @extschema:vector@.l2_normalize(ARRAY(
         SELECT @extschema:vector@.inner_product(p.weight, answer) + p.bias FROM callipper.text_projection p
         WHERE p.version = _find_text.version ORDER BY p.neuron
     )::@extschema:vector@.vector), version);

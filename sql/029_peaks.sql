@@ -77,15 +77,16 @@ $$;
 COMMENT ON FUNCTION callipper._place_peaks(@extschema:postgis@.geometry, integer) IS
     'first half of the embedding of a place: how far kinds of places stand out there';
 
--- The directions of the kinds that a text asks for, by each kind's phrases as callipper._kinds_asked() does; zeros where it asks for
--- none. A version of an earlier program has no softness: there the nearest phrase alone counts.
-CREATE OR REPLACE FUNCTION callipper._text_peaks(question @extschema:vector@.vector, version integer)
+-- The directions of the kinds that a text asks for, by each kind's phrases and their words as callipper._kinds_asked() does; zeros
+-- where it asks for none. A version of an earlier program has no softness: there the nearest phrase alone counts.
+CREATE OR REPLACE FUNCTION callipper._text_peaks(question @extschema:vector@.vector, version integer, words text)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     rule jsonb := (SELECT m.arch -> 'peaks' FROM callipper.model m WHERE m.version = _text_peaks.version);
     softness constant float8 := rule ->> 'softness';
+    by_words constant float8 := coalesce((rule ->> 'by_words')::float8, 0);  -- an earlier program has none
     asked @extschema:vector@.vector := @extschema:vector@.l2_normalize(question);
     first_half @extschema:vector@.vector;
 BEGIN
@@ -97,8 +98,12 @@ BEGIN
         FROM callipper.kind_peak k JOIN callipper.kind_phrase p USING (version, kind_id)
         WHERE k.version = _text_peaks.version OFFSET 0
     ), likeness AS (
-        SELECT p.kind_id, coalesce(ln(sum(exp(softness * p.cosine))) / softness, max(p.cosine)) AS cosine
-        FROM phrase p GROUP BY p.kind_id
+        SELECT p.kind_id, p.cosine + by_words * coalesce(w.share, 0) AS cosine FROM (
+            SELECT p.kind_id, coalesce(ln(sum(exp(softness * p.cosine))) / softness, max(p.cosine)) AS cosine
+            FROM phrase p GROUP BY p.kind_id
+        ) p LEFT JOIN callipper._shared_words(version, ARRAY[words], ARRAY(
+            SELECT k.kind_id FROM callipper.kind_peak k WHERE k.version = _text_peaks.version AND by_words > 0
+        )) w ON w.kind_id = p.kind_id
     ), nearest AS (
         SELECT max(l.cosine) AS cosine, (SELECT max(p.cosine) FROM phrase p) AS phrase FROM likeness l
     )
@@ -116,7 +121,7 @@ BEGIN
     RETURN @extschema:vector@.l2_normalize(first_half);
 END
 $$;
-COMMENT ON FUNCTION callipper._text_peaks(@extschema:vector@.vector, integer) IS
+COMMENT ON FUNCTION callipper._text_peaks(@extschema:vector@.vector, integer, text) IS
     'first half of the embedding of a text: the directions of the kinds of places that it asks for';
 
 -- Both halves as one vector of unit length: what the first half leaves of the length is the second's. NULL means zeros.

@@ -24,7 +24,9 @@ BEGIN
                         FROM callipper.kind_phrase p JOIN callipper.kind t ON t.version = p.version AND t.kind_id = p.kind_id
                         WHERE p.version = _kinds_asked.version AND t.pois > 0 OFFSET 0
                     ) p GROUP BY p.kind_id
-                ) p LEFT JOIN callipper._shared_words(version, words) w ON w.kind_id = p.kind_id
+                ) p LEFT JOIN callipper._shared_words(version, ARRAY[words], ARRAY(
+                    SELECT t.kind_id FROM callipper.kind t WHERE t.version = _kinds_asked.version AND t.pois > 0
+                )) w ON w.kind_id = p.kind_id
             ) n
         ) k WHERE k.nearest_phrase >= 0.4 AND k.likeness >= k.nearest - 0.08;
 END

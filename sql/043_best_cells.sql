@@ -136,10 +136,12 @@ BEGIN
                 SELECT * FROM (SELECT *, row_number() OVER (ORDER BY score DESC, i, j) AS whole FROM summed) w
                 WHERE $6 IS NOT NULL OR w.whole <= $11 OR w.place <= $12
             ) r, LATERAL (
-                    SELECT c.cell_id, c.geom FROM callipper.cell c
-                    WHERE c.grid_id = $7 AND @extschema:postgis@.ST_Intersects(c.geom, @extschema:postgis@.ST_Transform(
-                        @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_MakePoint(r.easting::float8, r.northing::float8), $8), 4326))
-                    ORDER BY c.cell_id LIMIT 1
+                    SELECT c.cell_id, c.geom FROM (
+                        SELECT c.cell_id, c.geom FROM callipper.cell c
+                        WHERE c.grid_id = $7 AND @extschema:postgis@.ST_Intersects(c.geom, @extschema:postgis@.ST_Transform(
+                            @extschema:postgis@.ST_SetSRID(@extschema:postgis@.ST_MakePoint(r.easting::float8, r.northing::float8), $8), 4326))
+                        OFFSET 0  -- else the order by cell_id could lead the planner to read all cells in that order
+                    ) c ORDER BY c.cell_id LIMIT 1
                 ) c
             WHERE $6 IS NULL OR @extschema:postgis@.ST_Intersects(c.geom, $6)
             ORDER BY c.cell_id, r.score::real DESC, r.i, r.j

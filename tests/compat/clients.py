@@ -560,10 +560,16 @@ def test_onnx_runs_without_this_program(dsn: str, tmp_path: Path) -> None:
         wanted = connection.execute(
             "SELECT text_embed(t)::real[] FROM unnest(%s::text[]) WITH ORDINALITY AS q(t, n) ORDER BY n", [words]
         ).fetchall()
+        kinds = json.loads(texts.get_modelmeta().custom_metadata_map["callipper_db.kinds"])
+        shared = np.zeros((len(words), len(kinds)))
+        for number, kind, share in connection.execute(
+            "SELECT * FROM callipper._shared_words(callipper._active_version(), %s::text[], %s::int4[])", [words, kinds]
+        ):
+            shared[number - 1, kinds.index(kind)] = share
     metres = np.array([row[:2] for row in rows])
     (found,) = places.run(None, {"metres": metres})
     np.testing.assert_allclose(found, np.array([row[2] for row in rows], np.float32), atol=1e-5)
     (alone,) = places.run(None, {"metres": metres[:1]})
     np.testing.assert_allclose(alone, found[:1], atol=1e-6)
-    (found,) = texts.run(None, {"vectors": find_encoder(ENCODER).encode(words)})
+    (found,) = texts.run(None, {"vectors": find_encoder(ENCODER).encode(words), "shared": shared})
     np.testing.assert_allclose(found, np.array([row[0] for row in wanted], np.float32), atol=1e-5)

@@ -54,6 +54,7 @@ from callipper_trainer.evaluation.retrieval import (
 )
 from callipper_trainer.fit import fit
 from callipper_trainer.model_rows import load_model
+from callipper_trainer.peaks import shared_words
 from handmade import write_model
 from sessions import user_session
 from town import CONFIG, ENCODER, MIDDLE, QUARTERS, SRID, places, train_town
@@ -166,7 +167,8 @@ def test_a_loaded_model_embeds_texts_as_they_are_stored(shared_town: str, encode
         model = load_model(connection)
         query = sql.SQL("SELECT emb FROM callipper.text_embedding WHERE version = 1 AND text = 'park'")
         (stored,) = read_rows(connection, query, ["vector"], 256)
-    np.testing.assert_allclose(embed_texts(model.trained, encoder.encode(["park"])), stored, atol=1e-5)
+        shared = shared_words(connection, 1, model.trained.peaks, ["park"])
+    np.testing.assert_allclose(embed_texts(model.trained, encoder.encode(["park"]), shared), stored, atol=1e-5)
 
 
 def test_a_coordinate_model_loads_too(town: str, tmp_path: Path) -> None:

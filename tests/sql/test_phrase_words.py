@@ -69,7 +69,9 @@ def test_lexemes(connection: db.Connection, content: str, languages: list[str], 
 def shared(connection: db.Connection, words: str) -> dict[str, float]:
     return dict(
         connection.execute(
-            "SELECT name, share FROM callipper._shared_words(9, %s) JOIN callipper.kind USING (kind_id) WHERE version = 9",
+            "SELECT name, share FROM callipper._shared_words(9, ARRAY[%s], ARRAY("
+            " SELECT kind_id FROM callipper.kind WHERE version = 9 AND pois > 0)) JOIN callipper.kind USING (kind_id)"
+            " WHERE version = 9",
             [words],
         ).fetchall()
     )
@@ -99,12 +101,25 @@ def test_nothing_is_shared_with_nothing(asking: db.Connection) -> None:
         assert shared(asking, words) == {}
 
 
-def test_a_kind_without_pois_shares_words_and_makes_none_common(asking: db.Connection) -> None:
+def test_only_the_kinds_asked_for_share_words_and_make_one_common(asking: db.Connection) -> None:
     asking.execute(
         "INSERT INTO callipper.kind (version, kind_id, name, said, landmark, prominent, pois)"
         " SELECT 9, n, 'kind ' || n, true, false, false, 1 FROM generate_series(10, 36) n"
     )
-    assert shared(asking, "pond")["pond"] == pytest.approx(1 / 2)
+    assert shared(asking, "pond") == {}, "it has no POIs"
+    query = "SELECT * FROM callipper._shared_words(9, %s, %s::int4[]) ORDER BY number, kind_id"
+    thirty = list(range(3, 36))
+    rows = asking.execute(query, [["a pond", "tyres", "", "the pond and ponds"], thirty]).fetchall()
+    assert rows == [(1, 3, pytest.approx(1 / 2)), (4, 3, pytest.approx(1 / 2))]
+
+
+def test_the_terms_of_a_kind_are_one_phrase_more(asking: db.Connection) -> None:
+    asking.execute(
+        "INSERT INTO callipper.kind_term VALUES (9, 2, 'spare tyre'), (9, 2, 'tyres'), (9, 3, 'newts'), (9, 3, 'frog')"
+    )
+    asking.execute("SELECT callipper._count_words(9)")
+    found = asking.execute("SELECT kind_id, word, phrases FROM callipper.kind_word ORDER BY 1, 2").fetchall()
+    assert {(2, "tyre", 3), (2, "spare", 1), (3, "newt", 1), (3, "frog", 1), (3, "pond", 1)} <= set(found)
 
 
 def test_counting_again_changes_nothing(asking: db.Connection) -> None:

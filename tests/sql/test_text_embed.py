@@ -40,7 +40,7 @@ class Tower:
         """(N, 256) by sentence-transformers and numpy."""
         vectors = self.encoder.transformer.encode(texts)
         with user_session(self.dsn) as connection:
-            return expected_embeddings(connection, version or self.models[0].version, vectors)
+            return expected_embeddings(connection, version or self.models[0].version, texts, vectors)
 
 
 def write_tower(dsn: str, folder: Path) -> Tower:

@@ -121,7 +121,7 @@ def test_any_text_has_the_vector_that_torch_gives(asking: db.Connection, encoder
     assert known.fetchall() == [], "a text that is remembered does not meet the transformer"
     plain = {"somewhere to buy old records": "buy old records", "a place to watch the sunset": "watch the sunset"}
     read = [plain.get(text, text) for text in texts]  # without the words that any question may have
-    expected = expected_embeddings(asking, 1, encoder.transformer.encode(read))
+    expected = expected_embeddings(asking, 1, read, encoder.transformer.encode(read))
     np.testing.assert_allclose(read_vectors(asking, "text_embed(text)", texts), expected, atol=AGREES, rtol=0)
 
 
@@ -548,7 +548,7 @@ def test_models_share_the_rows_of_their_encoder(database: str, tiny: TextEncoder
     vectors = tiny.transformer.encode(TEXTS)
     with user_session(database) as connection:
         for model in models:
-            expected = expected_embeddings(connection, model.version, vectors)
+            expected = expected_embeddings(connection, model.version, TEXTS, vectors)
             found = read_vectors(connection, f"text_embed(text, {model.version})", TEXTS)
             known = [text in model.texts for text in TEXTS]
             np.testing.assert_allclose(found[~np.array(known)], expected[~np.array(known)], atol=AGREES, rtol=0)
@@ -582,7 +582,7 @@ def test_training_installs_what_it_can(database: str, tiny: TextEncoder, tmp_pat
         notes.remove(foreign)
         if known:
             assert notes == []
-            expected = expected_embeddings(connection, 1, tiny.transformer.encode(TEXTS))
+            expected = expected_embeddings(connection, 1, TEXTS, tiny.transformer.encode(TEXTS))
             np.testing.assert_allclose(
                 read_vectors(connection, "text_embed(text)", TEXTS), expected, atol=AGREES, rtol=0
             )

@@ -21,6 +21,7 @@ COPIED = {
     "kind": "kind_id, name, said, landmark, prominent, area_share, pois, own_pois, sure_pois",
     "kind_name": "language, kind_id, name",
     "kind_phrase": "kind_id, phrase, vec",
+    "kind_term": "kind_id, term",
     "kind_word": "kind_id, word, phrases",
     "kind_peak": "kind_id, threshold, gain, {direction}",
     "point_kind": "point_id, kind_id, basis, easting, northing",

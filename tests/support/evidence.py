@@ -16,6 +16,7 @@ from callipper_db.arrays import Array
 from callipper_db.db import Connection
 from callipper_db.tables import DIMENSIONS
 from handmade import ORIGIN, Model, unit_vectors, write_model, write_partition, write_sample
+from kind_words import lexemes, lexemes_of_kinds, shared_words
 
 REACH_M = 250.0
 FARTHER_M = (500.0, 1000.0)  # where fewer than FEW POIs are near
@@ -68,7 +69,7 @@ class Evidence:
     landmark: list[bool]
     prominent: list[bool]
     words: dict[int, Array]  # number of a POI -> (T,) vector of its own words
-    lexemes: list[list[set[str]]]  # (K,) of the phrases of a kind, each as its words
+    lexemes: dict[int, list[set[str]]]  # kind -> the words of each phrase
     lexemes_of: dict[str, set[str]]  # question -> its words
 
     @classmethod
@@ -108,8 +109,8 @@ class Evidence:
             [landmark for *_, landmark, _ in kinds],
             [prominent for *_, prominent in kinds],
             {row[point_id]: np.array(vec, np.float64) for point_id, vec in words},
-            _lexemes_of_kinds(connection, version, len(kinds)),
-            {text: _lexemes(connection, text) for text in QUESTIONS},
+            lexemes_of_kinds(connection, version),
+            {text: lexemes(connection, version, text) for text in QUESTIONS},
         )
 
     def of(self, number: int) -> set[int]:
@@ -128,29 +129,11 @@ class Evidence:
         cosines = self._cosines(question)
         if not cosines or max(found.max() for found in cosines.values()) < 0.4:
             return {}
-        shared = self._shared_words(list(cosines), words)
+        shared = shared_words(self.lexemes, cosines.keys(), self.lexemes_of[words])
         likeness = {
             kind: float(np.log(np.exp(20 * found).sum()) / 20 + 0.5 * shared[kind]) for kind, found in cosines.items()
         }
         return {kind: near for kind, near in likeness.items() if near >= max(likeness.values()) - 0.08}
-
-    def _shared_words(self, kinds: list[int], words: str) -> dict[int, float]:
-        """How much of a question the phrases of some kinds share with it, by the rarity of its words among them."""
-        asked = self.lexemes_of[words]
-        having = {
-            word: {kind: sum(word in phrase for phrase in self.lexemes[kind]) for kind in kinds} for word in asked
-        }
-        rarity = {
-            word: max(0.0, np.log(1 + len(kinds) / (1 + sum(count > 0 for count in counts.values()))) - 1.5)
-            for word, counts in having.items()
-        }
-        total = sum(rarity.values())
-        return {
-            kind: sum(rarity[word] * having[word][kind] / (having[word][kind] + 1) for word in asked) / total
-            if total
-            else 0.0
-            for kind in kinds
-        }
 
     def _cosines(self, question: Array) -> dict[int, Array]:
         """Of the kinds that are there: those of their phrases."""
@@ -400,20 +383,6 @@ class Evidence:
                 likeness = float(self.phrases[kind][0] @ self.phrases[best][0])  # the first phrase is the name
                 row[0] *= min(1.0, max(0.0, (0.9 - likeness) / 0.5))
         return result
-
-
-def _lexemes(connection: Connection, text: str) -> set[str]:
-    (found,) = connection.one("SELECT tsvector_to_array(to_tsvector('english', %s))", [text])
-    return set(found)
-
-
-def _lexemes_of_kinds(connection: Connection, version: int, kinds: int) -> list[list[set[str]]]:
-    result: list[list[set[str]]] = [[] for _ in range(kinds)]
-    for kind_id, phrase in connection.execute(
-        "SELECT kind_id, phrase FROM callipper.kind_phrase WHERE version = %s", [version]
-    ).fetchall():
-        result[kind_id].append(_lexemes(connection, phrase))
-    return result
 
 
 def shares_around() -> dict[tuple[int, int], float]:

@@ -9,6 +9,7 @@ import numpy as np
 from callipper_db import db
 from callipper_db.arrays import Array
 from callipper_trainer.text_encoder import TextEncoder
+from kind_words import lexemes, lexemes_of_kinds, shared_words
 from town import SRID
 
 HALF = 128
@@ -132,8 +133,10 @@ def place_peaks(connection: db.Connection, version: int, rule: dict[str, Any], m
     return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), rule["length"])
 
 
-def text_peaks(connection: db.Connection, version: int, rule: dict[str, Any], vectors: Array) -> Array:
-    """(V, T) vectors of the sentence encoder -> (V, 128) the directions of the kinds that each asks for."""
+def text_peaks(
+    connection: db.Connection, version: int, rule: dict[str, Any], texts: list[str], vectors: Array
+) -> Array:
+    """(V,) texts, (V, T) vectors of the sentence encoder -> (V, 128) the directions of the kinds that each asks for."""
     rows = connection.execute(
         "SELECT kind_id, direction::text, vec::text FROM callipper.kind_peak JOIN callipper.kind_phrase"
         " USING (version, kind_id) WHERE version = %s",
@@ -141,11 +144,13 @@ def text_peaks(connection: db.Connection, version: int, rule: dict[str, Any], ve
     ).fetchall()
     directions = {kind: np.array(unpack(direction)) for kind, direction, _ in rows}
     kinds, phrases = np.array([kind for kind, *_ in rows]), np.array([unpack(phrase) for *_, phrase in rows])
-    result = np.zeros((len(vectors), HALF))
+    result, of_kinds = np.zeros((len(vectors), HALF)), lexemes_of_kinds(connection, version)
     for row, vector in enumerate(unit(vectors.astype(np.float64))):
         cosines = phrases @ vector
+        shared = shared_words(of_kinds, directions.keys(), lexemes(connection, version, texts[row]))
         likeness = {
             kind: float(np.log(np.exp(rule["softness"] * cosines[kinds == kind]).sum())) / rule["softness"]
+            + rule["by_words"] * shared[kind]
             for kind in directions
         }
         nearest = max(likeness.values())
@@ -171,13 +176,13 @@ def check_embeddings(connection: db.Connection, version: int) -> None:
 
 def check_texts(connection: db.Connection, version: int, encoder: TextEncoder, texts: list[str]) -> None:
     """text_embed answers with the encoder's vectors, projected by the rows of this version."""
-    expected = expected_texts(connection, version, encoder.transformer.encode(texts).astype(np.float64))
+    expected = expected_texts(connection, version, texts, encoder.transformer.encode(texts).astype(np.float64))
     found = connection.execute("SELECT text_embed(t)::text FROM unnest(%s::text[]) t", [texts]).fetchall()
     np.testing.assert_allclose([unpack(vector) for (vector,) in found], expected, atol=1e-5)
 
 
-def expected_texts(connection: db.Connection, version: int, vectors: Array) -> Array:
-    """(V, T) vectors of the sentence encoder -> (V, 256), by the rows of a version."""
+def expected_texts(connection: db.Connection, version: int, texts: list[str], vectors: Array) -> Array:
+    """(V,) texts, (V, T) vectors of the sentence encoder -> (V, 256), by the rows of a version."""
     rows = connection.execute(
         "SELECT weight::text, bias FROM callipper.text_projection WHERE version = %s ORDER BY neuron", [version]
     ).fetchall()
@@ -186,7 +191,7 @@ def expected_texts(connection: db.Connection, version: int, vectors: Array) -> A
     rule = connection.execute("SELECT arch -> 'peaks' FROM callipper.model WHERE version = %s", [version]).fetchall()[
         0
     ][0]
-    first = np.zeros((len(vectors), HALF)) if rule is None else text_peaks(connection, version, rule, vectors)
+    first = np.zeros((len(vectors), HALF)) if rule is None else text_peaks(connection, version, rule, texts, vectors)
     if rule is not None:
         foretold, _ = layer(connection, version, "foretold")
         asks = first.any(axis=1, keepdims=True)

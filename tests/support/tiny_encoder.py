@@ -169,11 +169,11 @@ def give_text_tower(connection: db.Connection, version: int, text_encoder_id: in
     binary_copy.write_rows(connection, sql.Identifier("callipper", "text_projection"), columns)
 
 
-def expected_embeddings(connection: db.Connection, version: int, vectors: Array) -> Array:
-    """(N, T) vectors of texts -> (N, 256): by the version's rows, in float64."""
+def expected_embeddings(connection: db.Connection, version: int, texts: list[str], vectors: Array) -> Array:
+    """(N,) texts, (N, T) vectors of them -> (N, 256): by the version's rows, in float64."""
     found = connection.execute("SELECT arch ? 'peaks' FROM callipper.model WHERE version = %s", [version]).fetchone()
     if found == (True,):
-        return expected_texts(connection, version, vectors.astype(np.float64))
+        return expected_texts(connection, version, texts, vectors.astype(np.float64))
     query = sql.SQL("SELECT weight, bias FROM callipper.text_projection WHERE version = {} ORDER BY neuron")
     weight, bias = binary_copy.read_rows(
         connection, query.format(sql.Literal(version)), ["vector", "float4"], vectors.shape[1]

@@ -14,7 +14,7 @@ from callipper_trainer.embed import embed_texts
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.model_rows import load_model
 from callipper_trainer.onnx_towers import PlaceTower, TextTower
-from callipper_trainer.peaks import KindPeaks, PeakRule, PointKinds
+from callipper_trainer.peaks import KindPeaks, PeakRule, PointKinds, shared_words
 from callipper_trainer.text_encoder import TextEncoder
 from sessions import user_session
 from town import MIDDLE, SRID
@@ -42,9 +42,14 @@ def test_the_towers_are_those_of_the_database(shared_town: str, encoder: TextEnc
         texts = ask(
             connection, "SELECT text_embed(t)::real[] FROM unnest(%s::text[]) WITH ORDINALITY q(t, n) ORDER BY n", words
         )
+        shared = shared_words(connection, 1, trained.peaks, words)
+    assert shared is not None and shared.nnz > len(words)
     found = PlaceTower(trained)(torch.from_numpy(metres)).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-    np.testing.assert_allclose(TextTower(trained)(torch.from_numpy(encoder.encode(words))).numpy(), texts, atol=1e-5)
+    vectors = torch.from_numpy(encoder.encode(words))
+    found = TextTower(trained)(vectors, torch.from_numpy(shared.toarray())).numpy()
+    np.testing.assert_allclose(found, texts, atol=1e-5)
+    assert np.abs(TextTower(trained)(vectors).numpy() - texts).max() > 0.01, "words count"
     # A text that asks for no kind of place has its second half alone.
     other = TextTower(trained)(torch.ones(1, encoder.dim))
     assert not other[0, :128].any()

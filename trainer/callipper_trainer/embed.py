@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from callipper_db.arrays import Array
 from callipper_db.progress import Advance, silent
@@ -33,10 +34,11 @@ def embed_places(trained: TrainedModel, metres: Array, advance: Advance = silent
 
 
 @torch.inference_mode()
-def embed_texts(trained: TrainedModel, vectors: Array) -> Array:
+def embed_texts(trained: TrainedModel, vectors: Array, shared: csr_array | None = None) -> Array:
     """(V, T) vectors of the sentence encoder -> (V, 256) float32, unit length.
 
-    A text that asks for no kind of place has zeros in its first half.
+    shared: what peaks.shared_words() finds of the texts; without it only the vectors count. A text that asks for no kind of
+    place has zeros in its first half.
     """
     device = trained.model.logit_scale.device
     result = np.zeros((len(vectors), DIMENSIONS), np.float32)
@@ -46,5 +48,7 @@ def embed_texts(trained: TrainedModel, vectors: Array) -> Array:
         if trained.peaks is None:
             result[rows, PEAK_DIMENSIONS:] = second
         else:
-            result[rows] = trained.peaks.join_text(trained.peaks.embed_texts(vectors[rows]), second)
+            result[rows] = trained.peaks.join_text(
+                trained.peaks.embed_texts(vectors[rows], None if shared is None else shared[rows]), second
+            )
     return result

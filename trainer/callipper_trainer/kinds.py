@@ -173,6 +173,11 @@ class Kinds:
         said = [phrase for language in self.languages for phrase in languages.phrases(category, language)]
         return list(dict.fromkeys([name, *said]))
 
+    def terms(self, number: int) -> list[str]:
+        """Words that tell of a kind and stand in no phrase."""
+        name = self.names[number]
+        return place_words.terms(self.category.get(number, name)) if languages.ENGLISH in self.languages else []
+
     def is_said(self, number: int) -> bool:
         """Whether describe() may say the kind's name."""
         found = place_words.kind_of(self.names[number])
@@ -221,6 +226,7 @@ class KindRows:
     foreign: list[tuple[int, str, str]]  # (number of the kind, language other than English, name in it)
     phrases: list[tuple[int, str]]  # (number of the kind, one of its phrases)
     vectors: Array  # (phrases, T), unit length
+    terms: list[tuple[int, str]]  # (number of the kind, a word that stands in no phrase)
 
     @classmethod
     def of(cls, kinds: Kinds, first: int, encode: Encode) -> KindRows:
@@ -239,11 +245,12 @@ class KindRows:
             if (found := languages.name_of(name, language))
         ]
         landmark, prominent = (list(map(ask, names)) for ask in (place_words.is_landmark, place_words.is_prominent))
-        return cls(numbers, names, said, landmark, prominent, foreign, phrases, vectors)
+        terms = [(number, term) for number in numbers for term in kinds.terms(number)]
+        return cls(numbers, names, said, landmark, prominent, foreign, phrases, vectors, terms)
 
 
 def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
-    """Write kinds, their names in other languages, their phrases and the words of these."""
+    """Write kinds, their names in other languages, their phrases and terms, and the words of these."""
     if not rows.numbers:
         return
     written = WeightRows(connection, version)
@@ -271,6 +278,13 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
             "kind_id": ("int4", np.array([number for number, _ in rows.phrases])),
             "phrase": ("text", [phrase.encode() for _, phrase in rows.phrases]),
             "vec": ("vector", rows.vectors),
+        },
+    )
+    written.write(
+        "kind_term",
+        {
+            "kind_id": ("int4", np.array([number for number, _ in rows.terms], np.int32)),
+            "term": ("text", [term.encode() for _, term in rows.terms]),
         },
     )
     connection.execute("SELECT callipper._count_words(%s)", [version])

@@ -38,7 +38,9 @@ def export_onnx(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
     """Write the active model's towers: model.onnx makes model.places.onnx and model.texts.onnx.
 
     Places: `metres`, (B, 2) float64 easting and northing in the model's CRS. Texts: `vectors`, (B, T) float32 of the sentence
-    encoder. Both give `emb`, (B, 256) float32. The metadata of each file has the model version, CRS and sentence encoder.
+    encoder, and `shared`, (B, K) float64, the words that a text shares with each kind of place (callipper._shared_words), zeros
+    where these are not known. Both give `emb`, (B, 256) float32. The metadata of each file has the model version, CRS and
+    sentence encoder, that of texts the numbers of the kinds.
     Raises NoActiveModel, ModelUnreadable; ModuleNotFoundError without onnx and onnxscript.
     """
     import onnx  # noqa: F401
@@ -53,10 +55,15 @@ def export_onnx(dsn: str, path: Path, reporter: Reporter) -> ExportSummary:
     reporter.stage("writing towers", 2)
     origin = torch.from_numpy(loaded.trained.origin)
     # Two rows, because torch takes the size of a batch of one for a constant.
-    _write(PlaceTower(loaded.trained), "metres", torch.stack([origin, origin + 1]), places, about)
+    _write(PlaceTower(loaded.trained), {"metres": torch.stack([origin, origin + 1])}, places, about)
     reporter.advance(1)
     text_dim = loaded.trained.model.text_projection.in_features
-    _write(TextTower(loaded.trained), "vectors", torch.ones(2, text_dim), texts, about)
+    peaks = loaded.trained.peaks
+    asked = {"vectors": torch.ones(2, text_dim)}
+    if peaks is not None:
+        asked["shared"] = torch.zeros(2, len(peaks.kind_id), dtype=torch.float64)
+        about["callipper_db.kinds"] = json.dumps(peaks.kind_id.tolist())
+    _write(TextTower(loaded.trained), asked, texts, about)
     reporter.advance(1)
     return ExportSummary(f"{places} and {texts}", loaded.version, 2, round(time.monotonic() - began, 2))
 
@@ -88,20 +95,21 @@ def _about(connection: db.Connection, loaded: LoadedModel) -> dict[str, str]:
     }
 
 
-def _write(tower: nn.Module, name: str, example: Tensor, path: Path, about: dict[str, str]) -> None:
+def _write(tower: nn.Module, inputs: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
     log = logging.getLogger("torch.onnx")
     level = log.level
+    rows = torch.export.Dim("rows")
     log.setLevel(logging.ERROR)  # it warns that torchvision is missing
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 tower.eval(),
-                (example,),
+                tuple(inputs.values()),
                 dynamo=True,
-                input_names=[name],
+                input_names=list(inputs),
                 output_names=["emb"],
-                dynamic_shapes=({0: torch.export.Dim("rows")},),
+                dynamic_shapes=tuple({0: rows} for _ in inputs),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -276,6 +284,7 @@ class TextTower(nn.Module):
     phrases: Tensor
     phrase: Tensor
     counts: Tensor
+    kind: Tensor
     direction: Tensor
     foretold: Tensor
 
@@ -294,13 +303,14 @@ class TextTower(nn.Module):
             "phrases": peaks.phrases,
             "phrase": np.minimum(phrase, ends[:, None] - 1),
             "counts": phrase < ends[:, None],
+            "kind": peaks.phrase_kind[starts],
             "direction": peaks.code[peaks.phrase_kind[starts]],
             "foretold": peaks.foretold,
         }.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)))
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(B, T) float32 vectors of the sentence encoder -> (B, 256) float32, unit length."""
+    def forward(self, vectors: Tensor, shared: Tensor | None = None) -> Tensor:
+        """(B, T) float32 vectors of the sentence encoder, (B, K) float64 shared words -> (B, 256) float32, unit length."""
         second = functional.normalize(self.projection(vectors), dim=1)
         if (rule := self.rule) is None:
             return functional.pad(second, (PEAK_DIMENSIONS, 0))
@@ -311,6 +321,8 @@ class TextTower(nn.Module):
             likeness = likeness.amax(dim=2)
         else:
             likeness = (torch.exp(rule.softness * likeness) * self.counts).sum(dim=2).log() / rule.softness
+        if shared is not None:
+            likeness = likeness + rule.by_words * shared[:, self.kind]
         nearest = likeness.amax(dim=1, keepdim=True)
         weight = (rule.sharpness * (likeness - nearest)).exp()
         asked = (likeness >= nearest - rule.width) & asks

@@ -39,6 +39,7 @@ from callipper_trainer.weight_rows import WeightRows
 FORETOLD = "foretold"  # the layer's name in location_weight
 SQUARE_M = 100.0  # callipper.point_kind counts by these squares
 ROWS = 512  # texts that are compared with all phrases at once
+ROWS_SHARED = 4096  # texts whose words are looked up at once
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class PeakRule:
     sharpness: float = 20.0  # a text asks for kinds by exp(sharpness * cosine)
     softness: float | None = (
         20.0  # of the maximum over a kind's phrases; None in a version of an earlier program: the nearest alone
+    )
+    by_words: float = (
+        0.5  # what a kind gains whose phrases share all words with a text; 0 in an earlier program's version
     )
     width: float = 0.08  # kinds that are farther than the nearest one by this cosine are not asked for
     floor: float = 0.4  # cosine from which a text asks for kinds at all
@@ -179,8 +183,11 @@ class KindPeaks:
         joined = np.concatenate([first, second], axis=1)
         return np.asarray(joined / np.linalg.norm(joined, axis=1, keepdims=True))
 
-    def embed_texts(self, vectors: Array) -> Array:
-        """(V, T) vectors of the sentence encoder -> (V, 128) float64, of unit length, or zeros where no kind is asked for."""
+    def embed_texts(self, vectors: Array, shared: csr_array | None = None) -> Array:
+        """(V, T) vectors of the sentence encoder -> (V, 128) float64, of unit length, or zeros where no kind is asked for.
+
+        shared: (V, K), what shared_words() finds of the texts; without it words do not count.
+        """
         result = np.zeros((len(vectors), PEAK_DIMENSIONS))
         starts = np.flatnonzero(np.diff(self.phrase_kind, prepend=-1))
         kinds = self.phrase_kind[starts]
@@ -190,6 +197,8 @@ class KindPeaks:
             cosines = np.asarray(asked, np.float32) @ self.phrases.T
             asks = cosines.max(axis=1, keepdims=True) >= self.rule.floor
             likeness = self._likeness(cosines, starts)
+            if shared is not None:
+                likeness += self.rule.by_words * shared[rows].toarray()[:, kinds]
             nearest = likeness.max(axis=1, keepdims=True)
             weight = np.exp(self.rule.sharpness * (likeness - nearest))
             weight *= (likeness >= nearest - self.rule.width) & asks
@@ -253,7 +262,7 @@ def read_peaks(
     points, row = read_points(connection, version), np.searchsorted(kind_id, of)
     foretold, _ = WeightRows(connection, version).read_layer(FORETOLD)
     return KindPeaks(
-        PeakRule(**{"softness": None, "most": 1.0, **entry}),
+        PeakRule(**{"softness": None, "by_words": 0.0, "most": 1.0, **entry}),
         kind_id,
         code,
         threshold,
@@ -274,6 +283,26 @@ def read_points(connection: Connection, version: int) -> PointKinds:
     )
     point_id, kind, by_name, i, j = _read(connection, version, query, ["int8", "int4", "bool", "int4", "int4"])
     return PointKinds(point_id, kind, by_name.astype(bool), np.column_stack([i, j]).astype(np.int64))
+
+
+def shared_words(connection: Connection, version: int, peaks: KindPeaks | None, texts: list[str]) -> csr_array | None:
+    """(V,) texts -> (V, K) how much of each one the phrases of each kind of the peaks share with it, as SQL says by the
+    version's words. None where they do not count.
+    """
+    if peaks is None or not peaks.rule.by_words:
+        return None
+    kind_id = peaks.kind_id
+    row, column, share = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    for start in range(0, len(texts), ROWS_SHARED):
+        query = sql.SQL(
+            "SELECT number, kind_id, share FROM callipper._shared_words({}, {}::text[], {}::int4[])"
+        ).format(sql.Literal(version), sql.Literal(texts[start : start + ROWS_SHARED]), sql.Literal(kind_id.tolist()))
+        number, kind, part = read_rows(connection, query, ["int4", "int4", "float8"])
+        row.append(number.astype(np.int64) - 1 + start)
+        column.append(np.searchsorted(kind_id, kind))
+        share.append(part)
+    pairs = (np.concatenate(row), np.concatenate(column))
+    return csr_array((np.concatenate(share), pairs), shape=(len(texts), len(kind_id)))
 
 
 def _read(connection: Connection, version: int, query: str, kinds: list[str], dim: int = 0) -> list[Array]:

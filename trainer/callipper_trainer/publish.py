@@ -24,7 +24,7 @@ from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.kinds import KindRows, Kinds, plain_names, write_kinds, write_point_kinds, write_point_names
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import ModelRow, write_model
-from callipper_trainer.peaks import write_peaks
+from callipper_trainer.peaks import shared_words, write_peaks
 from callipper_trainer.stopwatch import Stopwatch
 from callipper_trainer.weight_rows import WeightRows
 
@@ -97,6 +97,7 @@ def publish(
         reporter.stage("writing cells", cells)
         _write_cells(connection, version, trained, grid, config.seed, reporter.advance, watch)
         with watch.timing("write"):
+            write_kinds(connection, version, publication.encoded.kind_rows)
             _write_texts(connection, version, trained, samples, publication.encoded)
         reporter.stage("writing points", len(samples))
         _write_points(connection, version, trained, samples, reporter.advance, watch)
@@ -151,7 +152,10 @@ def _write_texts(
 ) -> None:
     """Write words and training texts. Of texts with the same key the first one counts."""
     name = partitions.create_partition(connection, "text_embedding", version)
-    embeddings = [embed_texts(trained, vectors) for vectors in (encoded.word_vectors, encoded.text_vectors)]
+    embeddings = [
+        embed_texts(trained, vectors, shared_words(connection, version, trained.peaks, texts))
+        for texts, vectors in ((encoded.words, encoded.word_vectors), (samples.texts, encoded.text_vectors))
+    ]
     texts = [*encoded.words, *samples.texts]
     insert_texts(connection, name, version, texts, np.concatenate(embeddings), len(encoded.words))
     partitions.attach_partition(connection, "text_embedding", version)
@@ -255,8 +259,7 @@ def _write_points(
 def _write_evidence(
     connection: Connection, version: int, trained: TrainedModel, samples: Samples | StoredSamples, encoded: Encoded
 ) -> None:
-    """Write the kinds and names of the POIs, which search() and describe() answer from."""
-    write_kinds(connection, version, encoded.kind_rows)
+    """Write the kinds and names of the POIs, which search() and describe() answer from; the kinds themselves are there."""
     for table in ("point_kind", "point_name"):
         partitions.create_partition(connection, table, version)
     for part in samples.chunks():

@@ -6,6 +6,7 @@ from callipper_db import db
 from callipper_db.errors import TextUnknown
 from callipper_trainer.embed import embed_texts
 from callipper_trainer.model_rows import load_model
+from callipper_trainer.peaks import shared_words
 from callipper_trainer.text_encoder import encode_cached, find_model_encoder
 
 
@@ -21,10 +22,10 @@ def remember(dsn: str, texts: list[str], text_encoder: str | None = None) -> int
     distinct = list(dict.fromkeys(texts))
     with db.session(dsn) as connection:
         plain = {text: _plain_question(connection, text) for text in distinct}
-    encoded = list(dict.fromkeys(plain.values()))
-    embedding = dict(
-        zip(encoded, embed_texts(model.trained, encode_cached(dsn, encoder, encoded)).tolist(), strict=True)
-    )
+        encoded = list(dict.fromkeys(plain.values()))
+        shared = shared_words(connection, model.version, model.trained.peaks, encoded)
+    vectors = encode_cached(dsn, encoder, encoded)
+    embedding = dict(zip(encoded, embed_texts(model.trained, vectors, shared).tolist(), strict=True))
     with db.session(dsn) as connection, connection.cursor() as cursor:
         cursor.executemany(
             connection.named(

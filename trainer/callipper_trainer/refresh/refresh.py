@@ -26,6 +26,7 @@ from callipper_trainer.fit_peaks import point_kinds
 from callipper_trainer.kinds import KindRows, Kinds, read_kinds
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model_rows import LoadedModel, load_model
+from callipper_trainer.peaks import shared_words
 from callipper_trainer.refresh.diff import LatticeDiff, PointDiff, compare_level, compare_points
 from callipper_trainer.refresh.keep import begin_state, forget_states
 from callipper_trainer.refresh.plan import Evidence, RefreshPlan
@@ -221,7 +222,8 @@ class _Planner:
         evidence = None if kinds is None else self._find_kinds(kinds, found)
         squares = self._move_peaks(found, evidence)
         words, texts = self._new_texts(found)
-        text_vectors = embed_texts(self.trained, self._vectors(texts))
+        shared = shared_words(self.connection, version, self.trained.peaks, texts)
+        text_vectors = embed_texts(self.trained, self._vectors(texts), shared)
         grid, kind, size_m = read_grid(self.connection, version)
         cells, points = self._touched(lattices, grid.centre, squares), self._touched(lattices, metres, squares, found)
         if nearby and len(cells) + len(points) > POSTPONED_FROM:
