@@ -312,3 +312,17 @@ def test_a_run_that_starts_over_says_so(town: str, tmp_path: Path) -> None:
     assert reporter.notes == [
         f"{tmp_path / 'checkpoint.pt'} holds an unfinished run. This run starts over; --resume continues that one."
     ]
+
+
+def test_what_questions_read_is_analysed_before_the_first_one(town: str, tmp_path: Path) -> None:
+    """Else the planner knows nothing of the tables until autovacuum comes: of a million cells, search took 48 s, not 0.5."""
+    unknown = (
+        "SELECT array_agg(relname::text) FROM pg_class WHERE relnamespace = 'callipper'::regnamespace AND relkind = 'r'"
+        " AND reltuples < 0 AND relpages >= 0 AND pg_relation_size(oid) > 5 * 8192 AND relname <> ALL (%s)"
+    )
+    with user_session(town) as connection:
+        connection.execute("ALTER TABLE callipper.cell SET (autovacuum_enabled = false)")
+    train_town(town, tmp_path)
+    with user_session(town) as connection:
+        assert connection.one(unknown, [["kind_term", "poi", "text_vector"]]) == (None,)
+        assert connection.one("SELECT reltuples >= 0 FROM pg_class WHERE oid = 'callipper.cell'::regclass") == (True,)

@@ -48,6 +48,13 @@ class Encoded:
     word_vectors: Array  # (W, T) of words
 
 
+# The tables that all versions share and that questions read. A version's partitions are analysed where they are attached.
+ANALYSE = """
+ANALYZE callipper.cell, callipper.cell_sample, callipper.context_cell, callipper.kind, callipper.kind_peak,
+    callipper.kind_phrase, callipper.kind_word, callipper.location_weight, callipper.poi_density, callipper.text_projection
+"""
+
+
 @dataclass(frozen=True)
 class Publication:
     """What is published in addition to the weights."""
@@ -270,3 +277,6 @@ def _write_evidence(
     if trained.peaks is not None:
         write_peaks(connection, version, trained.peaks)
     connection.execute("SELECT callipper._count_evidence(%s)", [version])
+    connection.execute(
+        ANALYSE
+    )  # not when autovacuum comes: until then, the first questions would be planned for empty tables
