@@ -21,7 +21,8 @@ CREATE TABLE callipper.kind_term (
     CONSTRAINT kind_term_version_kind_id_fkey FOREIGN KEY (version, kind_id)
         REFERENCES callipper.kind (version, kind_id) ON DELETE CASCADE
 );
-COMMENT ON TABLE callipper.kind_term IS 'words of a kind that stand in no phrase, such as what is bought there'
+COMMENT ON TABLE callipper.kind_term IS 'words of a kind that stand in no phrase, such as what is bought there';
+COMMENT ON COLUMN callipper.kind_word.phrases IS 'phrases of the kind that have the word, and 1 for its terms'
 """
 
 # init makes them anew, with other arguments.
@@ -33,6 +34,7 @@ DROP FUNCTION IF EXISTS callipper._shared_words(integer, text)
 DOWN = """
 DROP FUNCTION IF EXISTS callipper._text_peaks(@extschema:vector@.vector, integer, text);
 DROP FUNCTION IF EXISTS callipper._shared_words(integer, text[], integer[]);
+COMMENT ON COLUMN callipper.kind_word.phrases IS 'phrases of the kind that have the word';
 DROP TABLE callipper.kind_term
 """
 
