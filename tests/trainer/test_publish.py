@@ -273,7 +273,16 @@ class Noting(Silent):
 
 @pytest.mark.parametrize(
     "stage",
-    ["reading POIs", "encoding texts", "training", "cutting the grid", "writing cells", "writing points", "activating"],
+    [
+        "reading POIs",
+        "encoding texts",
+        "training",
+        "cutting the grid",
+        "writing the model",
+        "writing cells",
+        "writing points",
+        "activating",
+    ],
 )
 def test_a_failure_leaves_nothing(module_town: str, tmp_path: Path, stage: str) -> None:
     before = contents(module_town)

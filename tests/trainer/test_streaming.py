@@ -451,6 +451,7 @@ def test_json_tells_of_each_stage(run: Callable[..., Result], town: str) -> None
     publishing = [
         "finding peaks of kinds",
         "cutting the grid",
+        "writing the model",
         "writing cells",
         "writing points",
         "summing up the cells",

@@ -97,6 +97,7 @@ def publish(
             grid = ensure_grid(connection, blocks, samples.srid, publication.grid_size_m, publication.grid_kind)
         cells = len(grid.cell_id)
         check_space(connection, samples, cells, cells if publication.has_hnsw(cells) else 0)
+        reporter.stage("writing the model")
         with watch.timing("write"):
             about = (publication.text_encoder_id, publication.metrics, publication.provenance)
             row = ModelRow(samples.srid, samples.extent, grid.grid_id, *about)
