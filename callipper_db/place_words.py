@@ -45,6 +45,9 @@ class Thesaurus(NamedTuple):
     open_shops: frozenset[str]  # readings of categories that leave open what kind of shop a POI is
     open_eating: frozenset[str]  # the same for places to eat
     eating: frozenset[str]  # names of kinds of places to eat and drink
+    pubs: frozenset[str]  # names of kinds whose names are fancies
+    in_pubs: frozenset[str]  # names of kinds that these may be as well
+    open_air: frozenset[str]  # names of kinds that no shop and no place to eat or drink is
     found: dict[str, tuple[Kind, str]]  # look_up_key of every name and code -> its kind, its reading
     spelt: dict[str, Kind]  # look_up_key of every name that a person says -> its kind
 
@@ -128,6 +131,20 @@ def is_named(kind: Kind, name: str) -> bool:
     return False
 
 
+def may_be(kind: Kind, category: str, name: str) -> bool:
+    """Whether a POI of the category may be a place of the kind because its name is like the kind's.
+
+    A pub called Greyhound is no racing track, a shop called Village Green no common, Holt Community Centre no health centre.
+    """
+    thesaurus, own = load_thesaurus(), kinds_of(category)
+    names = {found.name for found in own}
+    if names and names <= thesaurus.pubs:
+        return kind.name in thesaurus.in_pubs | thesaurus.eating
+    if reading(category) in thesaurus.open_shops | thesaurus.open_eating or (names and names <= thesaurus.eating):
+        return kind.name not in thesaurus.open_air
+    return not any(is_named(found, name) for found in own)
+
+
 def is_landmark(category: str) -> bool:
     """Whether a place is known by it: a museum, a stadium. A category that lists several kinds is one if they all are."""
     return _is_among(category, load_thesaurus().landmarks)
@@ -164,6 +181,7 @@ def load_thesaurus() -> Thesaurus:
     spelt = {look_up_key(name): kind for kind in kinds.values() for name in (kind.name, *kind.also, *kind.narrower)}
     landmarks, prominent = frozenset(data["landmarks"]), frozenset(data["prominent"])
     open_shops, open_eating, eating = (frozenset(data[words]) for words in ("open_shops", "open_eating", "eating"))
+    pubs, in_pubs, open_air = (frozenset(data[words]) for words in ("pubs", "in_pubs", "open_air"))
     return Thesaurus(
         kinds,
         tuple(data["areas"]),
@@ -174,6 +192,9 @@ def load_thesaurus() -> Thesaurus:
         open_shops,
         open_eating,
         eating,
+        pubs,
+        in_pubs,
+        open_air,
         found,
         spelt,
     )

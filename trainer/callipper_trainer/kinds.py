@@ -122,6 +122,7 @@ class Kinds:
                 else:
                     brand = {column[kind.name] for kind in kinds_of_brand(name, category)}
                     like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n]]
+                    like = [n for n in like if place_words.may_be(kinds[n], category, name)]
                     like = [n for n in like if n in brand] if brand else like
                     in_words = {column[kind.name] for kind in said}
                     in_words |= {
