@@ -23,8 +23,10 @@ from callipper_db.place_words import (
     kinds_in_name,
     load_thesaurus,
     look_up_key,
+    may_be,
     phrases,
     reading,
+    terms,
     vocabulary,
 )
 from callipper_db.read import Block, Record, open_reader, osm
@@ -100,6 +102,16 @@ def test_no_kind_has_a_phrase_twice() -> None:
     for kind in KINDS.values():
         keys = Counter(map(look_up_key, (kind.name, *kind.also, *kind.phrases)))
         assert [key for key, count in keys.items() if count > 1] == [], kind.name
+
+
+def test_terms_are_short_and_stand_once() -> None:
+    for kind in KINDS.values():
+        keys = Counter(term.casefold() for term in kind.terms)
+        assert [term for term, count in keys.items() if count > 1] == [], kind.name
+        assert all(term == " ".join(term.split()) and 0 < len(term) <= 40 for term in kind.terms), kind.name
+    assert sum(len(kind.terms) > 20 for kind in KINDS.values()) == len(KINDS)
+    assert "hinge" in " ".join(terms("hardware shop")) and terms("dragon lair") == []
+    assert set(terms("pub")) | set(terms("nightclub")) <= set(terms("Pub/bar/nightclub"))
 
 
 def test_every_name_belongs_to_one_kind() -> None:
@@ -308,3 +320,29 @@ def test_words_that_say_nothing_alone_are_names_of_kinds() -> None:
     assert thesaurus.landmarks <= set(thesaurus.kinds)
     assert sorted((thesaurus.street_words | thesaurus.shop_words) - set(thesaurus.spelt)) == []
     assert thesaurus.street_words & thesaurus.shop_words == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("kind", "category", "name", "expected"),
+    [
+        ("castle", "pub", "The Castle", False),
+        ("horse racing track", "Pub/bar/nightclub", "Greyhound", False),
+        ("sports club", "Pub/bar/nightclub", "Wanstead Rugby Club", True),
+        ("thai restaurant", "bar", "Thai Tiger", True),
+        ("common", "Retailers - other", "The Village Greengrocers", False),
+        ("greengrocer", "Retailers - other", "The Village Greengrocers", True),
+        ("windmill", "Restaurant", "Windmill", False),
+        ("thai restaurant", "Cafe", "Thai Cafe", True),
+        ("health centre", "Community centre", "Holywell Community Centre", False),
+        ("health centre", "Community centre", "The Holywell", True),
+        ("castle", "dragon lair", "The Castle", True),
+    ],
+)
+def test_what_a_name_may_make_of_a_poi(kind: str, category: str, name: str, expected: bool) -> None:
+    assert may_be(KINDS[kind], category, name) is expected
+
+
+def test_kinds_of_pubs_and_of_the_open_air_are_kinds() -> None:
+    thesaurus = load_thesaurus()
+    assert thesaurus.pubs | thesaurus.in_pubs | thesaurus.open_air | thesaurus.eating <= set(thesaurus.kinds)
+    assert thesaurus.open_air & (thesaurus.eating | thesaurus.in_pubs) == frozenset()
