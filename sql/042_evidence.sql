@@ -3,7 +3,8 @@
 
 -- The kinds that a question asks for. A kind is as near to a question as the nearest of its names and phrases, and a little
 -- nearer for each other phrase that is near: one phrase alone is often near by chance. (The logarithm of a sum of exponentials
--- is a soft maximum.) A kind whose phrases have the question's own words is nearer still. Kinds much farther than the nearest
+-- is a soft maximum.) A kind whose phrases have the question's own words is nearer still. One with few POIs is less near, because
+-- these are often misread: a fire station called Feuerwehr is no barbecue. Kinds much farther than the nearest
 -- one do not count. If no phrase is near, there is no kind. Kinds without POIs are left out first, because one of them would
 -- hide the next best. The numbers here and below were chosen on questions that are not the benchmark's test half
 -- (docs/quality.md).
@@ -14,13 +15,16 @@ LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalo
 DECLARE
     sharpness constant float8 := 20;
     by_words constant float8 := 0.5;
+    thinness constant float8 := 0.1;
 BEGIN
     RETURN QUERY
         SELECT k.kind_id, k.likeness, k.nearest_phrase FROM (
             SELECT n.kind_id, n.likeness, max(n.likeness) OVER () AS nearest, max(n.phrase) OVER () AS nearest_phrase FROM (
                 SELECT p.kind_id, p.phrase, p.likeness + by_words * coalesce(w.share, 0) AS likeness FROM (
-                    SELECT p.kind_id, max(p.likeness) AS phrase, ln(sum(exp(sharpness * p.likeness))) / sharpness AS likeness FROM (
-                        SELECT p.kind_id, @extschema:vector@.inner_product(p.vec, question) AS likeness
+                    SELECT p.kind_id, max(p.likeness) AS phrase,
+                        ln(sum(exp(sharpness * p.likeness))) / sharpness - thinness * 5 / (5 + max(p.pois)) AS likeness
+                    FROM (
+                        SELECT p.kind_id, t.pois, @extschema:vector@.inner_product(p.vec, question) AS likeness
                         FROM callipper.kind_phrase p JOIN callipper.kind t ON t.version = p.version AND t.kind_id = p.kind_id
                         WHERE p.version = _kinds_asked.version AND t.pois > 0 OFFSET 0
                     ) p GROUP BY p.kind_id

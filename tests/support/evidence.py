@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -130,8 +130,10 @@ class Evidence:
         if not cosines or max(found.max() for found in cosines.values()) < 0.4:
             return {}
         shared = shared_words(self.lexemes, cosines.keys(), self.lexemes_of[words])
+        pois = Counter(kind for number in range(len(self.point_id)) for kind in self.of(number))
         likeness = {
-            kind: float(np.log(np.exp(20 * found).sum()) / 20 + 0.5 * shared[kind]) for kind, found in cosines.items()
+            kind: float(np.log(np.exp(20 * found).sum()) / 20 + 0.5 * shared[kind] - 0.5 / (5 + pois[kind]))
+            for kind, found in cosines.items()
         }
         return {kind: near for kind, near in likeness.items() if near >= max(likeness.values()) - 0.08}
 
