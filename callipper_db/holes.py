@@ -38,7 +38,9 @@ def fill_holes(squares: Array) -> Runs:
     # One part beside the other, a column apart, so that gaps of different parts do not meet.
     order = np.lexsort([runs.first, runs.x, part])
     part, runs = part[order], Runs(runs.x[order], runs.first[order], runs.end[order])
-    aside = runs.x + part * (np.ptp(runs.x) + 2)
+    begin = np.flatnonzero(np.diff(part, prepend=-1))
+    left, right = runs.x[begin], runs.x[np.append(begin[1:], len(part)) - 1]
+    aside = runs.x + (np.cumsum(right - left + 2) - right)[part]
     same = np.flatnonzero(aside[1:] == aside[:-1])
     gaps = Runs(aside[same], runs.end[same], runs.first[same + 1])
     inside = ~_reaches_outside(gaps, Runs(aside, runs.first, runs.end))

@@ -47,7 +47,7 @@ class Thesaurus(NamedTuple):
     eating: frozenset[str]  # names of kinds of places to eat and drink
     pubs: frozenset[str]  # names of kinds whose names are fancies
     in_pubs: frozenset[str]  # names of kinds that these may be as well
-    open_air: frozenset[str]  # names of kinds that no shop and no place to eat or drink is
+    never_shops: frozenset[str]  # names of kinds that no shop and no place to eat or drink is
     found: dict[str, tuple[Kind, str]]  # look_up_key of every name and code -> its kind, its reading
     spelt: dict[str, Kind]  # look_up_key of every name that a person says -> its kind
 
@@ -131,18 +131,18 @@ def is_named(kind: Kind, name: str) -> bool:
     return False
 
 
-def may_be(kind: Kind, category: str, name: str) -> bool:
-    """Whether a POI of the category may be a place of the kind because its name is like the kind's.
+@cache
+def never_by_name(category: str) -> frozenset[str] | None:
+    """The kinds that a POI of the category is not, however like theirs its name is; None where names are no fancies.
 
-    A pub called Greyhound is no racing track, a shop called Village Green no common, Holt Community Centre no health centre.
+    A pub called Greyhound is no racing track, a shop called Village Green no common.
     """
-    thesaurus, own = load_thesaurus(), kinds_of(category)
-    names = {found.name for found in own}
+    thesaurus, names = load_thesaurus(), {found.name for found in kinds_of(category)}
     if names and names <= thesaurus.pubs:
-        return kind.name in thesaurus.in_pubs | thesaurus.eating
+        return frozenset(thesaurus.kinds) - thesaurus.in_pubs - thesaurus.eating
     if reading(category) in thesaurus.open_shops | thesaurus.open_eating or (names and names <= thesaurus.eating):
-        return kind.name not in thesaurus.open_air
-    return not any(is_named(found, name) for found in own)
+        return thesaurus.never_shops
+    return None
 
 
 def is_landmark(category: str) -> bool:
@@ -181,7 +181,7 @@ def load_thesaurus() -> Thesaurus:
     spelt = {look_up_key(name): kind for kind in kinds.values() for name in (kind.name, *kind.also, *kind.narrower)}
     landmarks, prominent = frozenset(data["landmarks"]), frozenset(data["prominent"])
     open_shops, open_eating, eating = (frozenset(data[words]) for words in ("open_shops", "open_eating", "eating"))
-    pubs, in_pubs, open_air = (frozenset(data[words]) for words in ("pubs", "in_pubs", "open_air"))
+    pubs, in_pubs, never_shops = (frozenset(data[words]) for words in ("pubs", "in_pubs", "never_shops"))
     return Thesaurus(
         kinds,
         tuple(data["areas"]),
@@ -194,7 +194,7 @@ def load_thesaurus() -> Thesaurus:
         eating,
         pubs,
         in_pubs,
-        open_air,
+        never_shops,
         found,
         spelt,
     )

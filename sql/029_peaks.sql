@@ -77,8 +77,8 @@ $$;
 COMMENT ON FUNCTION callipper._place_peaks(@extschema:postgis@.geometry, integer) IS
     'first half of the embedding of a place: how far kinds of places stand out there';
 
--- The directions of the kinds that a text asks for, by each kind's phrases and their words as callipper._kinds_asked() does; zeros
--- where it asks for none. A version of an earlier program has no softness: there the nearest phrase alone counts.
+-- The directions of the kinds that a text asks for, by each kind's phrases and their words; zeros where it asks for none. Unlike in
+-- callipper._kinds_asked(), few POIs do not count against a kind: a refresh would change what texts mean. A version of an earlier program has no softness: there the nearest phrase alone counts.
 CREATE OR REPLACE FUNCTION callipper._text_peaks(question @extschema:vector@.vector, version integer, words text)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$

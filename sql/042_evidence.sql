@@ -3,8 +3,8 @@
 
 -- The kinds that a question asks for. A kind is as near to a question as the nearest of its names and phrases, and a little
 -- nearer for each other phrase that is near: one phrase alone is often near by chance. (The logarithm of a sum of exponentials
--- is a soft maximum.) A kind whose phrases have the question's own words is nearer still. One with few POIs is less near, because
--- these are often misread: a fire station called Feuerwehr is no barbecue. Kinds much farther than the nearest
+-- is a soft maximum.) A kind whose phrases have the question's own words is nearer still. One with few POIs is less near, by half of
+-- `thinness` where there are five: such a kind is often nothing but names that were misread. Kinds much farther than the nearest
 -- one do not count. If no phrase is near, there is no kind. Kinds without POIs are left out first, because one of them would
 -- hide the next best. The numbers here and below were chosen on questions that are not the benchmark's test half
 -- (docs/quality.md).

@@ -31,3 +31,12 @@ def test_neither_time_nor_memory_go_by_the_extent() -> None:
     frame = np.concatenate([np.column_stack(pair) for end in (0, len(line) - 1) for pair in ((line, line * 0 + end),)])
     frame = np.concatenate([frame, frame[:, ::-1]])
     assert len(fill_holes(frame)) == len(line) ** 2, "10,000 million squares"
+
+
+def test_far_apart_at_the_size_of_the_earth_in_metres() -> None:
+    squares = np.unique(np.random.default_rng(0).integers(-4 * 10**6, 4 * 10**6, (200_000, 2)), axis=0)
+    assert fill_holes(squares).squares().tolist() == squares.tolist()
+    ring = np.array([(x, y) for x in range(3) for y in range(3) if (x, y) != (1, 1)]) + 3 * 10**6
+    assert (
+        len(fill_holes(np.concatenate([squares, ring]))) == len(np.unique(np.concatenate([squares, ring]), axis=0)) + 1
+    )

@@ -43,7 +43,7 @@ def test_the_towers_are_those_of_the_database(shared_town: str, encoder: TextEnc
             connection, "SELECT text_embed(t)::real[] FROM unnest(%s::text[]) WITH ORDINALITY q(t, n) ORDER BY n", words
         )
         shared = shared_words(connection, 1, trained.peaks, words)
-    assert shared is not None and shared.nnz > len(words)
+    assert shared is not None and shared.nnz > 20
     found = PlaceTower(trained)(torch.from_numpy(metres)).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     vectors = torch.from_numpy(encoder.encode(words))

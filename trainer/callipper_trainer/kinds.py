@@ -122,7 +122,12 @@ class Kinds:
                 else:
                     brand = {column[kind.name] for kind in kinds_of_brand(name, category)}
                     like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n]]
-                    like = [n for n in like if place_words.may_be(kinds[n], category, name)]
+                    never = place_words.never_by_name(category)
+                    if never is None and any(
+                        languages.is_named(kind, name, self.languages) for kind in place_words.kinds_of(category)
+                    ):
+                        like = []  # Holt Community Centre is no health centre
+                    like = [n for n in like if kinds[n].name not in (never or ())]
                     like = [n for n in like if n in brand] if brand else like
                     in_words = {column[kind.name] for kind in said}
                     in_words |= {
@@ -289,6 +294,7 @@ def write_kinds(connection: Connection, version: int, rows: KindRows) -> None:
         },
     )
     connection.execute("SELECT callipper._count_words(%s)", [version])
+    connection.execute("ANALYZE callipper.kind_word")  # many texts are compared with them at once
 
 
 def write_point_kinds(connection: Connection, version: int, kinds: Kinds, samples: Samples) -> None:

@@ -5,8 +5,8 @@ shop of a street. So the kinds of the POIs (kinds.py) are counted around a place
 kept: for each kind what exceeds a threshold, as a ReLU does it. Hundreds of kinds share 128 numbers: each has a direction of
 its own, almost at right angles to those of the kinds that it could be confused with.
 
-A text is the sum of the directions of the kinds that it asks for, by the phrases of the thesaurus. So the inner product of a
-place and a text is how far the kinds that the text asks for stand out at the place.
+A text is the sum of the directions of the kinds that it asks for, by the phrases of the thesaurus and their words. So the
+inner product of a place and a text is how far the kinds that the text asks for stand out at the place.
 
 Most places stand out in nothing. Every place gets a little of its context's principal components, the summary: numbers that
 are nearly always zero are noise to a reader that scales each number by its deviation. A text takes away from its second half
@@ -292,15 +292,15 @@ def shared_words(connection: Connection, version: int, peaks: KindPeaks | None, 
     if peaks is None or not peaks.rule.by_words:
         return None
     kind_id = peaks.kind_id
-    row, column, share = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    row, column, share = [np.empty(0, np.int32)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
     for start in range(0, len(texts), ROWS_SHARED):
         query = sql.SQL(
             "SELECT number, kind_id, share FROM callipper._shared_words({}, {}::text[], {}::int4[])"
         ).format(sql.Literal(version), sql.Literal(texts[start : start + ROWS_SHARED]), sql.Literal(kind_id.tolist()))
         number, kind, part = read_rows(connection, query, ["int4", "int4", "float8"])
-        row.append(number.astype(np.int64) - 1 + start)
-        column.append(np.searchsorted(kind_id, kind))
-        share.append(part)
+        row.append(number - 1 + start)
+        column.append(np.searchsorted(kind_id, kind).astype(np.int32))
+        share.append(part.astype(np.float32))
     pairs = (np.concatenate(row), np.concatenate(column))
     return csr_array((np.concatenate(share), pairs), shape=(len(texts), len(kind_id)))
 

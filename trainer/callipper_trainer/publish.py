@@ -35,6 +35,11 @@ EMBEDDING_BYTES = 1200  # of disk per row with an embedding, its text and its pr
 NAME_BYTES = 900  # of disk per POI with the sentence vector of its name
 HNSW_BYTES = 1500  # of disk per row of an HNSW index
 SAMPLE = 1000  # cells; a percentile estimated from them is mostly off by less than 3 percentage points
+# The tables that all versions share and that questions read. A version's partitions are analysed where they are attached.
+ANALYSE = """
+ANALYZE callipper.cell, callipper.cell_sample, callipper.context_cell, callipper.kind, callipper.kind_peak,
+    callipper.kind_phrase, callipper.kind_word, callipper.location_weight, callipper.poi_density, callipper.text_projection
+"""
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,6 @@ class Encoded:
     kind_rows: KindRows
     words: list[str]  # to remember in addition to samples.texts
     word_vectors: Array  # (W, T) of words
-
-
-# The tables that all versions share and that questions read. A version's partitions are analysed where they are attached.
-ANALYSE = """
-ANALYZE callipper.cell, callipper.cell_sample, callipper.context_cell, callipper.kind, callipper.kind_peak,
-    callipper.kind_phrase, callipper.kind_word, callipper.location_weight, callipper.poi_density, callipper.text_projection
-"""
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,8 @@ def publish(
         with watch.timing("summary"):
             reporter.stage("summing up the cells")
             summarise_cells(connection, version, config.seed)
+        # Last, since it locks the tables against VACUUM. Without, the first questions would be planned for empty tables.
+        connection.execute(ANALYSE)
         if publication.activate:
             with watch.timing("activate"):
                 reporter.stage("activating")
@@ -278,6 +278,3 @@ def _write_evidence(
     if trained.peaks is not None:
         write_peaks(connection, version, trained.peaks)
     connection.execute("SELECT callipper._count_evidence(%s)", [version])
-    connection.execute(
-        ANALYSE
-    )  # not when autovacuum comes: until then, the first questions would be planned for empty tables

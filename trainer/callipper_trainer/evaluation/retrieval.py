@@ -150,7 +150,8 @@ def measure(
     """Hold out a tenth of the samples, train on the rest, and measure each label with enough held-out places.
 
     text_vectors: (V, T) of samples.texts; label_id: (N,) index into names, -1 for none; questions: kind of text -> (L, T), a
-    vector for each name. Raises NotEnoughData.
+    vector for each name. The model is in no database, so the words that a text shares with kinds of places do not count, as
+    they do in text_embed(). Raises NotEnoughData.
     """
     kept, held_out = hold_out(len(samples))
     asked = label_id[held_out]
