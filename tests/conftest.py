@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only wait for each other in models as small as the tests'
 
-# A shell's background job ignores Ctrl-C and hands that down; the tests of Ctrl-C need it.
+# A shell's background job ignores Ctrl-C, and nohup SIGHUP, and both hand that down; the tests of these need them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _numbers = count(1)
 
