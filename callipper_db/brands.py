@@ -13,19 +13,24 @@ from callipper_db.place_words import Kind
 BRANCH = re.compile(r"[/,;|(@]|\s-\s|\sat\s", re.IGNORECASE)
 # Fewest words and letters of a brand that begins a longer name: "Pret a Manger Euston", but not "Paul Smith" or "M & B Foods".
 FEWEST_WORDS, FEWEST_LETTERS = 2, 6
+# Words at the end of a company's name that are no part of the brand: "Primark Stores Ltd".
+COMPANY = frozenset(["co", "company", "inc", "limited", "ltd", "plc", "llp", "gmbh", "ag", "sa", "stores", "uk"])
 
 
 def kinds_of_brand(name: str, category: str) -> list[Kind]:
     """The kinds of place that the POI's brand says; none if its name is no brand's, or its category says all there is to say.
 
-    A category as open as "shop" may be anything that is called so, one such as "restaurant" only a place to eat. A category
-    that is one of the brand's kinds lets it have the others too: a fast food restaurant "KFC" is a chicken shop.
+    A category as open as "shop" may be anything that is called so, one such as "restaurant" only a place to eat, or a large
+    place that has a cafe. A category that is one of the brand's kinds lets it have the others too: a fast food restaurant "KFC"
+    is a chicken shop.
     """
     is_open, may_be = possible_kinds(category)
     if not may_be:
         return []
     kinds = _brand(name)
     if is_open:
+        if len(place_words.plain_words(name)) >= FEWEST_WORDS:  # "Hollywood Bowl", but not "Pulse" or "Fora"
+            may_be |= place_words.load_thesaurus().with_food
         return [kind for kind in kinds if kind.name in may_be]
     return kinds if any(kind.name in may_be for kind in kinds) else []
 
@@ -47,6 +52,10 @@ def _brand(name: str) -> list[Kind]:
     brands = load_brands()
     for spelt in dict.fromkeys([name, BRANCH.split(name, 1)[0]]):
         words = place_words.plain_words(spelt)
+        if found := brands.get(" ".join(words)):
+            return found
+        while len(words) > 1 and words[-1] in COMPANY:
+            words = words[:-1]
         if found := brands.get(" ".join(words)):
             return found
         for length in range(len(words) - 1, FEWEST_WORDS - 1, -1):

@@ -48,6 +48,7 @@ class Thesaurus(NamedTuple):
     pubs: frozenset[str]  # names of kinds whose names are fancies
     in_pubs: frozenset[str]  # names of kinds that these may be as well
     never_shops: frozenset[str]  # names of kinds that no shop and no place to eat or drink is
+    with_food: frozenset[str]  # names of kinds of large places that have a cafe of their own
     found: dict[str, tuple[Kind, str]]  # look_up_key of every name and code -> its kind, its reading
     spelt: dict[str, Kind]  # look_up_key of every name that a person says -> its kind
 
@@ -181,7 +182,9 @@ def load_thesaurus() -> Thesaurus:
     spelt = {look_up_key(name): kind for kind in kinds.values() for name in (kind.name, *kind.also, *kind.narrower)}
     landmarks, prominent = frozenset(data["landmarks"]), frozenset(data["prominent"])
     open_shops, open_eating, eating = (frozenset(data[words]) for words in ("open_shops", "open_eating", "eating"))
-    pubs, in_pubs, never_shops = (frozenset(data[words]) for words in ("pubs", "in_pubs", "never_shops"))
+    pubs, in_pubs, never_shops, with_food = (
+        frozenset(data[words]) for words in ("pubs", "in_pubs", "never_shops", "with_food")
+    )
     return Thesaurus(
         kinds,
         tuple(data["areas"]),
@@ -195,6 +198,7 @@ def load_thesaurus() -> Thesaurus:
         pubs,
         in_pubs,
         never_shops,
+        with_food,
         found,
         spelt,
     )

@@ -28,7 +28,7 @@ from benchmarks.answers import held_out
 from benchmarks.answers.baselines import Baselines
 from benchmarks.answers.cities import SRID, AnswerCity, read_city
 from benchmarks.answers.product import KEPT_OPTIONS, Product, ask
-from benchmarks.answers.questions import BLIND, Question, answerable, read_questions
+from benchmarks.answers.questions import BLIND, FRESH, Question, answerable, read_questions
 from benchmarks.answers.score import Judge, Score, summarise
 from benchmarks.answers.words import APT, WORDS, WordJudge, read_places, summarise_words
 from benchmarks.city import City
@@ -49,6 +49,8 @@ GROUPS = (
     "category",
     "blind",
     "blind oblique",
+    "fresh",
+    "fresh oblique",
 )  # the everyday questions by half, and the other kinds
 
 # What the answers have to reach, on the test half; the baseline is the best of them.
@@ -72,15 +74,15 @@ class Result:
 def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The tables to stderr, their figures as the result; `--write` keeps each question's figures too."""
     options = _parse(arguments)
-    questions, blind = read_questions(), read_questions(BLIND)
+    questions, of_london = read_questions(), [*read_questions(BLIND), *read_questions(FRESH)]
     results = {}
     with make_reporter(as_json=False) as reporter, _server(city, options.home) as server:
         for name in options.cities:
             reporter.note(f"{name} ...")
             results[name] = _measure(
-                server, name, [*questions, *(blind if name == "london" else [])], options, reporter
+                server, name, [*questions, *(of_london if name == "london" else [])], options, reporter
             )
-    groups = {question.text: _group(question) for question in (*questions, *blind)}
+    groups = {question.text: _group(question) for question in (*questions, *of_london)}
     figures = {name: _figures(result, groups) for name, result in results.items()}
     for name, result in results.items():
         print("\n".join([f"\n{name}", "", *_table(figures[name].get("rows", {})), *result.lines]), file=sys.stderr)
@@ -205,8 +207,9 @@ def _ask_product(result: Result, product: Product, asked: list[tuple[Question, A
 
 
 def _group(question: Question) -> str:
-    blind = question.half == "blind" and question.kind == "oblique"
-    return "blind oblique" if blind else question.half if question.kind == "everyday" else question.kind
+    if question.half in ("blind", "fresh") and question.kind == "oblique":
+        return f"{question.half} oblique"
+    return question.half if question.kind == "everyday" else question.kind
 
 
 def _figures(result: Result, groups: dict[str, str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from callipper_db.arrays import Array
 
 FILE = Path(__file__).parent / "data" / "questions.toml"
 BLIND = FILE.with_name("blind_questions.toml")  # for London alone
+FRESH = FILE.with_name("fresh_questions.toml")  # for London alone
 MINIMUM = {"monaco": 2}  # a question counts in a city if at least this many POIs answer it there; ...
 MINIMUM_ELSEWHERE = 5  # ... in the other cities this many
 SAMPLE = 25  # names that are shown
@@ -36,7 +37,7 @@ class Question:
 
     text: str
     kind: Literal["everyday", "oblique", "category"]
-    half: Literal["dev", "test", "blind"]
+    half: Literal["dev", "test", "blind", "fresh"]
     patterns: Mapping[str, str]  # of PATTERNS
     by_city: Mapping[str, Mapping[str, str]]  # instead of these, in a city
 
@@ -85,7 +86,7 @@ def _questions(entry: dict[str, Any]) -> list[Question]:
     patterns = {key: value for key, value in entry.items() if key in PATTERNS}
     if unknown := set(entry) - {"text", "oblique", "kind", "half", *PATTERNS, *cities}:
         raise ValueError(f"question '{text}' has {', '.join(sorted(unknown))}, which means nothing")
-    if entry["kind"] not in ("everyday", "category") or entry["half"] not in ("dev", "test", "blind"):
+    if entry["kind"] not in ("everyday", "category") or entry["half"] not in ("dev", "test", "blind", "fresh"):
         raise ValueError(f"question '{text}' is of kind {entry['kind']} and half {entry['half']}")
     for found in (patterns, *cities.values()):
         if unknown := set(found) - set(PATTERNS):

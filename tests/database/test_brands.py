@@ -28,6 +28,8 @@ EATING = "Restaurant/Cafe/Canteen"
             {"fast food restaurant", "chicken shop", "burger restaurant"},
         ),  # one kind is the category's
         ("セブン-イレブン", "", {"convenience store"}),
+        ("Primark Stores Ltd", RETAIL, {"clothes shop"}),  # ends like a company's name
+        ("Hollywood Bowl Dagenham", EATING, {"bowling alley"}),  # a large place with a cafe
     ],
 )
 def test_the_kinds_of_a_brand(name: str, category: str, kinds: set[str]) -> None:
@@ -47,6 +49,8 @@ def test_the_kinds_of_a_brand(name: str, category: str, kinds: set[str]) -> None
         ("", RETAIL),
         ("12", RETAIL),
         ("Sarah's", ""),
+        ("Stores Ltd", RETAIL),
+        ("Cineworld", EATING),  # "Pulse" and "Fora" are brands too: one word of a large place is not enough
     ],
 )
 def test_no_brand(name: str, category: str) -> None:
