@@ -106,6 +106,13 @@ def test_what_a_name_says_is_surer_than_what_it_is_like() -> None:
     assert kinds_of(pois.take(slice(0, 1)), kinds)[1:] == [], "the words have another sense"
 
 
+def test_a_name_that_says_a_kind_is_like_no_other_but_of_places_to_eat() -> None:
+    pois = samples(("Caring Premises", "Lakeside Day Nursery"), (OTHER, "Lakeside Florist"), (OTHER, "Lakeside"))
+    kinds = read(pois, Lakeside=vector(bicycle_shop=0.68, bakery=0.67))
+    by_name = [(row, kind) for row, kind, why in kinds_of(pois, kinds) if why is not Basis.CATEGORY]
+    assert by_name == [(0, "bakery"), (1, "bakery"), (2, "bicycle shop"), (2, "bakery")]
+
+
 def test_a_name_that_is_like_another_name_of_the_kind_is_a_hint() -> None:
     pois = samples((OTHER, "Loaf"))
     kinds = Kinds()

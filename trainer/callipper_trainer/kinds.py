@@ -18,7 +18,7 @@ from callipper_db.arrays import Array
 from callipper_db.binary_copy import write_rows
 from callipper_db.brands import kinds_of_brand
 from callipper_db.db import Connection
-from callipper_db.name_words import kinds_told
+from callipper_db.name_words import GENERAL, kinds_told
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.weight_rows import WeightRows
@@ -94,6 +94,7 @@ class Kinds:
         column = {kind.name: number for number, kind in enumerate(kinds)}
         suggestible = np.array([not kind.named_after for kind in kinds])
         landmark = [place_words.is_landmark(kind.name) for kind in kinds]  # a bar may be called Zoo Bar
+        eating = place_words.load_thesaurus().eating
         others = [languages.load_words(language) for language in self.languages if language != languages.ENGLISH]
         spelt = list[tuple[str, int]]()
         firsts = []  # for each kind, the first of its names in each language
@@ -128,6 +129,9 @@ class Kinds:
                     ):
                         like = []  # Holt Community Centre is no health centre
                     like = [n for n in like if kinds[n].name not in (never or ())]
+                    # A name that says a kind suggests no other: Lakeside Nursery is no garden centre. Kinds of food may mix.
+                    told = {column[kind.name] for kind in said if kind.name not in GENERAL}
+                    like = [n for n in like if not told or n in told or kinds[n].name in eating]
                     like = [n for n in like if n in brand] if brand else like
                     in_words = {column[kind.name] for kind in said}
                     in_words |= {
