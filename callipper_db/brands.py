@@ -13,8 +13,8 @@ from callipper_db.place_words import Kind
 BRANCH = re.compile(r"[/,;|(@]|\s-\s|\sat\s", re.IGNORECASE)
 # Fewest words and letters of a brand that begins a longer name: "Pret a Manger Euston", but not "Paul Smith" or "M & B Foods".
 FEWEST_WORDS, FEWEST_LETTERS = 2, 6
-# Words at the end of a company's name that are no part of the brand: "Primark Stores Ltd".
-COMPANY = frozenset(["co", "company", "inc", "limited", "ltd", "plc", "llp", "gmbh", "ag", "sa", "stores", "uk"])
+# Words that end the name of a company but of no brand, beside those that plain_words() leaves out: "Primark Stores".
+COMPANY = frozenset(["ag", "gmbh", "sa", "stores"])
 
 
 def kinds_of_brand(name: str, category: str) -> list[Kind]:
@@ -27,9 +27,9 @@ def kinds_of_brand(name: str, category: str) -> list[Kind]:
     is_open, may_be = possible_kinds(category)
     if not may_be:
         return []
-    kinds = _brand(name)
+    length, kinds = _brand(name)
     if is_open:
-        if len(place_words.plain_words(name)) >= FEWEST_WORDS:  # "Hollywood Bowl", but not "Pulse" or "Fora"
+        if length >= FEWEST_WORDS:  # "Hollywood Bowl", but not "Pulse" or "Fora"
             may_be |= place_words.load_thesaurus().with_food
         return [kind for kind in kinds if kind.name in may_be]
     return kinds if any(kind.name in may_be for kind in kinds) else []
@@ -47,23 +47,24 @@ def possible_kinds(category: str) -> tuple[bool, frozenset[str]]:
     return False, frozenset([kind.name] if kind and not kind.named_after else [])
 
 
-def _brand(name: str) -> list[Kind]:
-    """The kinds of the brand that the name is, or begins with."""
+def _brand(name: str) -> tuple[int, list[Kind]]:
+    """The number of words and the kinds of the brand that the name is, or begins with; 0 and none of no brand."""
     brands = load_brands()
     for spelt in dict.fromkeys([name, BRANCH.split(name, 1)[0]]):
         words = place_words.plain_words(spelt)
-        if found := brands.get(" ".join(words)):
-            return found
-        while len(words) > 1 and words[-1] in COMPANY:
-            words = words[:-1]
-        if found := brands.get(" ".join(words)):
-            return found
+        whole = len(words)
+        while whole > 1 and words[whole - 1] in COMPANY:
+            whole -= 1
+        for length in dict.fromkeys([len(words), whole]):
+            if found := brands.get(" ".join(words[:length])):
+                return length, found
         for length in range(len(words) - 1, FEWEST_WORDS - 1, -1):
             brand = " ".join(words[:length])
             if brand in brands and len(brand) - brand.count(" ") >= FEWEST_LETTERS:
                 said = place_words.kinds_in_name(name)  # "Four Seasons Supermarket" is no hotel
-                return brands[brand] if not said or any(kind in brands[brand] for kind in said) else []
-    return []
+                fits = not said or any(kind in brands[brand] for kind in said)
+                return (length, brands[brand]) if fits else (0, [])
+    return 0, []
 
 
 @cache

@@ -1,30 +1,35 @@
 -- The words that a question shares with the phrases of a kind. A sentence encoder blurs rare words: to it, pierogi are some food, and
 -- 'a tenner on the favourite' is money. That a phrase has the very word tells more.
 
--- The distinct words of a text, cut to their stems by PostgreSQL's dictionaries of some languages. Stop words are left out. Words in
--- a script that one of the languages has for itself get that language's stems alone. Words in other scripts get those of the language
--- that has the most stop words in the text: of "mit dem Hund" the German ones. English knows neither "mit" nor "dem", and would count both.
--- Where languages have equally many, as of a text without a stop word, each gives its stems. Of Japanese, Chinese and Korean, pairs of letters
--- of one script and single Chinese characters stand for words, because PostgreSQL does not know where these end. A pair of two scripts, such as the
--- end of a noun with a particle, is no word.
+-- The distinct words of a text, cut to their stems by PostgreSQL's dictionaries of some languages, without their stop words (it has none
+-- of Arabic and Hindi). An Arabic, Hindi or Russian word gets the stem of its own language alone, if that is spoken. Of the other
+-- languages, the one with the most stop words in the text gives the stems, since it is the text's own: of "mit dem Hund" German. The
+-- English dictionary would keep "mit" and "dem" as words. Where several have equally many, as of one word, each gives its stems; a
+-- language without a dictionary, such as Polish, always gives the words as they are. Of Japanese, Chinese and Korean, pairs of letters
+-- of one script and single Chinese characters stand for words, because PostgreSQL does not know where these end. A pair of two
+-- scripts, such as the end of a noun with a particle, is no word. Only Korean has words between spaces as well.
 CREATE OR REPLACE FUNCTION callipper._lexemes(content text, languages text[]) RETURNS text[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     not_words constant integer[] := ARRAY[12, 13, 14, 23];  -- types of ts_parse(): blanks, tags, protocols and entities
-    tokens text[] := ARRAY(SELECT DISTINCT lower(t.token) FROM ts_parse('default', content) t WHERE t.tokid <> ALL (not_words));
+    others text[] := ARRAY(SELECT code FROM unnest(languages) AS s(code) WHERE code NOT IN ('ar', 'hi', 'ja', 'ko', 'ru', 'zh'));
     words text[] := '{}';
+    tokens text[];
     script record;
 BEGIN
-    IF languages && ARRAY['ja', 'ko', 'zh'] THEN  -- in a database of one of a few encodings, which know these letters
+    -- The letters below are Unicode's. A database of another encoding may know none of them.
+    IF languages && ARRAY['ja', 'ko', 'zh'] THEN
         words := ARRAY(
             SELECT substr(run.letters[1], place, 2)
-            FROM regexp_matches(content, '[\u3040-\u309f]{2,}|[\u30a0-\u30ff]{2,}|[\u3400-\u9fff]{2,}|[\uac00-\ud7af]{2,}', 'g')
-                AS run(letters), generate_series(1, length(run.letters[1]) - 1) AS place
+            FROM regexp_matches(content,
+                    '[\u3040-\u309f\u30fc]{2,}|[\u30a0-\u30ff]{2,}|[\u3005\u3400-\u9fff]{2,}|[\uac00-\ud7af]{2,}', 'g') AS run(letters),
+                generate_series(1, length(run.letters[1]) - 1) AS place
             UNION
             SELECT found.letter[1] FROM regexp_matches(content, '[\u3400-\u9fff]', 'g') AS found(letter)
         );
-        tokens := ARRAY(SELECT t.token FROM unnest(tokens) AS t(token) WHERE t.token !~ '[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]');
+        content := regexp_replace(content, '[\u3005\u3040-\u30ff\u3400-\u9fff]+', ' ', 'g');
     END IF;
+    tokens := ARRAY(SELECT DISTINCT lower(t.token) FROM ts_parse('default', content) t WHERE t.tokid <> ALL (not_words));
     FOR script IN
         SELECT * FROM (VALUES ('ar', 'arabic_stem', '[\u0600-\u06ff]'), ('hi', 'hindi_stem', '[\u0900-\u097f]'),
             ('ru', 'russian_stem', '[\u0400-\u04ff]')) AS s(code, dictionary, letters)
@@ -34,19 +39,23 @@ BEGIN
             unnest(ts_lexize(script.dictionary::regdictionary, t.token)) AS stem WHERE t.token ~ script.letters);
         tokens := ARRAY(SELECT t.token FROM unnest(tokens) AS t(token) WHERE t.token !~ script.letters);
     END LOOP;
+    IF others = '{}' AND languages <> '{}' THEN
+        others := ARRAY['simple'];
+    END IF;
     RETURN words || ARRAY(
-        WITH stemmed AS MATERIALIZED (
-            SELECT spoken.code, ts_lexize(CASE spoken.code
-                WHEN 'de' THEN 'german_stem' WHEN 'en' THEN 'english_stem' WHEN 'es' THEN 'spanish_stem'
+        WITH dictionary AS (
+            SELECT code, CASE code WHEN 'de' THEN 'german_stem' WHEN 'en' THEN 'english_stem' WHEN 'es' THEN 'spanish_stem'
                 WHEN 'fr' THEN 'french_stem' WHEN 'it' THEN 'italian_stem' WHEN 'nl' THEN 'dutch_stem'
-                WHEN 'pt' THEN 'portuguese_stem' WHEN 'tr' THEN 'turkish_stem' ELSE 'simple'
-                END::regdictionary, t.token) AS stems
-            FROM unnest(languages) AS spoken(code), unnest(tokens) AS t(token)
-            WHERE spoken.code NOT IN ('ar', 'hi', 'ja', 'ko', 'ru', 'zh')
+                WHEN 'pt' THEN 'portuguese_stem' WHEN 'tr' THEN 'turkish_stem' ELSE 'simple' END AS name
+            FROM unnest(others) AS spoken(code)
+        ), stemmed AS MATERIALIZED (
+            SELECT d.code, d.name, ts_lexize(d.name::regdictionary, t.token) AS stems
+            FROM dictionary d, unnest(tokens) AS t(token)
         ), likely AS (
-            SELECT s.code, rank() OVER (ORDER BY count(*) FILTER (WHERE s.stems = '{}') DESC) AS place FROM stemmed s GROUP BY s.code
+            SELECT s.code, s.name = 'simple' OR rank() OVER (ORDER BY count(*) FILTER (WHERE s.stems = '{}') DESC) = 1 AS is_likely
+            FROM stemmed s GROUP BY s.code, s.name
         )
-        SELECT DISTINCT stem FROM likely l JOIN stemmed s ON s.code = l.code AND l.place = 1, unnest(s.stems) AS stem
+        SELECT DISTINCT stem FROM likely l JOIN stemmed s ON s.code = l.code AND l.is_likely, unnest(s.stems) AS stem
         WHERE stem <> ALL (words));
 END
 $$;

@@ -50,7 +50,9 @@ def test_the_kinds_of_a_brand(name: str, category: str, kinds: set[str]) -> None
         ("12", RETAIL),
         ("Sarah's", ""),
         ("Stores Ltd", RETAIL),
-        ("Cineworld", EATING),  # "Pulse" and "Fora" are brands too: one word of a large place is not enough
+        ("Cineworld", EATING),  # one word of a large place is not enough: "Pulse" and "Fora" are brands too
+        ("Pulse - Soho", EATING),
+        ("Cineworld Stores", EATING),
     ],
 )
 def test_no_brand(name: str, category: str) -> None:

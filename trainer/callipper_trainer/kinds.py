@@ -131,7 +131,8 @@ class Kinds:
                     like = [n for n in like if kinds[n].name not in (never or ())]
                     # A name that says a kind suggests no other: Lakeside Nursery is no garden centre. Kinds of food may mix.
                     told = {column[kind.name] for kind in said if kind.name not in GENERAL}
-                    like = [n for n in like if not told or n in told or kinds[n].name in eating]
+                    if told:
+                        like = [n for n in like if n in told or kinds[n].name in eating]
                     like = [n for n in like if n in brand] if brand else like
                     in_words = {column[kind.name] for kind in said}
                     in_words |= {
