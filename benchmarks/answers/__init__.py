@@ -83,6 +83,8 @@ def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
                 server, name, [*questions, *(of_london if name == "london" else [])], options, reporter
             )
     groups = {question.text: _group(question) for question in (*questions, *of_london)}
+    if len(groups) < len(questions) + len(of_london):
+        raise ValueError("two questions have the same text")
     figures = {name: _figures(result, groups) for name, result in results.items()}
     for name, result in results.items():
         print("\n".join([f"\n{name}", "", *_table(figures[name].get("rows", {})), *result.lines]), file=sys.stderr)
