@@ -327,6 +327,7 @@ def test_words_that_say_nothing_alone_are_names_of_kinds() -> None:
     [
         ("castle", "pub", "The Castle", False),
         ("horse racing track", "Pub/bar/nightclub", "Greyhound", False),
+        ("charity club", "Pub", "Red Lion", False),  # like "Lions club"
         ("sports club", "Pub/bar/nightclub", "Wanstead Rugby Club", True),
         ("thai restaurant", "bar", "Thai Tiger", True),
         ("common", "Retailers - other", "The Village Greengrocers", False),
