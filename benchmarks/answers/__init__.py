@@ -75,6 +75,9 @@ def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The tables to stderr, their figures as the result; `--write` keeps each question's figures too."""
     options = _parse(arguments)
     questions, of_london = read_questions(), [*read_questions(BLIND), *read_questions(FRESH)]
+    groups = {question.text: _group(question) for question in (*questions, *of_london)}
+    if len(groups) < len(questions) + len(of_london):
+        raise ValueError("two questions have the same text")
     results = {}
     with make_reporter(as_json=False) as reporter, _server(city, options.home) as server:
         for name in options.cities:
@@ -82,9 +85,6 @@ def run(city: City, arguments: Sequence[str] = ()) -> dict[str, Any]:
             results[name] = _measure(
                 server, name, [*questions, *(of_london if name == "london" else [])], options, reporter
             )
-    groups = {question.text: _group(question) for question in (*questions, *of_london)}
-    if len(groups) < len(questions) + len(of_london):
-        raise ValueError("two questions have the same text")
     figures = {name: _figures(result, groups) for name, result in results.items()}
     for name, result in results.items():
         print("\n".join([f"\n{name}", "", *_table(figures[name].get("rows", {})), *result.lines]), file=sys.stderr)

@@ -129,7 +129,8 @@ class Kinds:
                     ):
                         like = []  # Holt Community Centre is no health centre
                     like = [n for n in like if kinds[n].name not in (never or ())]
-                    # A name that says a kind suggests no other: Lakeside Nursery is no garden centre. Kinds of food may mix.
+                    # A name that says a kind suggests no other: Lakeside Nursery is no garden centre. But a
+                    # place to eat may be of several kinds.
                     told = {column[kind.name] for kind in said if kind.name not in GENERAL}
                     if told:
                         like = [n for n in like if n in told or kinds[n].name in eating]
