@@ -13,7 +13,7 @@ RETURNS TABLE (kind_id integer, likeness float8, nearest_phrase float8)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-    sharpness constant float8 := 20;
+    sharpness constant float8 := 12;
     by_words constant float8 := 0.5;
     thinness constant float8 := 0.1;
 BEGIN

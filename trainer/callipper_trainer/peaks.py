@@ -56,7 +56,7 @@ class PeakRule:
     full: float = 0.0003  # share of the squares at which the first half has all of the length
     sharpness: float = 20.0  # a text asks for kinds by exp(sharpness * cosine)
     softness: float | None = (
-        20.0  # of the maximum over a kind's phrases; None in a version of an earlier program: the nearest alone
+        12.0  # of the maximum over a kind's phrases; None in a version of an earlier program: the nearest alone
     )
     by_words: float = (
         0.5  # what a kind gains whose phrases share all words with a text; 0 in an earlier program's version
