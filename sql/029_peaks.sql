@@ -86,6 +86,7 @@ LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_te
 DECLARE
     rule jsonb := (SELECT m.arch -> 'peaks' FROM callipper.model m WHERE m.version = _text_peaks.version);
     softness constant float8 := rule ->> 'softness';
+    evenness constant float8 := coalesce((rule ->> 'evenness')::float8, 0);  -- an earlier program has none
     by_words constant float8 := coalesce((rule ->> 'by_words')::float8, 0);  -- an earlier program has none
     asked @extschema:vector@.vector := @extschema:vector@.l2_normalize(question);
     first_half @extschema:vector@.vector;
@@ -99,7 +100,8 @@ BEGIN
         WHERE k.version = _text_peaks.version OFFSET 0
     ), likeness AS (
         SELECT p.kind_id, p.cosine + by_words * coalesce(w.share, 0) AS cosine FROM (
-            SELECT p.kind_id, coalesce(ln(sum(exp(softness * p.cosine))) / softness, max(p.cosine)) AS cosine
+            SELECT p.kind_id,
+                coalesce((ln(sum(exp(softness * p.cosine))) - evenness * ln(count(*))) / softness, max(p.cosine)) AS cosine
             FROM phrase p GROUP BY p.kind_id
         ) p LEFT JOIN callipper._shared_words(version, ARRAY[words], ARRAY(
             SELECT k.kind_id FROM callipper.kind_peak k WHERE k.version = _text_peaks.version AND by_words > 0

@@ -71,7 +71,8 @@ END
 $$;
 COMMENT ON FUNCTION callipper._spoken(integer) IS 'codes of the languages in which a version has phrases';
 
--- In how many phrases of each kind each word is; the kind's terms count as one phrase. Publishing and refreshing call it.
+-- In how many phrases of each kind each word is; the kind's terms count as one phrase. The empty word stands in all phrases of a
+-- kind, so it has their number. Publishing and refreshing call it.
 CREATE OR REPLACE FUNCTION callipper._count_words(version integer) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -79,26 +80,31 @@ DECLARE
 BEGIN
     DELETE FROM callipper.kind_word w WHERE w.version = _count_words.version;
     INSERT INTO callipper.kind_word (version, kind_id, word, phrases)
-        SELECT _count_words.version, p.kind_id, w.word, count(*) FROM (
+        WITH phrase AS MATERIALIZED (
             SELECT p.kind_id, p.phrase FROM callipper.kind_phrase p WHERE p.version = _count_words.version
             UNION ALL
             SELECT t.kind_id, string_agg(t.term, ', ') FROM callipper.kind_term t
             WHERE t.version = _count_words.version GROUP BY t.kind_id
-        ) AS p(kind_id, phrase), unnest(callipper._lexemes(p.phrase, languages)) AS w(word)
-        GROUP BY p.kind_id, w.word;
+        )
+        SELECT _count_words.version, p.kind_id, w.word, count(*)
+        FROM phrase p CROSS JOIN unnest(callipper._lexemes(p.phrase, languages)) AS w(word) GROUP BY p.kind_id, w.word
+        UNION ALL
+        SELECT _count_words.version, p.kind_id, '', count(*) FROM phrase p GROUP BY p.kind_id;
 END
 $$;
 COMMENT ON FUNCTION callipper._count_words(integer) IS 'counts the phrases of each kind that have each word, and its terms';
 
 -- How much of each text each of some kinds says in its own phrases, from 0 to 1. A word counts by its rarity among the kinds
 -- (inverse document frequency): one that two sevenths of them have says nothing. One phrase with the word counts by half, many phrases
--- count fully. number is the text's place in texts, from 1. Many texts at once take a tenth of the time that they take one by one.
+-- count fully. In a kind that has more than 40 phrases, one of them says a little less, else a word that is there by chance would count as
+-- much as one that is all there is. (A version of an earlier program does not have their number.) number is the text's place in texts, from 1. Many texts at once take a tenth of the time that they take one by one.
 CREATE OR REPLACE FUNCTION callipper._shared_words(version integer, texts text[], kinds integer[])
 RETURNS TABLE (number integer, kind_id integer, share float8)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 50 SET search_path = pg_catalog, pg_temp SET jit = off
 SET plan_cache_mode = force_custom_plan AS $$  -- a plan for any number of texts takes ten times as long for one
 #variable_conflict use_column
 DECLARE
+    usual_phrases constant float8 := 40;
     spoken constant text[] := callipper._spoken(version);
 BEGIN
     RETURN QUERY
@@ -106,9 +112,10 @@ BEGIN
             SELECT t.number::integer AS number, a.word FROM unnest(texts) WITH ORDINALITY AS t(content, number),
                 unnest(callipper._lexemes(left(t.content, 1000), spoken)) AS a(word)
         ), held AS MATERIALIZED (
-            SELECT w.word, w.kind_id, w.phrases::float8 / (w.phrases + 1) AS part
+            SELECT w.word, w.kind_id, w.phrases / (w.phrases + sqrt(sqrt(greatest(1, n.phrases / usual_phrases)))) AS part
             FROM (SELECT DISTINCT a.word FROM asked a) a
                 JOIN callipper.kind_word w ON w.version = _shared_words.version AND w.word = a.word
+                LEFT JOIN callipper.kind_word n ON n.version = w.version AND n.word = '' AND n.kind_id = w.kind_id
             WHERE w.kind_id = ANY (kinds)
         ), rarity AS MATERIALIZED (
             SELECT a.word, greatest(0, ln(1 + cardinality(kinds) / (1 + count(h.word))::float8) - 1.5) AS worth

@@ -3,7 +3,8 @@
 
 -- The kinds that a question asks for. A kind is as near to a question as the nearest of its names and phrases, and a little
 -- nearer for each other phrase that is near: one phrase alone is often near by chance. (The logarithm of a sum of exponentials
--- is a soft maximum.) A kind whose phrases have the question's own words is nearer still. One with few POIs is less near, by half of
+-- is a soft maximum.) A kind of many phrases is not nearer for their number: the sum is divided by its root. With the sum alone, common kinds, which
+-- have more phrases, would take the questions of the others; with the mean, they would lose their own. A kind whose phrases have the question's own words is nearer still. One with few POIs is less near, by half of
 -- `thinness` where there are five: such a kind is often nothing but names that were misread. Kinds much farther than the nearest
 -- one do not count. If no phrase is near, there is no kind. Kinds without POIs are left out first, because one of them would
 -- hide the next best. The numbers here and below were chosen on questions that are not the benchmark's test half
@@ -16,13 +17,15 @@ DECLARE
     sharpness constant float8 := 12;
     by_words constant float8 := 0.5;
     thinness constant float8 := 0.1;
+    usual_phrases constant float8 := 40;
 BEGIN
     RETURN QUERY
         SELECT k.kind_id, k.likeness, k.nearest_phrase FROM (
             SELECT n.kind_id, n.likeness, max(n.likeness) OVER () AS nearest, max(n.phrase) OVER () AS nearest_phrase FROM (
                 SELECT p.kind_id, p.phrase, p.likeness + by_words * coalesce(w.share, 0) AS likeness FROM (
                     SELECT p.kind_id, max(p.likeness) AS phrase,
-                        ln(sum(exp(sharpness * p.likeness))) / sharpness - thinness * 5 / (5 + max(p.pois)) AS likeness
+                        ln(sum(exp(sharpness * p.likeness)) / sqrt(count(*) / usual_phrases)) / sharpness
+                            - thinness * 5 / (5 + max(p.pois)) AS likeness
                     FROM (
                         SELECT p.kind_id, t.pois, @extschema:vector@.inner_product(p.vec, question) AS likeness
                         FROM callipper.kind_phrase p JOIN callipper.kind t ON t.version = p.version AND t.kind_id = p.kind_id

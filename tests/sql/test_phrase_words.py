@@ -130,6 +130,24 @@ def test_only_the_kinds_asked_for_share_words_and_make_one_common(asking: db.Con
     assert rows == [(1, 3, pytest.approx(1 / 2)), (4, 3, pytest.approx(1 / 2))]
 
 
+def test_one_phrase_of_many_says_less(asking: db.Connection) -> None:
+    share = "SELECT share FROM callipper._shared_words(9, ARRAY['tyre'], %s::int4[]) WHERE kind_id = 9"
+    kinds = [1, 2, 3, *range(9, 40)]
+    asking.execute(
+        "INSERT INTO callipper.kind (version, kind_id, name, said, landmark, prominent, pois)"
+        " VALUES (9, 9, 'kind 9', true, false, false, 1)"
+    )
+    asking.execute(
+        "INSERT INTO callipper.kind_phrase (version, kind_id, phrase, vec)"
+        " SELECT 9, 9, CASE n WHEN 1 THEN 'a tyre' ELSE 'frog ' || n END, p.vec"
+        " FROM generate_series(1, 640) n, (SELECT vec FROM callipper.kind_phrase LIMIT 1) p"
+    )
+    asking.execute("SELECT callipper._count_words(9)")
+    assert asking.one(share, [kinds]) == (pytest.approx(1 / (1 + (640 / 40) ** 0.25)),)
+    asking.execute("DELETE FROM callipper.kind_word WHERE word = ''")  # an earlier program has not counted them
+    assert asking.one(share, [kinds]) == (pytest.approx(1 / 2),)
+
+
 def test_the_terms_of_a_kind_are_one_phrase_more(asking: db.Connection) -> None:
     asking.execute(
         "INSERT INTO callipper.kind_term VALUES (9, 2, 'spare tyre'), (9, 2, 'tyres'), (9, 3, 'newts'), (9, 3, 'frog')"

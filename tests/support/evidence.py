@@ -132,7 +132,11 @@ class Evidence:
         shared = shared_words(self.lexemes, cosines.keys(), self.lexemes_of[words])
         pois = Counter(kind for number in range(len(self.point_id)) for kind in self.of(number))
         likeness = {
-            kind: float(np.log(np.exp(12 * found).sum()) / 12 + 0.5 * shared[kind] - 0.5 / (5 + pois[kind]))
+            kind: float(
+                np.log(np.exp(12 * found).sum() / np.sqrt(len(found) / 40)) / 12
+                + 0.5 * shared[kind]
+                - 0.5 / (5 + pois[kind])
+            )
             for kind, found in cosines.items()
         }
         return {kind: near for kind, near in likeness.items() if near >= max(likeness.values()) - 0.08}

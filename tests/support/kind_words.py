@@ -34,9 +34,11 @@ def shared_words(of_kinds: dict[int, list[set[str]]], kinds: Collection[int], as
         word: max(0.0, math.log(1 + len(kinds) / (1 + sum(count > 0 for count in counts.values()))) - 1.5)
         for word, counts in having.items()
     }
+    # One phrase of many says a little less than one of few.
+    of_one = {kind: max(1, len(of_kinds[kind]) / 40) ** 0.25 for kind in kinds}
     total = sum(rarity.values())
     return {
-        kind: sum(rarity[word] * having[word][kind] / (having[word][kind] + 1) for word in asked) / total
+        kind: sum(rarity[word] * having[word][kind] / (having[word][kind] + of_one[kind]) for word in asked) / total
         if total
         else 0
         for kind in kinds

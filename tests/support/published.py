@@ -149,7 +149,11 @@ def text_peaks(
         cosines = phrases @ vector
         shared = shared_words(of_kinds, directions.keys(), lexemes(connection, version, texts[row]))
         likeness = {
-            kind: float(np.log(np.exp(rule["softness"] * cosines[kinds == kind]).sum())) / rule["softness"]
+            kind: (
+                float(np.log(np.exp(rule["softness"] * cosines[kinds == kind]).sum()))
+                - rule["evenness"] * np.log((kinds == kind).sum())
+            )
+            / rule["softness"]
             + rule["by_words"] * shared[kind]
             for kind in directions
         }

@@ -320,7 +320,8 @@ class TextTower(nn.Module):
         if rule.softness is None:
             likeness = likeness.amax(dim=2)
         else:
-            likeness = (torch.exp(rule.softness * likeness) * self.counts).sum(dim=2).log() / rule.softness
+            summed = (torch.exp(rule.softness * likeness) * self.counts).sum(dim=2).log()
+            likeness = (summed - rule.evenness * self.counts.sum(dim=1).double().log()) / rule.softness
         if shared is not None:
             likeness = likeness + rule.by_words * shared[:, self.kind]
         nearest = likeness.amax(dim=1, keepdim=True)

@@ -58,6 +58,9 @@ class PeakRule:
     softness: float | None = (
         12.0  # of the maximum over a kind's phrases; None in a version of an earlier program: the nearest alone
     )
+    evenness: float = (
+        0.5  # 0: the more phrases a kind has, the nearer it is; 1: the mean counts; 0 in an earlier program's version
+    )
     by_words: float = (
         0.5  # what a kind gains whose phrases share all words with a text; 0 in an earlier program's version
     )
@@ -211,7 +214,10 @@ class KindPeaks:
         if self.rule.softness is None:
             return np.maximum.reduceat(cosines, starts, axis=1).astype(np.float64)
         summed = np.add.reduceat(np.exp(np.float32(self.rule.softness) * cosines), starts, axis=1)
-        return np.asarray(np.log(summed.astype(np.float64)) / self.rule.softness)
+        number = np.diff(starts, append=cosines.shape[1])
+        return np.asarray(
+            (np.log(summed.astype(np.float64)) - self.rule.evenness * np.log(number)) / self.rule.softness
+        )
 
     def over(self, points: PointKinds) -> KindPeaks:
         """The same over other POIs."""
@@ -262,7 +268,7 @@ def read_peaks(
     points, row = read_points(connection, version), np.searchsorted(kind_id, of)
     foretold, _ = WeightRows(connection, version).read_layer(FORETOLD)
     return KindPeaks(
-        PeakRule(**{"softness": None, "by_words": 0.0, "most": 1.0, **entry}),
+        PeakRule(**{"softness": None, "evenness": 0.0, "by_words": 0.0, "most": 1.0, **entry}),
         kind_id,
         code,
         threshold,
