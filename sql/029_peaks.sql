@@ -78,7 +78,8 @@ COMMENT ON FUNCTION callipper._place_peaks(@extschema:postgis@.geometry, integer
     'first half of the embedding of a place: how far kinds of places stand out there';
 
 -- The directions of the kinds that a text asks for, by each kind's phrases and their words; zeros where it asks for none. Unlike in
--- callipper._kinds_asked(), few POIs do not count against a kind: a refresh would change what texts mean. A version of an earlier program has no softness: there the nearest phrase alone counts.
+-- callipper._kinds_asked(), few POIs do not count against a kind: a refresh would change what texts mean. A version of an earlier program
+-- has no softness: there the nearest phrase alone counts.
 CREATE OR REPLACE FUNCTION callipper._text_peaks(question @extschema:vector@.vector, version integer, words text)
 RETURNS @extschema:vector@.vector
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -101,7 +102,7 @@ BEGIN
     ), likeness AS (
         SELECT p.kind_id, p.cosine + by_words * coalesce(w.share, 0) AS cosine FROM (
             SELECT p.kind_id,
-                coalesce((ln(sum(exp(softness * p.cosine))) - evenness * ln(count(*))) / softness, max(p.cosine)) AS cosine
+                coalesce((ln(sum(exp(softness * p.cosine))) - evenness * ln(greatest(10, count(*)))) / softness, max(p.cosine)) AS cosine
             FROM phrase p GROUP BY p.kind_id
         ) p LEFT JOIN callipper._shared_words(version, ARRAY[words], ARRAY(
             SELECT k.kind_id FROM callipper.kind_peak k WHERE k.version = _text_peaks.version AND by_words > 0

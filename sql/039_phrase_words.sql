@@ -72,7 +72,8 @@ $$;
 COMMENT ON FUNCTION callipper._spoken(integer) IS 'codes of the languages in which a version has phrases';
 
 -- In how many phrases of each kind each word is; the kind's terms count as one phrase. The empty word stands in all phrases of a
--- kind, so it has their number. Publishing and refreshing call it.
+-- kind, so it has their number. A version of an earlier program gets no such row, since texts would change their meaning by a refresh.
+-- Publishing and refreshing call it.
 CREATE OR REPLACE FUNCTION callipper._count_words(version integer) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -89,15 +90,19 @@ BEGIN
         SELECT _count_words.version, p.kind_id, w.word, count(*)
         FROM phrase p CROSS JOIN unnest(callipper._lexemes(p.phrase, languages)) AS w(word) GROUP BY p.kind_id, w.word
         UNION ALL
-        SELECT _count_words.version, p.kind_id, '', count(*) FROM phrase p GROUP BY p.kind_id;
+        SELECT _count_words.version, p.kind_id, '', count(*) FROM phrase p
+        WHERE NOT EXISTS (SELECT FROM callipper.model m WHERE m.version = _count_words.version
+            AND m.arch -> 'peaks' ? 'by_words' AND NOT m.arch -> 'peaks' ? 'evenness')
+        GROUP BY p.kind_id;
 END
 $$;
-COMMENT ON FUNCTION callipper._count_words(integer) IS 'counts the phrases of each kind that have each word, and its terms';
+COMMENT ON FUNCTION callipper._count_words(integer) IS 'counts the phrases of each kind that have each word, and its terms; the empty word has their number';
 
 -- How much of each text each of some kinds says in its own phrases, from 0 to 1. A word counts by its rarity among the kinds
 -- (inverse document frequency): one that two sevenths of them have says nothing. One phrase with the word counts by half, many phrases
--- count fully. In a kind that has more than 40 phrases, one of them says a little less, else a word that is there by chance would count as
--- much as one that is all there is. (A version of an earlier program does not have their number.) number is the text's place in texts, from 1. Many texts at once take a tenth of the time that they take one by one.
+-- count fully. In a kind of more than 40 phrases, one of them says a little less, else a word that is there by chance would count as much
+-- as one that is all there is; a version of an earlier program does not have their number. number is the text's place in texts, from 1.
+-- Many texts at once take a tenth of the time that they take one by one.
 CREATE OR REPLACE FUNCTION callipper._shared_words(version integer, texts text[], kinds integer[])
 RETURNS TABLE (number integer, kind_id integer, share float8)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 50 SET search_path = pg_catalog, pg_temp SET jit = off

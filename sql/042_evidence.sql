@@ -3,12 +3,12 @@
 
 -- The kinds that a question asks for. A kind is as near to a question as the nearest of its names and phrases, and a little
 -- nearer for each other phrase that is near: one phrase alone is often near by chance. (The logarithm of a sum of exponentials
--- is a soft maximum.) A kind of many phrases is not nearer for their number: the sum is divided by its root. With the sum alone, common kinds, which
--- have more phrases, would take the questions of the others; with the mean, they would lose their own. A kind whose phrases have the question's own words is nearer still. One with few POIs is less near, by half of
--- `thinness` where there are five: such a kind is often nothing but names that were misread. Kinds much farther than the nearest
--- one do not count. If no phrase is near, there is no kind. Kinds without POIs are left out first, because one of them would
--- hide the next best. The numbers here and below were chosen on questions that are not the benchmark's test half
--- (docs/quality.md).
+-- is a soft maximum.) The sum is divided by the root of the number of phrases, though not for fewer than ten. With the sum alone, common
+-- kinds, which have more phrases, would take the questions of the others; with the mean, they would lose their own. A kind whose phrases
+-- have the question's own words is nearer still. One with few POIs is less near, by half of `thinness` where there are five: such a kind
+-- is often nothing but names that were misread. Kinds much farther than the nearest one do not count. If no phrase is near, there is no
+-- kind. Kinds without POIs are left out first, because one of them would hide the next best. The numbers here and below were chosen on
+-- questions that are not the benchmark's test half (docs/quality.md).
 CREATE OR REPLACE FUNCTION callipper._kinds_asked(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (kind_id integer, likeness float8, nearest_phrase float8)
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp SET jit = off AS $$
@@ -24,7 +24,7 @@ BEGIN
             SELECT n.kind_id, n.likeness, max(n.likeness) OVER () AS nearest, max(n.phrase) OVER () AS nearest_phrase FROM (
                 SELECT p.kind_id, p.phrase, p.likeness + by_words * coalesce(w.share, 0) AS likeness FROM (
                     SELECT p.kind_id, max(p.likeness) AS phrase,
-                        ln(sum(exp(sharpness * p.likeness)) / sqrt(count(*) / usual_phrases)) / sharpness
+                        ln(sum(exp(sharpness * p.likeness)) / sqrt(greatest(10, count(*)) / usual_phrases)) / sharpness
                             - thinness * 5 / (5 + max(p.pois)) AS likeness
                     FROM (
                         SELECT p.kind_id, t.pois, @extschema:vector@.inner_product(p.vec, question) AS likeness

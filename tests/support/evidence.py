@@ -133,7 +133,7 @@ class Evidence:
         pois = Counter(kind for number in range(len(self.point_id)) for kind in self.of(number))
         likeness = {
             kind: float(
-                np.log(np.exp(12 * found).sum() / np.sqrt(len(found) / 40)) / 12
+                np.log(np.exp(12 * found).sum() / np.sqrt(max(10, len(found)) / 40)) / 12
                 + 0.5 * shared[kind]
                 - 0.5 / (5 + pois[kind])
             )

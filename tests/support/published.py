@@ -151,7 +151,7 @@ def text_peaks(
         likeness = {
             kind: (
                 float(np.log(np.exp(rule["softness"] * cosines[kinds == kind]).sum()))
-                - rule["evenness"] * np.log((kinds == kind).sum())
+                - rule["evenness"] * np.log(max(10, (kinds == kind).sum()))
             )
             / rule["softness"]
             + rule["by_words"] * shared[kind]

@@ -55,8 +55,8 @@ def test_the_towers_are_those_of_the_database(shared_town: str, encoder: TextEnc
     assert not other[0, :128].any()
 
 
-@pytest.mark.parametrize("softness", [None, 20.0])
-def test_a_text_that_asks_for_several_kinds(softness: float | None) -> None:
+@pytest.mark.parametrize(("softness", "evenness"), [(None, 0.5), (20.0, 0.0), (12.0, 0.5)])
+def test_a_text_that_asks_for_several_kinds(softness: float | None, evenness: float) -> None:
     random = np.random.default_rng(0)
 
     def rows(count: int, width: int) -> Array:
@@ -64,11 +64,11 @@ def test_a_text_that_asks_for_several_kinds(softness: float | None) -> None:
         unit: Array = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
         return unit
 
-    of = np.repeat(np.arange(5), [1, 4, 2, 3, 2])  # kinds with different numbers of phrases
+    of = np.repeat(np.arange(5), [1, 4, 2, 30, 12])  # kinds with different numbers of phrases
     phrases = rows(len(of), 24)
     none = PointKinds(*(np.zeros(0, int) for _ in range(3)), np.zeros((0, 2), int))
     summary = rows(128, 4), np.zeros(128, np.float32)
-    rule = PeakRule(softness=softness, width=0.6)
+    rule = PeakRule(softness=softness, evenness=evenness, width=0.6)
     one = np.ones(5, np.float32)
     peaks = KindPeaks(rule, np.arange(5), rows(5, 128), one, one, of, phrases, none, summary, rows(128, 128))
     model = CaLLiPer(TrainConfig(hidden=8, blocks=1, frequencies=2), 24).eval()

@@ -29,7 +29,7 @@ from callipper_trainer.context import CORNERS, Pyramid
 from callipper_trainer.features import ContextFeatures
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.model_rows import LoadedModel, load_model
-from callipper_trainer.peaks import SQUARE_M, KindPeaks
+from callipper_trainer.peaks import FEWEST_PHRASES, SQUARE_M, KindPeaks
 
 OPSET = 18  # the first that scatters with a sum is 16
 
@@ -321,7 +321,9 @@ class TextTower(nn.Module):
             likeness = likeness.amax(dim=2)
         else:
             summed = (torch.exp(rule.softness * likeness) * self.counts).sum(dim=2).log()
-            likeness = (summed - rule.evenness * self.counts.sum(dim=1).double().log()) / rule.softness
+            likeness = (
+                summed - rule.evenness * self.counts.sum(dim=1).clamp(min=FEWEST_PHRASES).double().log()
+            ) / rule.softness
         if shared is not None:
             likeness = likeness + rule.by_words * shared[:, self.kind]
         nearest = likeness.amax(dim=1, keepdim=True)

@@ -38,6 +38,7 @@ from callipper_trainer.weight_rows import WeightRows
 
 FORETOLD = "foretold"  # the layer's name in location_weight
 SQUARE_M = 100.0  # callipper.point_kind counts by these squares
+FEWEST_PHRASES = 10  # that a kind counts as having, where their number makes it less near
 ROWS = 512  # texts that are compared with all phrases at once
 ROWS_SHARED = 4096  # texts whose words are looked up at once
 
@@ -214,7 +215,7 @@ class KindPeaks:
         if self.rule.softness is None:
             return np.maximum.reduceat(cosines, starts, axis=1).astype(np.float64)
         summed = np.add.reduceat(np.exp(np.float32(self.rule.softness) * cosines), starts, axis=1)
-        number = np.diff(starts, append=cosines.shape[1])
+        number = np.maximum(np.diff(starts, append=cosines.shape[1]), FEWEST_PHRASES)
         return np.asarray(
             (np.log(summed.astype(np.float64)) - self.rule.evenness * np.log(number)) / self.rule.softness
         )
