@@ -93,7 +93,7 @@ def publish_untrained(city: City, encoder: str, grid_size_m: float = 1000.0) -> 
     trained = TrainedModel(model, samples.origin, pyramid, best_epoch=1)
     kinds, kind_rows = kinds_of(samples, city.text_vectors.shape[1])
     if pyramid is not None:
-        trained.peaks = fit_peaks(kinds, kind_rows, point_kinds(kinds, samples.chunks()), trained.second_half)
+        trained.peaks = fit_peaks(kinds, kind_rows, point_kinds(kinds, samples.chunks()))
     with user_session(city.dsn) as connection:
         (encoder_id,) = connection.one(
             "INSERT INTO callipper.text_encoder (name, revision, dim) VALUES ('benchmark', 'r1', %s)"

@@ -149,7 +149,8 @@ $$;
 COMMENT ON FUNCTION callipper._join_halves(@extschema:vector@.vector, @extschema:vector@.vector) IS
     'embedding from its two halves, unit length';
 
--- Of a place, from its peaks and the output of the location encoder: the summary of the context, then the second half.
+-- Of a place, from its peaks and the output of the location encoder, which is the second half. The first half echoes a little of that. In
+-- a version of an earlier program it has a summary of the context instead, which the encoder puts before the second half.
 CREATE OR REPLACE FUNCTION callipper._join_place(
     peaks @extschema:vector@.vector, output @extschema:vector@.vector, version integer
 ) RETURNS @extschema:vector@.vector
@@ -160,27 +161,31 @@ DECLARE
     width constant integer := @extschema:vector@.vector_dims(peaks);
     norm float8;
     first_half @extschema:vector@.vector;
+    second_half @extschema:vector@.vector;
 BEGIN
     IF peaks IS NULL THEN
         RETURN callipper._join_halves(NULL, @extschema:vector@.l2_normalize(output));
     END IF;
+    second_half := @extschema:vector@.l2_normalize(
+        @extschema:vector@.subvector(output, @extschema:vector@.vector_dims(output) - width + 1, width));
     first_half := @extschema:vector@.vector_add(peaks, @extschema:vector@.vector_mul(
-        @extschema:vector@.l2_normalize(@extschema:vector@.subvector(output, 1, width)),
-        array_fill((rule ->> 'summary')::real, ARRAY[width])::@extschema:vector@.vector));
+        CASE WHEN rule ? 'echo' THEN second_half
+            ELSE @extschema:vector@.l2_normalize(@extschema:vector@.subvector(output, 1, width)) END,
+        array_fill(coalesce(rule ->> 'echo', rule ->> 'summary')::real, ARRAY[width])::@extschema:vector@.vector));
     norm := @extschema:vector@.vector_norm(first_half);
     IF norm > most THEN
         first_half := @extschema:vector@.vector_mul(
             first_half, array_fill((most / norm)::real, ARRAY[width])::@extschema:vector@.vector);
     END IF;
-    RETURN callipper._join_halves(first_half, @extschema:vector@.l2_normalize(
-        @extschema:vector@.subvector(output, width + 1, @extschema:vector@.vector_dims(output) - width)));
+    RETURN callipper._join_halves(first_half, second_half);
 END
 $$;
 COMMENT ON FUNCTION callipper._join_place(@extschema:vector@.vector, @extschema:vector@.vector, integer) IS
     'embedding of a place from its peaks and the output of the location encoder';
 
--- Of a text: where it asks for a kind, the first half is the longer one, by what model.arch says; else the second is all. The
--- second takes away what the summary of a place adds to the inner product, as far as its second half foretells it.
+-- Of a text: where it asks for a kind, the first half is the longer one, by what model.arch says; else the second is all. The second
+-- takes away what the echo in a place's first half adds to the inner product (exactly so where the place stands out in nothing), or
+-- in a version of an earlier program what the summary adds, as far as the place's second half foretells it.
 CREATE OR REPLACE FUNCTION callipper._join_text(
     first_half @extschema:vector@.vector, second_half @extschema:vector@.vector, version integer
 ) RETURNS @extschema:vector@.vector
@@ -188,6 +193,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $
 DECLARE
     rule jsonb := (SELECT m.arch -> 'peaks' FROM callipper.model m WHERE m.version = _join_text.version);
     width integer := @extschema:vector@.vector_dims(second_half);
+    echo constant float8 := rule ->> 'echo';
 BEGIN
     IF first_half IS NULL OR @extschema:vector@.vector_norm(first_half) = 0 THEN
         RETURN callipper._join_halves(first_half, second_half);
@@ -195,10 +201,12 @@ BEGIN
     second_half := @extschema:vector@.vector_sub(
         @extschema:vector@.vector_mul(
             second_half, array_fill((rule ->> 'text_context')::real, ARRAY[width])::@extschema:vector@.vector),
-        ARRAY(
+        CASE WHEN echo IS NOT NULL THEN @extschema:vector@.vector_mul(
+            first_half, array_fill((echo / sqrt(1 - echo ^ 2))::real, ARRAY[width])::@extschema:vector@.vector)
+        ELSE ARRAY(
             SELECT (rule ->> 'summary')::float8 * @extschema:vector@.inner_product(w.weight, first_half)
             FROM callipper.location_weight w WHERE w.version = _join_text.version AND w.layer = 'foretold' ORDER BY w.neuron
-        )::@extschema:vector@.vector);
+        )::@extschema:vector@.vector END);
     RETURN @extschema:vector@.l2_normalize(@extschema:vector@.vector_concat(first_half, second_half));
 END
 $$;

@@ -27,18 +27,22 @@ from callipper_db import db, models, schema
 from callipper_db.arrays import Array
 from callipper_db.errors import DatabaseFailed, SchemaNewer
 from callipper_db.progress import Silent
-from callipper_trainer.embed import embed_places
+from callipper_trainer.embed import embed_places, embed_texts
 from callipper_trainer.evaluation.evaluate import assess
 from callipper_trainer.evaluation.labels import LabelSource
 from callipper_trainer.model_rows import load_model
+from callipper_trainer.onnx_towers import PlaceTower
+from callipper_trainer.peaks import shared_words
 from callipper_trainer.refresh.refresh import RefreshSummary, refresh
+from callipper_trainer.weight_rows import WeightRows
 from catalogue import GOLDEN, catalogue
 from conftest import _database
 from deployments import binaries, succeed
 from freeze import FIXTURES, answers
 from processes import wait_for
+from published import embed_by_rows, expected_texts
 from sessions import user_session
-from untrained import MIDDLE, embed, places, publish_untrained
+from untrained import MIDDLE, TEXT_DIM, embed, places, publish_untrained
 
 VERSIONS = {1: "coordinate", 2: "contextual"}  # the second is active
 TOLERANCE = 1e-5  # as between torch and SQL
@@ -274,6 +278,48 @@ def test_sizes_of_the_lattices_are_read_from_the_model(database: str) -> None:
         with torch.inference_mode():
             expected = embed_places(model.trained, asked)
         np.testing.assert_allclose(embed(connection, asked), expected, atol=TOLERANCE)
+
+
+@torch.inference_mode()
+def test_a_summary_of_the_context_in_place_of_the_echo(database: str) -> None:
+    """A version of an earlier program has it in the first half of a place."""
+    published, random = publish_untrained(database, places(), "contextual", "small"), np.random.default_rng(7)
+    location = published.trained.model.location
+    assert location.context is not None
+    width = location.output.in_features
+    summary = np.zeros((128, width), np.float32)
+    summary[:, -location.context.width :] = random.normal(size=(128, location.context.width))
+    with user_session(database) as connection:
+        connection.execute(
+            "UPDATE callipper.model SET arch = jsonb_set(jsonb_set(arch #- '{peaks,echo}', '{peaks,summary}', '0.15'),"
+            " '{dimensions}', '256')"
+        )
+        connection.execute("UPDATE callipper.location_weight SET neuron = neuron + 128 WHERE layer = 'output'")
+        rows = WeightRows(connection, published.version)
+        rows.write_layer("output", summary, random.normal(size=128))
+        rows.write_layer("foretold", random.normal(size=(128, 128)) / 128, np.zeros(128))
+    asked, words = np.vstack([places(7, 20), [MIDDLE + 1e5]]), [f"kind {number}" for number in range(4)]
+    with user_session(database, autocommit=True) as connection:
+        model = load_model(connection)
+        found = embed(connection, asked)
+        np.testing.assert_allclose(found, embed_by_rows(connection, model.version, asked), atol=TOLERANCE)
+        assert np.abs(found - embed_places(published.trained, asked)).max() > 0.05, "with the echo it was another"
+        assert model.trained.peaks is not None
+        vectors = model.trained.peaks.phrases[: len(words)] + random.normal(0, 0.01, (len(words), TEXT_DIM))
+        expected = expected_texts(connection, model.version, words, vectors)
+        shared = shared_words(connection, model.version, model.trained.peaks, words)
+        by_sql = connection.execute(
+            "SELECT callipper._join_text(callipper._text_peaks(v::real[]::vector, %(version)s, t), l2_normalize(ARRAY("
+            " SELECT inner_product(p.weight, v::real[]::vector) + p.bias FROM callipper.text_projection p"
+            " WHERE p.version = %(version)s ORDER BY p.neuron)::vector), %(version)s)::real[]"
+            " FROM unnest(%(texts)s::text[], %(vectors)s::text[]) WITH ORDINALITY AS q(t, v, n) ORDER BY n",
+            {"version": model.version, "texts": words, "vectors": ["{" + ",".join(map(str, v)) + "}" for v in vectors]},
+        ).fetchall()
+    np.testing.assert_allclose(embed_places(model.trained, asked), found, atol=TOLERANCE)
+    np.testing.assert_allclose(PlaceTower(model.trained)(torch.from_numpy(asked)).numpy(), found, atol=TOLERANCE)
+    assert expected[:, :128].any(axis=1).all(), "each asks for kinds"
+    np.testing.assert_allclose(embed_texts(model.trained, vectors.astype(np.float32), shared), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(np.array([row[0] for row in by_sql]), expected, atol=TOLERANCE)
 
 
 # A program older than the database

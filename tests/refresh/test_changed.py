@@ -257,9 +257,6 @@ def test_a_model_without_evidence(town: str, renew: Renew) -> None:  # noqa: F81
     execute(town, "DROP TABLE callipper.point_kind_v1")
     execute(town, "DELETE FROM callipper.kind")
     execute(town, "UPDATE callipper.model SET arch = arch - 'peaks'")
-    execute(town, "UPDATE callipper.model SET arch = jsonb_set(arch, '{dimensions}', '128')")
-    execute(town, "DELETE FROM callipper.location_weight WHERE layer = 'foretold' OR layer = 'output' AND neuron < 128")
-    execute(town, "UPDATE callipper.location_weight SET neuron = neuron - 128 WHERE layer = 'output'")
     renew(town, compare=True)
     insert(town, "Right Here", "lighthouse")
     assert renew(town, keep=1).kept == 1

@@ -11,7 +11,7 @@ from callipper_db.tables import DIMENSIONS, PARTITIONED
 HALF = DIMENSIONS // 2
 MODEL = "srid, origin_easting, origin_northing, extent, grid_id, text_encoder_id, arch, standardisation, metrics, provenance"
 COPIED = {
-    "location_weight": "layer, {neuron}, {weight}, bias",
+    "location_weight": "layer, {neuron}, weight, bias",
     "text_projection": "{neuron}, weight, bias",
     "context_cell": "level, i, j, n, code_sum",
     "cell_sample": "number, {emb}",
@@ -43,15 +43,14 @@ def clone_model(connection: Connection, version: int, shift: int) -> int:
     )
     emb = " || ".join(_shifted("emb", first, shift) for first in (1, HALF + 1))
     neuron = f"neuron / {HALF} * {HALF} + (neuron + {HALF - shift}) % {HALF}"
-    same = {"emb": "emb", "neuron": "neuron", "weight": "weight", "direction": "direction"}
+    same = {"emb": "emb", "neuron": "neuron", "direction": "direction"}
     for table, columns in COPIED.items():
         target = sql.Identifier("callipper", table)
         if table in PARTITIONED:
             target = partitions.create_partition(connection, table, new)
-        shifted = {"emb": emb, "neuron": neuron, "weight": "weight", "direction": _shifted("direction", 1, shift)}
+        shifted = {"emb": emb, "neuron": neuron, "direction": _shifted("direction", 1, shift)}
         if table == "location_weight":  # of the location encoder's layers the last one gives the embedding
-            shifted["neuron"] = f"CASE WHEN layer IN ('output', 'foretold') THEN {neuron} ELSE neuron END"
-            shifted["weight"] = f"CASE WHEN layer = 'foretold' THEN {_shifted('weight', 1, shift)} ELSE weight END"
+            shifted["neuron"] = f"CASE WHEN layer = 'output' THEN {neuron} ELSE neuron END"
         connection.execute(
             sql.SQL("INSERT INTO {} (version, {}) SELECT {}, {} FROM callipper.{} WHERE version = {}").format(
                 target,

@@ -97,9 +97,11 @@ def embed_by_rows(connection: db.Connection, version: int, metres: Array) -> Arr
     assert x.shape[1] == arch["dimensions"]
     if peaks is None:
         return np.hstack([np.zeros((len(x), HALF)), unit(x)])
-    first = peaks + arch["peaks"]["summary"] * unit(x[:, :HALF])
+    second = unit(x[:, -HALF:])
+    echo = arch["peaks"].get("echo")
+    first = peaks + (arch["peaks"]["summary"] * unit(x[:, :HALF]) if echo is None else echo * second)
     first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True) / arch["peaks"]["most"], 1)
-    return np.hstack([first, unit(x[:, HALF:]) * np.sqrt(1 - (first**2).sum(axis=1, keepdims=True))])
+    return np.hstack([first, second * np.sqrt(1 - (first**2).sum(axis=1, keepdims=True))])
 
 
 def unit(vectors: Array) -> Array:
@@ -197,7 +199,9 @@ def expected_texts(connection: db.Connection, version: int, texts: list[str], ve
     ][0]
     first = np.zeros((len(vectors), HALF)) if rule is None else text_peaks(connection, version, rule, texts, vectors)
     if rule is not None:
-        foretold, _ = layer(connection, version, "foretold")
-        asks = first.any(axis=1, keepdims=True)
-        second = np.where(asks, rule["text_context"] * second - rule["summary"] * first @ foretold.T, second)
+        if (echo := rule.get("echo")) is None:
+            added = rule["summary"] * first @ layer(connection, version, "foretold")[0].T
+        else:
+            added = echo / np.sqrt(1 - echo**2) * first
+        second = np.where(first.any(axis=1, keepdims=True), rule["text_context"] * second - added, second)
     return unit(np.hstack([first, second]))

@@ -79,7 +79,7 @@ def _publish_untrained(connection: db.Connection, metres: Array, config: TrainCo
     random = np.random.default_rng(3)
     kind_rows = KindRows.of(kinds, 0, lambda texts: random.normal(size=(len(texts), TEXT_DIM)).astype(np.float32))
     if pyramid is not None:
-        trained.peaks = fit_peaks(kinds, kind_rows, point_kinds(kinds, samples.chunks()), trained.second_half)
+        trained.peaks = fit_peaks(kinds, kind_rows, point_kinds(kinds, samples.chunks()))
     encoded = Encoded(vectors, kinds, kind_rows, [], vectors[:0])
     publication = Publication(register(connection), encoded, 250.0, "square", "none", metrics={}, provenance={})
     version, _ = publish(connection, trained, samples, config, publication, Silent())

@@ -14,7 +14,7 @@ from callipper_trainer.embed import embed_texts
 from callipper_trainer.model import CaLLiPer, TrainedModel
 from callipper_trainer.model_rows import load_model
 from callipper_trainer.onnx_towers import PlaceTower, TextTower
-from callipper_trainer.peaks import KindPeaks, PeakRule, PointKinds, shared_words
+from callipper_trainer.peaks import KindPeaks, PeakRule, PointKinds, Summary, shared_words
 from callipper_trainer.text_encoder import TextEncoder
 from sessions import user_session
 from town import MIDDLE, SRID
@@ -55,8 +55,10 @@ def test_the_towers_are_those_of_the_database(shared_town: str, encoder: TextEnc
     assert not other[0, :128].any()
 
 
-@pytest.mark.parametrize(("softness", "evenness"), [(None, 0.5), (20.0, 0.0), (12.0, 0.5)])
-def test_a_text_that_asks_for_several_kinds(softness: float | None, evenness: float) -> None:
+@pytest.mark.parametrize(
+    ("softness", "evenness", "is_older"), [(None, 0.5, True), (20.0, 0.0, True), (12.0, 0.5, True), (12.0, 0.5, False)]
+)
+def test_a_text_that_asks_for_several_kinds(softness: float | None, evenness: float, is_older: bool) -> None:
     random = np.random.default_rng(0)
 
     def rows(count: int, width: int) -> Array:
@@ -67,10 +69,10 @@ def test_a_text_that_asks_for_several_kinds(softness: float | None, evenness: fl
     of = np.repeat(np.arange(5), [1, 4, 2, 30, 12])  # kinds with different numbers of phrases
     phrases = rows(len(of), 24)
     none = PointKinds(*(np.zeros(0, int) for _ in range(3)), np.zeros((0, 2), int))
-    summary = rows(128, 4), np.zeros(128, np.float32)
-    rule = PeakRule(softness=softness, evenness=evenness, width=0.6)
+    summary = Summary(rows(128, 4), np.zeros(128, np.float32), rows(128, 128)) if is_older else None
+    rule = PeakRule(softness=softness, evenness=evenness, width=0.6, summary=0.15)
     one = np.ones(5, np.float32)
-    peaks = KindPeaks(rule, np.arange(5), rows(5, 128), one, one, of, phrases, none, summary, rows(128, 128))
+    peaks = KindPeaks(rule, np.arange(5), rows(5, 128), one, one, of, phrases, none, summary)
     model = CaLLiPer(TrainConfig(hidden=8, blocks=1, frequencies=2), 24).eval()
     trained = TrainedModel(model, np.zeros(2), None, best_epoch=1, peaks=peaks)
     asked = np.concatenate([phrases[:-1] + phrases[1:], phrases, rows(5, 24)])

@@ -34,15 +34,15 @@ def make_peaks(kinds: int = KINDS, pois: int = 6_000, rule: PeakRule | None = No
     found = Kinds()
     found.read_texts(texts)
     rows = KindRows.of(found, 0, lambda phrases: random.normal(size=(len(phrases), TEXT_DIM)).astype(np.float32))
-    result = fit_peaks(found, rows, point_kinds(found, samples.chunks(1_000)), second_half, rule)
+    result = fit_peaks(found, rows, point_kinds(found, samples.chunks(1_000)), rule)
     assert result is not None
     return result
 
 
-def second_half(metres: Array) -> tuple[Array, Array]:
-    """A context of ten numbers, and a location encoder that repeats them."""
-    waves = np.sin(metres[:, :1] / np.arange(500, 1500, 100)).astype(np.float32)
-    return waves, np.pad(waves, ((0, 0), (0, 118)))
+def second_half(metres: Array) -> Array:
+    """(N, 2) -> (N, 128) of unit length, a location encoder of waves."""
+    waves = np.sin(metres[:, :1] / np.arange(500, 1780, 10)).astype(np.float32)
+    return np.asarray(waves / np.linalg.norm(waves, axis=1, keepdims=True))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_text_finds_where_its_kind_stands_together(peaks: KindPeaks) -> None:
     random = np.random.default_rng(0)
     random.integers(0, KINDS, 6_000)
     quarter = random.uniform(0, SIDE_M, (KINDS, 2))  # as make_peaks draws them
-    places = peaks.embed_places(quarter, second_half(quarter)[0])
+    places = peaks.embed_places(quarter, np.empty((KINDS, 0)), second_half(quarter))
     starts = np.searchsorted(peaks.phrase_kind, np.arange(KINDS))
     texts = peaks.embed_texts(peaks.phrases[starts])
     best = (places @ texts.T).argmax(axis=0)
@@ -105,6 +105,21 @@ def test_a_text_that_is_near_no_kind_has_no_first_half(peaks: KindPeaks) -> None
     assert not first.any()
     second = np.eye(1, 128)
     np.testing.assert_allclose(peaks.join_text(first, second), np.eye(1, 256, 128))
+
+
+def test_a_text_does_not_hear_the_echo_where_nothing_stands_out(peaks: KindPeaks) -> None:
+    far = np.array([[-1e6, -1e6], [2e6, 1e6], [5e6, 0]])
+    second, context = second_half(far), np.empty((3, 0))
+    first = peaks.embed_places(far, context, second)
+    assert np.abs(first).max() > 0.01, "it is there"
+    places = np.hstack([first, second * np.sqrt(1 - (first**2).sum(axis=1, keepdims=True))])
+    wanted = np.random.default_rng(4).normal(size=128)
+    wanted /= np.linalg.norm(wanted)
+    asked = peaks.embed_texts(peaks.phrases[:1])
+    text = peaks.join_text(asked, wanted[None])[0]
+    scale = text[:128] @ asked[0]  # a text has length 1
+    expected = scale * peaks.rule.text_context * np.sqrt(1 - peaks.rule.echo**2) * (second @ wanted)
+    np.testing.assert_allclose(places @ text, expected, atol=1e-9)
 
 
 def test_squares_that_differ_and_the_places_that_read_them(peaks: KindPeaks) -> None:

@@ -25,7 +25,7 @@ def embed_places(trained: TrainedModel, metres: Array, advance: Advance = silent
         context = None if trained.pyramid is None else trained.context_of(metres[rows])
         second = trained.model.location(torch.from_numpy(batch).to(device), context).cpu().numpy()
         if trained.peaks is not None and context is not None:
-            first = trained.peaks.embed_places(metres[rows], context.cpu().numpy())
+            first = trained.peaks.embed_places(metres[rows], context.cpu().numpy(), second)
             result[rows, :PEAK_DIMENSIONS] = first
             second *= np.sqrt(np.maximum(0, 1 - (first**2).sum(axis=1, keepdims=True)))
         result[rows, PEAK_DIMENSIONS:] = second

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,6 @@ from callipper_trainer.peaks import SQUARE_M, KindPeaks, PeakRule, PointKinds
 
 MOST_KINDS = 1024  # that have a direction, the most frequent ones
 FRAME_STEPS, FRAME_RATE = 300, 0.05
-SUMMARY_PLACES = 20_000  # that principal components are taken from, about
-FORETOLD_RIDGE = 1e-3
 LOWEST_PEAK = 0.05  # keeps the gain of a kind without a peak within bounds
 
 
@@ -35,25 +33,16 @@ def point_kinds(kinds: Kinds, parts: Iterator[Samples]) -> PointKinds:
     return PointKinds(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
-def find_peaks(
-    samples: Samples, text_vectors: Array, encode: Encode, second_half: Callable[[Array], tuple[Array, Array]]
-) -> KindPeaks | None:
-    """The peaks of samples whose kinds are not known yet. text_vectors: (V, T) of samples.texts; second_half: see fit_peaks."""
+def find_peaks(samples: Samples, text_vectors: Array, encode: Encode) -> KindPeaks | None:
+    """The peaks of samples whose kinds are not known yet. text_vectors: (V, T) of samples.texts."""
     kinds, rows = find_kinds(samples, text_vectors, encode)
-    return fit_peaks(kinds, rows, point_kinds(kinds, samples.chunks()), second_half)
+    return fit_peaks(kinds, rows, point_kinds(kinds, samples.chunks()))
 
 
-def fit_peaks(
-    kinds: Kinds,
-    rows: KindRows,
-    points: PointKinds,
-    second_half: Callable[[Array], tuple[Array, Array]],
-    rule: PeakRule | None = None,
-) -> KindPeaks | None:
+def fit_peaks(kinds: Kinds, rows: KindRows, points: PointKinds, rule: PeakRule | None = None) -> KindPeaks | None:
     """Thresholds, gains and directions for the kinds of POIs; None where no POI is of a kind.
 
-    rows: of all kinds, with the vectors of their phrases. second_half: (N, 2) easting and northing -> (N, C) standardised
-    context and (N, 128) the location encoder's vectors.
+    rows: of all kinds, with the vectors of their phrases.
     """
     rule = rule or PeakRule()
     count = np.bincount(points.kind, minlength=len(kinds.names))
@@ -67,12 +56,7 @@ def fit_peaks(
     ones = np.ones(len(kind_id), np.float32)
     empty = np.zeros((len(kind_id), PEAK_DIMENSIONS), np.float32)
     squares = (np.unique(points.ij, axis=0) + 0.5) * SQUARE_M
-    context, second = second_half(squares[:: len(squares) // SUMMARY_PLACES + 1])
-    nothing = np.zeros((PEAK_DIMENSIONS, second.shape[1]), np.float32)
-    peaks = KindPeaks(
-        rule, kind_id, empty, 0 * ones, ones, at[known], rows.vectors[known], points, _fit_summary(context), nothing
-    )
-    peaks = replace(peaks, foretold=_foretell(peaks.summarise(context), second))
+    peaks = KindPeaks(rule, kind_id, empty, 0 * ones, ones, at[known], rows.vectors[known], points)
     evidence = peaks.evidence(squares).tocsc()
     above = max(round(rule.tail * len(squares)), min(rule.fewest, len(squares) // 10))
     peaks = replace(peaks, threshold=_ranked(evidence, above).astype(np.float32))
@@ -83,26 +67,6 @@ def fit_peaks(
     length = np.sort(np.linalg.norm(peaks.standing_out(squares) @ peaks.code.astype(np.float64), axis=1))[::-1]
     full = float(length[int(rule.full * len(squares))])
     return replace(peaks, rule=replace(rule, length=full if full > 0 else 1.0))
-
-
-def _fit_summary(context: Array) -> tuple[Array, Array]:
-    """(S, C) -> the first 128 principal components as a linear layer, turned so that all 128 numbers vary alike."""
-    mean = context.astype(np.float64).mean(axis=0)
-    centred = context - mean
-    _, components = np.linalg.eigh(centred.T @ centred)
-    kept = components[:, ::-1][:, : min(PEAK_DIMENSIONS, len(context))].T
-    kept *= np.sign(np.take_along_axis(kept, np.abs(kept).argmax(axis=1, keepdims=True), axis=1))
-    turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((PEAK_DIMENSIONS, PEAK_DIMENSIONS)))
-    weight = turn[:, : len(kept)] @ kept
-    return weight.astype(np.float32), (-weight @ mean).astype(np.float32)
-
-
-def _foretell(summary: Array, second: Array) -> Array:
-    """(S, 128) summaries from (S, D) second halves, by ridge regression: (128, D)."""
-    second = second.astype(np.float64)
-    ridge = FORETOLD_RIDGE * len(second) / second.shape[1] * np.eye(second.shape[1])
-    weight: Array = np.linalg.solve(second.T @ second + ridge, second.T @ summary).T.astype(np.float32)
-    return weight
 
 
 def _ranked(values: Any, rank: int) -> Array:

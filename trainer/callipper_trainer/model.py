@@ -152,10 +152,3 @@ class TrainedModel:
         assert features is not None, "the model reads no context"
         counted = torch.from_numpy(self.pyramid.features(metres - self.origin))
         return features.standardise(counted.to(self.model.logit_scale.device))
-
-    @torch.inference_mode()
-    def second_half(self, metres: Array) -> tuple[Array, Array]:
-        """(N, 2) -> (N, C) standardised context and (N, 128) what the location encoder makes of the places."""
-        context = self.context_of(metres)
-        inside = torch.from_numpy(metres - self.origin).to(context.device)
-        return context.cpu().numpy(), self.model.location(inside, context).cpu().numpy()

@@ -91,7 +91,7 @@ def write_model(connection: db.Connection, trained: TrainedModel, config: TrainC
     )
     rows = WeightRows(connection, version)
     for name, layer in trained.model.location.linear_layers().items():
-        rows.write_layer(name, *(_with_summary(layer, trained) if name == "output" else _arrays(layer)))
+        rows.write_layer(name, *_arrays(layer))
     rows.write_projection(*_arrays(trained.model.text_projection))
     for feature in _features(trained):
         feature.write(rows)
@@ -111,7 +111,7 @@ def architecture(config: TrainConfig, trained: TrainedModel) -> dict[str, Any]:
         "encoder": config.encoder,
         "features": [feature.entry() for feature in _features(trained)],
         "layers": [*layers, {"layer": "output", "activation": None} | ({"residual": "join"} if joins else {})],
-        "dimensions": trained.model.location.output.out_features + (0 if trained.peaks is None else PEAK_DIMENSIONS),
+        "dimensions": trained.model.location.output.out_features,
         "logit_scale": float(trained.model.scale().detach()),
     } | ({} if trained.peaks is None else {"peaks": trained.peaks.entry()})
 
@@ -136,17 +136,17 @@ def _load(connection: db.Connection, version: int | None) -> LoadedModel:
         context.mean.copy_(torch.tensor(standardisation["mean"]))
         context.scale.copy_(torch.tensor(standardisation["scale"]))
         pyramid = context.pyramid
-    peaks = None if summary is None else read_peaks(connection, number, arch["peaks"], dim, summary)
+    peaks = read_peaks(connection, number, arch["peaks"], dim, summary) if "peaks" in arch else None
     trained = TrainedModel(model.eval(), np.array([easting, northing]), pyramid, best_epoch=0, peaks=peaks)
     return LoadedModel(number, srid, tuple(extent), (name, revision), provenance, trained)
 
 
 def _read_model(rows: WeightRows, arch: dict[str, Any], text_dim: int) -> tuple[CaLLiPer, tuple[Array, Array] | None]:
-    """The network, and the weights of the context's summary, if its last layer computes that too."""
+    """The network, and the weights of the context's summary, which the last layer of an earlier program computes too."""
     features = _read_features(rows, arch)
     weights = {layer["layer"]: rows.read_layer(layer["layer"]) for layer in arch["layers"]}
     summary = None
-    if "peaks" in arch:
+    if "peaks" in arch and "echo" not in arch["peaks"]:
         weight, bias = weights["output"]
         context = next(feature.width for feature in features if feature.looked_up)
         summary = weight[:PEAK_DIMENSIONS, -context:], bias[:PEAK_DIMENSIONS]
@@ -180,17 +180,6 @@ def _features(trained: TrainedModel) -> list[Feature]:
 
 def _arrays(layer: nn.Linear) -> tuple[Array, Array]:
     return layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
-
-
-def _with_summary(output: nn.Linear, trained: TrainedModel) -> tuple[Array, Array]:
-    """The last layer, before its own neurons those of the context's summary. The context is the last of what both read."""
-    weight, bias = _arrays(output)
-    if trained.peaks is None:
-        return weight, bias
-    summary, summary_bias = trained.peaks.summary
-    wide = np.zeros((len(summary), weight.shape[1]), np.float32)
-    wide[:, -summary.shape[1] :] = summary
-    return np.concatenate([wide, weight]), np.concatenate([summary_bias, bias])
 
 
 def _fill(layer: nn.Linear, weight: Array, bias: Array) -> None:

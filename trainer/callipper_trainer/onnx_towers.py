@@ -196,8 +196,8 @@ class Peaks(nn.Module):
     threshold: Tensor
     gain: Tensor
     direction: Tensor
-    summary_weight: Tensor
-    summary_bias: Tensor
+    summary_weight: Tensor | None
+    summary_bias: Tensor | None
 
     def __init__(self, peaks: KindPeaks) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Peaks(nn.Module):
         self.keys = SortedKeys([key])
         steps = np.arange(int(2 * self.reach) + 1)
         grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
-        weight, bias = peaks.summary
+        summary = peaks.summary
         for name, values in {
             "grid": grid,
             "pois": pois.astype(np.float32),
@@ -221,17 +221,17 @@ class Peaks(nn.Module):
             "threshold": peaks.threshold,
             "gain": peaks.gain,
             "direction": peaks.code,
-            "summary_weight": weight,
-            "summary_bias": bias,
+            "summary_weight": None if summary is None else summary.weight,
+            "summary_bias": None if summary is None else summary.bias,
         }.items():
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)))
+            self.register_buffer(name, None if values is None else torch.from_numpy(np.ascontiguousarray(values)))
 
     @property
     def reach(self) -> float:
         return self.rule.reach_m / SQUARE_M
 
-    def forward(self, metres: Tensor, context: Tensor) -> Tensor:
-        """(B, 2) float64 easting and northing, (B, C) standardised context -> (B, 128) float32, length <= 1."""
+    def forward(self, metres: Tensor, context: Tensor, second: Tensor) -> Tensor:
+        """(B, 2) float64 easting and northing, (B, C) standardised context, (B, 128) -> (B, 128) float32, length <= 1."""
         here = metres / SQUARE_M - 0.5  # centres of squares are whole numbers here
         first = (here - self.reach).ceil().long()
         ij = first[:, None] + self.grid  # (B, Q, 2)
@@ -244,8 +244,12 @@ class Peaks(nn.Module):
         evidence = counted[:, :-1] * surroundings
         over = torch.where(evidence > 0, (evidence - self.threshold).clamp(min=0) * self.gain, 0)
         result = _shorten(over @ self.direction, self.rule.length)
-        summary = functional.normalize(functional.linear(context, self.summary_weight, self.summary_bias), dim=1)
-        return self.rule.most * _shorten((result + self.rule.summary * summary) / self.rule.most, 1)
+        if self.summary_weight is None:
+            result = result + self.rule.echo * second
+        else:
+            summary = functional.normalize(functional.linear(context, self.summary_weight, self.summary_bias), dim=1)
+            result = result + self.rule.summary * summary
+        return self.rule.most * _shorten(result / self.rule.most, 1)
 
 
 def _shorten(rows: Tensor, length: float) -> Tensor:
@@ -274,7 +278,7 @@ class PlaceTower(nn.Module):
         second = self.location(inside, context)
         if self.peaks is None or context is None:
             return functional.pad(second, (PEAK_DIMENSIONS, 0))
-        first = self.peaks(metres, context)
+        first = self.peaks(metres, context, second)
         return torch.cat([first, second * (1 - (first**2).sum(dim=1, keepdim=True)).clamp(min=0).sqrt()], dim=1)
 
 
@@ -286,7 +290,7 @@ class TextTower(nn.Module):
     counts: Tensor
     kind: Tensor
     direction: Tensor
-    foretold: Tensor
+    added: Tensor
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
@@ -299,13 +303,17 @@ class TextTower(nn.Module):
         ends = np.append(starts[1:], len(peaks.phrase_kind))
         # The phrases of each kind. Rows are filled up with a phrase that does not count.
         phrase = np.arange((ends - starts).max()) + starts[:, None]
+        if (summary := peaks.summary) is None:
+            added = self.rule.echoed * np.eye(PEAK_DIMENSIONS, dtype=np.float32)
+        else:
+            added = self.rule.summary * summary.foretold
         for name, values in {
             "phrases": peaks.phrases,
             "phrase": np.minimum(phrase, ends[:, None] - 1),
             "counts": phrase < ends[:, None],
             "kind": peaks.phrase_kind[starts],
             "direction": peaks.code[peaks.phrase_kind[starts]],
-            "foretold": peaks.foretold,
+            "added": added,
         }.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)))
 
@@ -330,5 +338,5 @@ class TextTower(nn.Module):
         weight = (rule.sharpness * (likeness - nearest)).exp()
         asked = (likeness >= nearest - rule.width) & asks
         first = functional.normalize(torch.where(asked, weight, 0).float() @ self.direction, dim=1)
-        joined = torch.where(asks, rule.text_context * second - rule.summary * (first @ self.foretold), second)
+        joined = torch.where(asks, rule.text_context * second - first @ self.added, second)
         return functional.normalize(torch.cat([first, joined], dim=1), dim=1)

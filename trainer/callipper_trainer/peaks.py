@@ -8,9 +8,10 @@ its own, almost at right angles to those of the kinds that it could be confused 
 A text is the sum of the directions of the kinds that it asks for, by the phrases of the thesaurus and their words. So the
 inner product of a place and a text is how far the kinds that the text asks for stand out at the place.
 
-Most places stand out in nothing. Every place gets a little of its context's principal components, the summary: numbers that
-are nearly always zero are noise to a reader that scales each number by its deviation. A text takes away from its second half
-what the summary adds to its inner products, as far as the second half of a place foretells it.
+Most places stand out in nothing. The first half of every place echoes a little of its second: numbers that are nearly always
+zero are noise to a reader that scales each number by its deviation. A text takes away from its second half what the echo adds
+to its inner products. In a version of an earlier program, principal components of the context take the place of the echo (the
+summary), and a text takes away as much of them as the second half of a place foretells.
 
 A place has length 1. The second half, the location encoder's, has what the first half leaves. docs/experiments.md says how the
 numbers below were chosen.
@@ -68,11 +69,34 @@ class PeakRule:
     width: float = 0.08  # kinds that are farther than the nearest one by this cosine are not asked for
     floor: float = 0.4  # cosine from which a text asks for kinds at all
     text_context: float = 0.2  # length of a text's second half, to 1 of its first
-    summary: float = 0.15  # length of the context's summary in the first half
+    echo: float = 0.4  # length of the second half that is added to the first; 0 in an earlier program's version
+    summary: float = 0.0  # the same of the context's summary; 0.15 in an earlier program's version
     length: float = 1.0  # of the summed directions of a place where the first half has all of the length
     # Of a first half at most; 1 in a version of an earlier program. The second half is the root of what is left, and
     # near 0 the root would turn the last digit of float32 into 1e-4.
     most: float = 0.999
+
+    @property
+    def echoed(self) -> float:
+        """What a text's first half adds to an inner product by way of the echo, in numbers of a place's second half.
+
+        That half is the shorter for the echo. Exact where a place stands out in nothing.
+        """
+        return self.echo / float(np.sqrt(1 - self.echo**2))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the first half of a place has of its context in a version of an earlier program."""
+
+    weight: Array  # (128, C) float32: the context's principal components
+    bias: Array  # (128,) float32
+    foretold: Array  # (128, 128) float32: the summary's numbers from those of the second half
+
+    def of(self, context: Array) -> Array:
+        """(N, C) standardised context -> (N, 128) float64, unit length."""
+        summary = (context @ self.weight.T + self.bias).astype(np.float64)
+        return np.asarray(summary / np.maximum(np.linalg.norm(summary, axis=1, keepdims=True), 1e-12))
 
 
 @dataclass(frozen=True)
@@ -120,8 +144,7 @@ class KindPeaks:
     phrase_kind: Array  # (P,) rows of kind_id, ascending
     phrases: Array  # (P, T) float32, unit length
     points: PointKinds
-    summary: tuple[Array, Array]  # (128, C) and (128,) float32: the context's principal components
-    foretold: Array  # (128, 128) float32: the summary's numbers from those of the second half
+    summary: Summary | None = None  # of a version of an earlier program
 
     @cached_property
     def squares(self) -> tuple[Array, csr_array, Array]:
@@ -166,24 +189,25 @@ class KindPeaks:
         over = np.maximum(evidence.data - self.threshold[evidence.indices], 0) * self.gain[evidence.indices]
         return csr_array((over, evidence.indices, evidence.indptr), shape=evidence.shape)
 
-    def embed_places(self, metres: Array, context: Array) -> Array:
-        """(N, 2) easting and northing in the model's CRS, (N, C) standardised context -> (N, 128) float64, length < 1."""
+    def embed_places(self, metres: Array, context: Array, second: Array) -> Array:
+        """(N, 2) easting and northing in the model's CRS, (N, C) standardised context and (N, 128) second halves of unit length
+        -> (N, 128) float64, length < 1.
+        """
         result = self.standing_out(metres) @ self.code.astype(np.float64)
         result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True), self.rule.length)
-        result += self.rule.summary * self.summarise(context)
+        if self.summary is None:
+            result += self.rule.echo * second
+        else:
+            result += self.rule.summary * self.summary.of(context)
         result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True) / self.rule.most, 1)
         return np.asarray(result)
-
-    def summarise(self, context: Array) -> Array:
-        """(N, C) standardised context -> (N, 128) float64, unit length."""
-        weight, bias = self.summary
-        summary = (context @ weight.T + bias).astype(np.float64)
-        return np.asarray(summary / np.maximum(np.linalg.norm(summary, axis=1, keepdims=True), 1e-12))
 
     def join_text(self, first: Array, second: Array) -> Array:
         """(V, 128) of embed_texts, (V, 128) second halves of unit length -> (V, 256) float64, unit length."""
         asks = first.any(axis=1, keepdims=True)
-        second = np.where(asks, self.rule.text_context * second - self.rule.summary * (first @ self.foretold), second)
+        summary = self.summary
+        added = self.rule.echoed * first if summary is None else self.rule.summary * (first @ summary.foretold)
+        second = np.where(asks, self.rule.text_context * second - added, second)
         joined = np.concatenate([first, second], axis=1)
         return np.asarray(joined / np.linalg.norm(joined, axis=1, keepdims=True))
 
@@ -248,16 +272,13 @@ def write_peaks(connection: Connection, version: int, peaks: KindPeaks) -> None:
         "gain": ("float4", peaks.gain),
         "direction": ("vector", peaks.code),
     }
-    rows = WeightRows(connection, version)
-    rows.write("kind_peak", columns)
-    # A row per number of the second half, since SQL takes inner products of rows.
-    rows.write_layer(FORETOLD, peaks.foretold.T, np.zeros(peaks.foretold.shape[1]))
+    WeightRows(connection, version).write("kind_peak", columns)
 
 
 def read_peaks(
-    connection: Connection, version: int, entry: dict[str, Any], text_dim: int, summary: tuple[Array, Array]
+    connection: Connection, version: int, entry: dict[str, Any], text_dim: int, summary: tuple[Array, Array] | None
 ) -> KindPeaks:
-    """The peaks of a stored version. entry: model.arch's; text_dim: T; summary: as KindPeaks has it."""
+    """The peaks of a stored version. entry: model.arch's; text_dim: T; summary: weight and bias of a Summary."""
     query = "SELECT kind_id, threshold, gain, direction FROM callipper.kind_peak WHERE version = {} ORDER BY kind_id"
     kinds = ["int4", "float4", "float4", "vector"]
     kind_id, threshold, gain, code = _read(connection, version, query, kinds, PEAK_DIMENSIONS)
@@ -267,9 +288,9 @@ def read_peaks(
     )
     of, phrases = _read(connection, version, query, ["int4", "vector"], text_dim)
     points, row = read_points(connection, version), np.searchsorted(kind_id, of)
-    foretold, _ = WeightRows(connection, version).read_layer(FORETOLD)
+    older = {"softness": None, "evenness": 0.0, "by_words": 0.0, "most": 1.0, "echo": 0.0}
     return KindPeaks(
-        PeakRule(**{"softness": None, "evenness": 0.0, "by_words": 0.0, "most": 1.0, **entry}),
+        PeakRule(**older | entry),
         kind_id,
         code,
         threshold,
@@ -277,8 +298,8 @@ def read_peaks(
         row,
         phrases,
         points,
-        summary,
-        foretold.T,
+        # Stored with a row per number of the second half, since SQL takes inner products of rows.
+        None if summary is None else Summary(*summary, WeightRows(connection, version).read_layer(FORETOLD)[0].T),
     )
 
 

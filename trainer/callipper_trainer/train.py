@@ -163,7 +163,7 @@ def _fit_both_halves(
         reporter.stage("finding peaks of kinds")
         with watch.timing("peaks"):
             points = point_kinds(encoded.kinds, job.samples.chunks())
-            trained.peaks = fit_peaks(encoded.kinds, encoded.kind_rows, points, trained.second_half)
+            trained.peaks = fit_peaks(encoded.kinds, encoded.kind_rows, points)
     return trained
 
 

@@ -188,7 +188,7 @@ def fit_without(
         name_id=np.where(name_id >= 0, np.searchsorted(used, name_id), -1),
     )
     if config.encoder == "contextual":
-        trained.peaks = find_peaks(samples.take(kept), text_vectors, encode, trained.second_half)
+        trained.peaks = find_peaks(samples.take(kept), text_vectors, encode)
     return trained
 
 
