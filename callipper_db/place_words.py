@@ -116,7 +116,8 @@ def kinds_in_name(name: str, *, of_stop: bool = False) -> list[Kind]:
     parts = [words for words in map(plain_words, PARTS.split(name)) if words]
     if len(parts) == 1 and len(parts[0]) == 1:
         return []
-    found = (_kind_at_end(words, of_stop) for words in parts)
+    signs = _signs(name) if of_stop else ()
+    found = (_kind_at_end(words, of_stop and words not in signs) for words in parts)
     return list({kind.name: kind for kind in found if kind}.values())
 
 
@@ -243,6 +244,19 @@ def _kind_at_end(words: list[str], of_stop: bool) -> Kind | None:
     if ends & thesaurus.street_words or (ends & thesaurus.shop_words and not of_stop):
         return None
     return next((thesaurus.spelt[end] for end in sorted(ends) if end in thesaurus.spelt), None)
+
+
+def _signs(name: str) -> list[list[str]]:
+    """Single words that "&" or "and" joins to one that is no kind, as on the sign of a pub: Elephant & Castle."""
+    pieces = re.split(f"({PARTS.pattern})", name, flags=PARTS.flags)
+    words = [plain_words(piece) for piece in pieces[::2]]
+    signs = []
+    for joint, first, second in zip(pieces[1::2], words, words[1:], strict=False):
+        if joint.strip().lower() in ("&", "and") and len(first) == len(second) == 1:
+            signs += [
+                own for own, other in ((first, second), (second, first)) if other[0] not in load_thesaurus().spelt
+            ]
+    return signs
 
 
 def _find(category: str) -> tuple[Kind, str] | None:

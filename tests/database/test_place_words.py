@@ -296,6 +296,15 @@ def test_what_a_name_says(name: str, kinds: list[str]) -> None:
 def test_a_bus_stop_is_called_after_a_market_and_not_after_a_street() -> None:
     assert [kind.name for kind in kinds_in_name("Camden Market", of_stop=True)] == ["market"]
     assert kinds_in_name("Mill Hill", of_stop=True) == []
+    for stop in (
+        "Elephant & Castle",
+        "The Elephant and Castle / London Road",
+        "Elephant & Castle - Stop K",
+        "Inn & Castle & Lee",
+    ):
+        assert kinds_in_name(stop, of_stop=True) == []
+    assert [kind.name for kind in kinds_in_name("School and Market", of_stop=True)] == ["school", "market"]
+    assert [kind.name for kind in kinds_in_name("Windsor Castle", of_stop=True)] == ["castle"]
 
 
 def test_a_kind_stands_in_a_name_next_to_other_words() -> None:

@@ -7,9 +7,20 @@ import pytest
 
 from callipper_db import place_words
 from callipper_db.arrays import Array
+from callipper_db.place_words import load_thesaurus, look_up_key
 from callipper_db.progress import Silent
 from callipper_trainer.data.samples import Samples
-from callipper_trainer.kinds import CLOSE, CLOSE_TO_WORD, MOST_BY_NAME, Basis, KindRows, Kinds, plain_names
+from callipper_trainer.kinds import (
+    ADDED_BY_NAME,
+    CLOSE,
+    CLOSE_TO_WORD,
+    MOST_BY_NAME,
+    Basis,
+    Encode,
+    KindRows,
+    Kinds,
+    plain_names,
+)
 from callipper_trainer.text_encoder import NGRAMS, find_encoder
 from callipper_trainer.train import _languages_of
 from town import ENCODER
@@ -28,20 +39,29 @@ def vector(**shares: float) -> Array:
 
 
 def encode(texts: list[str]) -> Array:
-    """Each name of AXES has an axis of its own, and any other text one that no question has. Not of unit length."""
-    return 3 * np.array([np.eye(9)[AXES.get(text, 8)] for text in texts])
+    """Each name of AXES has an axis of its own, any other name of a kind one that no question has, and so have other texts.
+
+    Not of unit length.
+    """
+    names = load_thesaurus().spelt
+    return 3 * np.array([np.eye(9)[AXES.get(text, 8 if look_up_key(text) in names else 6)] for text in texts])
 
 
 def names_of_kinds() -> list[str]:
     """What a name is compared with."""
-    asked: list[str] = []
+    asked: list[list[str]] = []
 
     def listen(texts: list[str]) -> Array:
-        asked.extend(texts)
+        asked.append(texts)
         return encode(texts)
 
     Kinds().read_named_texts(["Library Bus Stop, shop"], vector()[None], listen)
-    return asked
+    return asked[0]
+
+
+def told_of(of_names: Array) -> Encode:
+    """These vectors of names_of_kinds(), and of a category one that is like none of them."""
+    return lambda texts: of_names if len(texts) == len(of_names) else np.zeros((len(texts), 2))
 
 
 def samples(*pois: tuple[str, str | None]) -> Samples:
@@ -92,6 +112,24 @@ def test_a_name_suggests_kinds() -> None:
     assert kinds_of(pois, kinds)[4:] == [(0, "bicycle shop", Basis.ALIKE), (3, "bicycle shop", Basis.ALIKE)]
 
 
+def test_what_the_category_alone_is_like_is_suggested_by_no_name() -> None:
+    pois = samples(("tea room", "Corner House"), ("tea room", "Holt Loaves"), ("tea room", "Old Bakery Lane"))
+    kinds = Kinds()
+    kinds.read_texts(["tea room"])
+    alone = CLOSE + 0.01
+
+    def encode_category(texts: list[str]) -> Array:
+        return np.array([vector(bakery=alone) if text == "tea room" else encode([text])[0] / 3 for text in texts])
+
+    vectors = [vector(bakery=alone + more) for more in (ADDED_BY_NAME - 0.01, ADDED_BY_NAME + 0.01, 0)]
+    kinds.read_named_texts(
+        [f"{name}, tea room" for name in ("Corner House", "Holt Loaves", "Old Bakery Lane")],
+        np.array(vectors),
+        encode_category,
+    )
+    assert kinds_of(pois, kinds)[3:] == [(1, "bakery", Basis.ALIKE), (2, "bakery", Basis.SAID)]
+
+
 def test_what_a_name_says_is_surer_than_what_it_is_like() -> None:
     pois = samples(
         (OTHER, "Holt Bakery"), (OTHER, "Holt Loaves"), (OTHER, "Bakery Lane"), (OTHER, "Baker Street Florist")
@@ -119,9 +157,9 @@ def test_a_name_that_is_like_another_name_of_the_kind_is_a_hint() -> None:
     kinds.read_texts([OTHER])
 
     def tilt(texts: list[str]) -> Array:
-        return np.array([[1.0, 0.0] if text == "bread shop" else [0.0, 1.0] for text in texts])
+        return np.array([np.eye(3)[{"bread shop": 0, OTHER: 1}.get(text, 2)] for text in texts])
 
-    kinds.read_named_texts([f"Loaf, {OTHER}"], np.array([[1.0, 0.0]]), tilt)
+    kinds.read_named_texts([f"Loaf, {OTHER}"], np.eye(3)[:1], tilt)
     assert kinds_of(pois, kinds)[1:] == [(0, "bakery", Basis.HINT)]
 
 
@@ -131,9 +169,9 @@ def test_a_name_of_one_word_is_a_hint_and_a_bar_called_zoo_is_none() -> None:
     kinds.read_texts([OTHER])
 
     def tilt(texts: list[str]) -> Array:
-        return np.array([np.eye(3)[{"bakery": 0, "zoo": 1}.get(text, 2)] for text in texts])
+        return np.array([np.eye(4)[{"bakery": 0, "zoo": 1, OTHER: 2}.get(text, 3)] for text in texts])
 
-    kinds.read_named_texts([f"Bakery, {OTHER}", f"Zoo Bar, {OTHER}"], np.eye(3)[:2], tilt)
+    kinds.read_named_texts([f"Bakery, {OTHER}", f"Zoo Bar, {OTHER}"], np.eye(4)[:2], tilt)
     assert kinds_of(pois, kinds)[2:] == [(0, "bakery", Basis.HINT), (1, "zoo", Basis.ALIKE)]
 
 
@@ -148,9 +186,8 @@ def test_a_name_suggests_no_more_kinds_than_the_limit() -> None:
     turned = np.radians([angles.get(name, 90) for name in names_of_kinds()])
     pois = samples((OTHER, "All and More"))
     kinds = read(pois)
-    kinds.read_named_texts(
-        [f"All and More, {OTHER}"], np.array([[1.0, 0.0]]), lambda _: np.stack([np.cos(turned), np.sin(turned)], 1)
-    )
+    of_names = np.stack([np.cos(turned), np.sin(turned)], 1)
+    kinds.read_named_texts([f"All and More, {OTHER}"], np.array([[1.0, 0.0]]), told_of(of_names))
     assert kinds_of(pois, kinds)[1:] == [
         (0, "bicycle shop", Basis.ALIKE),
         (0, "bakery", Basis.ALIKE),
@@ -182,8 +219,8 @@ def test_no_name_is_read_as_a_bus_stop(kind: str) -> None:
     pois, kinds = samples((OTHER, "Evers Wheels")), Kinds()
     kinds.read_texts([OTHER])
     for text, found in ((kind, []), ("bicycle shop", [(0, "bicycle shop", Basis.ALIKE)])):
-        turned = [np.array([1.0, 0.0]) if name == text else np.array([0.0, 1.0]) for name in names_of_kinds()]
-        kinds.read_named_texts([f"Evers Wheels, {OTHER}"], np.array([[1.0, 0.0]]), lambda _, to=turned: np.array(to))
+        of_names = np.array([[1.0, 0.0] if name == text else [0.0, 1.0] for name in names_of_kinds()])
+        kinds.read_named_texts([f"Evers Wheels, {OTHER}"], np.array([[1.0, 0.0]]), told_of(of_names))
         assert kinds_of(pois, kinds)[1:] == found
 
 

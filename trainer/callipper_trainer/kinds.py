@@ -26,7 +26,9 @@ from callipper_trainer.weight_rows import WeightRows
 # Least cosine of "name, category" and a kind's name for the name to suggest the kind (docs/experiments.md).
 CLOSE = 0.65
 CLOSE_TO_WORD = 0.6  # the same to the kind's first name, which describe says
-MOST_BY_NAME = 3  # kinds that one name suggests at most
+# By how much the name must add to the cosine of the category alone: every "cafe" is like an internet cafe, whatever its name.
+ADDED_BY_NAME = 0.05
+MOST_BY_NAME = 3  # kinds that one name suggests at most: some of the three that it is most like
 LONGEST_KIND = 500  # characters of a kind's name; it is in an index, which takes no long text
 LONGEST_NAME = 1000  # characters of a POI's name that are stored; an index of words takes a megabyte at most
 LONGEST_WORDS = 4  # words; a longer category is a description, and nobody asks by it
@@ -107,22 +109,29 @@ class Kinds:
                 spelt += [(name, number) for name in words.phrases.get(kind.name, ())[:1]]
         starts, said_first = np.flatnonzero(np.diff([number for _, number in spelt], prepend=-1)), np.array(firsts)
         names, vectors = _unit(encode([name for name, _ in spelt])), _unit(vectors)
+        categories = {category: row for row, category in enumerate(["", *self.of_text])}
+        alone = _unit(encode(list(categories)))
         for start in range(0, len(named_texts), ROWS):
             likeness = vectors[start : start + ROWS] @ names.T
             own, close = (
                 likeness[:, said_first].max(axis=2),
                 np.maximum.reduceat(likeness, starts, axis=1),
             )  # (B, kinds)
+            parts = [self._parts(text) for text in named_texts[start : start + ROWS]]
+            used, of = np.unique([categories[category] for _, category in parts], return_inverse=True)
+            enough = np.maximum.reduceat(alone[used] @ names.T, starts, axis=1)[of] + ADDED_BY_NAME
+            enough[used[of] == 0] = CLOSE  # it has no category
             best = np.argsort(-np.where(suggestible, close, -1), axis=1, kind="stable")[:, :MOST_BY_NAME]
-            for row, text in enumerate(named_texts[start : start + ROWS]):
-                name, category = self._parts(text)
+            for row, (name, category) in enumerate(parts):
                 stop = place_words.kind_of(category)
                 said = languages.kinds_in_name(name, self.languages, of_stop=stop is not None and stop.named_after)
                 if stop is not None and stop.named_after:
                     found = {column[kind.name]: Basis.NEAR for kind in said}
                 else:
                     brand = {column[kind.name] for kind in kinds_of_brand(name, category)}
-                    like = [n for n in best[row].tolist() if close[row, n] >= CLOSE and suggestible[n]]
+                    near = [n for n in best[row].tolist() if suggestible[n] and close[row, n] >= CLOSE]
+                    named = {n for n in near if languages.is_named(kinds[n], name, self.languages)}
+                    like = [n for n in near if n in named or close[row, n] >= enough[row, n]]
                     never = place_words.never_by_name(category)
                     if never is None and any(
                         languages.is_named(kind, name, self.languages) for kind in place_words.kinds_of(category)
@@ -136,15 +145,13 @@ class Kinds:
                         like = [n for n in like if n in told or kinds[n].name in eating]
                     like = [n for n in like if n in brand] if brand else like
                     in_words = {column[kind.name] for kind in said}
-                    in_words |= {
-                        n for n in like if not landmark[n] and languages.is_named(kinds[n], name, self.languages)
-                    }
+                    in_words |= {n for n in like if n in named and not landmark[n]}
                     fancy = len(place_words.look_up_key(name).split()) < 2  # a club that is called Fabric
                     found = dict.fromkeys(sorted(brand), Basis.HINT)
                     found |= {n: Basis.HINT if fancy or own[row, n] < CLOSE_TO_WORD else Basis.ALIKE for n in like}
                     found |= {column[kind.name]: Basis.ALIKE for kind in kinds_told(name, category)}
                     found |= {n: Basis.SAID for n in sorted(in_words) if own[row, n] >= CLOSE_TO_WORD}
-                self.of_named_text[text] = [
+                self.of_named_text[named_texts[start + row]] = [
                     (self.add_same(kinds[number].name), basis) for number, basis in found.items()
                 ]
 
