@@ -70,6 +70,8 @@ COMMENT ON FUNCTION callipper._alike_points(integer, @extschema:vector@.vector) 
 -- which a POI counts; its own kind where its words or its name count alone. A kind counts for less
 -- if only the name of the POI suggests it. A name counts for less if it is that of something near: a bus stop. A question without
 -- a word, such as '?', matches no name; client_min_messages hides the NOTICE about it.
+-- A word that few names have, and that is no name of the kind asked for, says which of that kind are meant: of butchers the kosher
+-- ones. Where at least two have it, the others count a third.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (
     point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, because text,
@@ -80,6 +82,10 @@ SET search_path = pg_catalog, pg_temp SET jit = off SET client_min_messages = wa
 DECLARE
     by_name_alone constant float8 := exp(-1);
     sharpness constant float8 := 20;
+    others constant float8 := 0.35;
+    shortest_word constant integer := 4;  -- letters; a name with a longer word that begins so has the word
+    few constant bigint := (SELECT greatest(10, 0.0025 * sum(k.own_pois)) FROM callipper.kind k WHERE k.version = _relevant_points.version);
+    spoken constant text[] := callipper._spoken(version);
     is_own_name constant text := CASE WHEN to_regclass(format('callipper.%I', 'point_name_v' || version)) IS NULL THEN 'true'
         ELSE format('EXISTS (SELECT FROM callipper.%I n WHERE n.point_id = e.point_id)', 'point_name_v' || version) END;
     -- Names in other languages are attributes of OpenStreetMap's and Overture's POIs; the index poi_other_names_idx has them.
@@ -97,6 +103,22 @@ BEGIN
             SELECT * FROM callipper._kinds_asked($1, $2, $6)
         ), alike AS MATERIALIZED (
             SELECT a.point_id, a.likeness FROM callipper._alike_points($1, $2) a
+        ), which AS MATERIALIZED (
+            SELECT to_tsquery('simple'::regconfig, quote_literal(w.word) || ':*') AS query
+            FROM unnest(callipper._lexemes(left($6, 1000), $8)) AS w(word)
+            WHERE length(w.word) >= $9 AND w.word <> ALL (ARRAY(
+                SELECT unnest(callipper._lexemes(k.name, $8))
+                FROM asked a JOIN callipper.kind k ON k.version = $1 AND k.kind_id = a.kind_id
+            ))
+        ), meant AS MATERIALIZED (
+            SELECT e.point_id
+            FROM which w JOIN callipper.%2$I e ON to_tsvector('simple'::regconfig, e.name) @@ w.query
+            WHERE (SELECT count(*) FROM (
+                SELECT FROM callipper.%2$I n WHERE to_tsvector('simple'::regconfig, n.name) @@ w.query LIMIT $10 + 1
+            ) n) <= $10
+        ), are_meant AS MATERIALIZED (
+            SELECT count(DISTINCT p.point_id) >= 2 AS enough
+            FROM meant m JOIN callipper.%1$I p ON p.point_id = m.point_id AND p.basis < 4 JOIN asked a ON a.kind_id = p.kind_id
         ), nearest AS (
             SELECT greatest((SELECT max(a.likeness) FROM asked a), (SELECT max(a.likeness) FROM alike a)) AS likeness
         )
@@ -107,9 +129,11 @@ BEGIN
             (max(ARRAY[r.by_kind, r.kind_id]))[2]::integer, (SELECT max(a.nearest_phrase) FROM asked a)
         FROM (
             SELECT p.point_id, p.easting, p.northing, p.i, p.j, p.kind_id,
-                exp($5 * (a.likeness - n.likeness)) * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END AS by_kind,
+                exp($5 * (a.likeness - n.likeness)) * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END
+                    * CASE WHEN t.enough AND p.point_id NOT IN (SELECT m.point_id FROM meant m) THEN $7 ELSE 1 END AS by_kind,
                 0.0::float8 AS by_words, 0.0::float8 AS by_name
-            FROM nearest n CROSS JOIN asked a JOIN callipper.%1$I p ON p.kind_id = a.kind_id AND p.basis < 4
+            FROM nearest n CROSS JOIN are_meant t CROSS JOIN asked a
+                JOIN callipper.%1$I p ON p.kind_id = a.kind_id AND p.basis < 4
             UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, p.kind_id, 0, exp($5 * (a.likeness - n.likeness)), 0
             FROM nearest n CROSS JOIN alike a JOIN callipper.%1$I p ON p.point_id = a.point_id AND p.basis = 0
             UNION ALL SELECT p.point_id, p.easting, p.northing, p.i, p.j, p.kind_id, 0, 0, CASE WHEN %3$s THEN 1.0 ELSE 0.5 END
@@ -119,7 +143,8 @@ BEGIN
         ) r GROUP BY r.point_id, r.easting, r.northing, r.i, r.j
     $query$, 'point_kind_v' || version, 'point_embedding_v' || version, is_own_name,
         CASE WHEN callipper._points_are_pois(version) THEN replace(in_another_language, 'OWN', is_own_name) END
-    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), sharpness, words;
+    ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), sharpness, words,
+        others, spoken, shortest_word, few;
 END
 $$;
 COMMENT ON FUNCTION callipper._relevant_points(integer, @extschema:vector@.vector, text) IS

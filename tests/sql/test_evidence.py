@@ -289,6 +289,37 @@ def test_a_poi_keeps_its_name_wherever_it_is_found(asking: db.Connection, town: 
     assert dict(found) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "changed", "others"),
+    [
+        ("quince pub", 3, 0.35),
+        ("what about quinces", 3, 0.35),  # by its stem
+        ("quince pub", 1, 1.0),  # one alone may be there by chance
+        ("quince pub", 11, 1.0),  # not rare any more
+        ("pub", 3, 1.0),
+        ("hatter pub", 3, 1.0),  # many names have it
+    ],
+)
+def test_a_rare_word_of_names_says_which_of_a_kind_are_meant(
+    asking: db.Connection, town: Town, words: str, changed: int, others: float
+) -> None:
+    version, question = town.model.version, town.questions["pub"]
+    query = "SELECT point_id, weight FROM callipper._relevant_points(%s, %s::real[]::vector, %s)"
+    # Names that are like the question or have all of its words count by themselves, so there are none.
+    asking.execute("DELETE FROM callipper.point_name")
+    asking.execute("UPDATE callipper.point_embedding SET name = 'Old Hatter' WHERE name <> ''")
+    before = dict(asking.execute(query, [version, question.tolist(), words]).fetchall())
+    meant = sorted(before)[:changed]
+    asking.execute(
+        "UPDATE callipper.point_embedding SET name = 'Quinces of Old' WHERE version = %s AND point_id = ANY (%s)",
+        [version, meant],
+    )
+    found = dict(asking.execute(query, [version, question.tolist(), words]).fetchall())
+    assert len(before) > 20 and set(found) == set(before)
+    expected = {number: weight * (1 if number in meant else others) for number, weight in before.items()}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 # Places
 
 

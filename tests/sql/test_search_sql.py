@@ -758,7 +758,7 @@ def test_texts_of_a_table(asking: db.Connection, plain: City) -> None:
         "search_by_examples(ARRAY['park'], k => {k})",
         "similar_to((SELECT geom FROM points LIMIT 1), k => {k})",
         "similar_points_to((SELECT geom FROM points LIMIT 1), k => {k})",
-        "describe((SELECT geom FROM points LIMIT 1), k => {k})",
+        "describe((SELECT ST_Centroid(ST_Collect(geom)) FROM points WHERE text = 'hospital'), k => {k})",
         "callipper_map.find_cells('park', k => {k})",
     ],
 )

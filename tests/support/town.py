@@ -26,7 +26,14 @@ QUARTERS = {
     "hospital": ("health", 0.0, -0.0125),
 }
 EACH = 60
-NAMES = ("The Old {}", "{} One", "{} on the Corner", None)
+NAMES = ("The Old {}", "{} One", "{} & {}", None)
+BESIDE = {  # other kinds that names say, in turn
+    "cafe": ("Bakery", "Ice Cream Parlour"),
+    "school": ("Library", "Music School"),
+    "park": ("Playground", "Skate Park"),
+    "factory": ("Warehouse", "Chocolate Shop"),
+    "hospital": ("Pharmacy", "Clinic"),
+}
 CONFIG = TrainConfig(hidden=64, blocks=2, epochs=30, device="cpu")
 GRID_M = 150.0
 
@@ -41,7 +48,15 @@ def places(kind: str) -> Array:
 def fill_town(dsn: str) -> None:
     """Put the POIs into callipper.poi."""
     rows = [
-        ("town", f"{kind}/{number}", name and name.format(kind.title()), kind, group, lon, lat)
+        (
+            "town",
+            f"{kind}/{number}",
+            name and name.format(kind.title(), BESIDE[kind][number // len(NAMES) % 2]),
+            kind,
+            group,
+            lon,
+            lat,
+        )
         for kind, (group, _, _) in QUARTERS.items()
         for number, (lon, lat) in enumerate(places(kind).tolist())
         for name in [NAMES[number % len(NAMES)]]
