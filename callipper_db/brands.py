@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 from callipper_db import place_words
 from callipper_db.place_words import Kind
@@ -15,10 +18,41 @@ BRANCH = re.compile(r"[/,;|(@]|\s-\s|\sat\s", re.IGNORECASE)
 FEWEST_WORDS, FEWEST_LETTERS = 2, 6
 # Words that end the name of a company but of no brand, beside those that plain_words() leaves out: "Primark Stores".
 COMPANY = frozenset(["ag", "gmbh", "sa", "stores"])
+# The countries of some POIs are those that have at least this share of the brands that the first has. London has 2,984 British
+# ones by this count, 270 Irish and 265 American ones; one country more lets in a few false brands.
+LEAST_SHARE = 0.2
+FEWEST_BRANDS = 3  # of the first country; with fewer, nobody knows
+MOST_COUNTRIES = 3  # of a brand that tells one
 
 
-def kinds_of_brand(name: str, category: str) -> list[Kind]:
+class Brand(NamedTuple):
+    """An entry of brands.txt."""
+
+    kinds: list[Kind]
+    countries: frozenset[str]  # ISO 3166 codes in lower case; empty for a brand of the world
+
+
+def countries_of(names: Iterable[str]) -> frozenset[str]:
+    """The countries in which POIs of these names are, by the brands among them; empty where these are too few."""
+    counts, brands = Counter[str](), load_brands()
+    for name in names:
+        spelt = (" ".join(place_words.plain_words(part)) for part in (name, BRANCH.split(name, 1)[0]))
+        brand = next((brands[words] for words in spelt if words in brands), None)
+        if brand and 0 < len(brand.countries) <= MOST_COUNTRIES:
+            for country in brand.countries:
+                counts[country] += 60 // len(brand.countries)  # sixtieths, which are whole
+    most = max(counts.values(), default=0)
+    return (
+        frozenset(c for c, n in counts.items() if n >= LEAST_SHARE * most)
+        if most >= 60 * FEWEST_BRANDS
+        else frozenset()
+    )
+
+
+def kinds_of_brand(name: str, category: str, countries: frozenset[str] = frozenset()) -> list[Kind]:
     """The kinds of place that the POI's brand says; none if its name is no brand's, or its category says all there is to say.
+
+    A brand of one word, such as Spark, counts only in countries that have it, if these are known: elsewhere it is a word.
 
     A category as open as "shop" may be anything that is called so, one such as "restaurant" only a place to eat, or a large
     place that has a cafe. A category that is one of the brand's kinds lets it have the others too: a fast food restaurant "KFC"
@@ -27,7 +61,7 @@ def kinds_of_brand(name: str, category: str) -> list[Kind]:
     is_open, may_be = possible_kinds(category)
     if not may_be:
         return []
-    length, kinds = _brand(name)
+    length, kinds = _brand(name, countries)
     if is_open:
         if length >= FEWEST_WORDS:  # "Hollywood Bowl", but not "Pulse" or "Fora"
             may_be |= place_words.load_thesaurus().with_food
@@ -47,7 +81,7 @@ def possible_kinds(category: str) -> tuple[bool, frozenset[str]]:
     return False, frozenset([kind.name] if kind and not kind.named_after else [])
 
 
-def _brand(name: str) -> tuple[int, list[Kind]]:
+def _brand(name: str, countries: frozenset[str]) -> tuple[int, list[Kind]]:
     """The number of words and the kinds of the brand that the name is, or begins with; 0 and none of no brand."""
     brands = load_brands()
     for spelt in dict.fromkeys([name, BRANCH.split(name, 1)[0]]):
@@ -56,24 +90,29 @@ def _brand(name: str) -> tuple[int, list[Kind]]:
         while whole > 1 and words[whole - 1] in COMPANY:
             whole -= 1
         for length in dict.fromkeys([len(words), whole]):
-            if found := brands.get(" ".join(words[:length])):
-                return length, found
+            found = brands.get(" ".join(words[:length]))
+            if found and (length > 1 or not countries or not found.countries or countries & found.countries):
+                return length, found.kinds
         for length in range(len(words) - 1, FEWEST_WORDS - 1, -1):
             brand = " ".join(words[:length])
             if brand in brands and len(brand) - brand.count(" ") >= FEWEST_LETTERS:
+                kinds = brands[brand].kinds
                 said = place_words.kinds_in_name(name)  # "Four Seasons Supermarket" is no hotel
-                fits = not said or any(kind in brands[brand] for kind in said)
-                return (length, brands[brand]) if fits else (0, [])
+                fits = not said or any(kind in kinds for kind in said)
+                return (length, kinds) if fits else (0, [])
     return 0, []
 
 
 @cache
-def load_brands() -> dict[str, list[Kind]]:
-    """The words of a brand, without an article -> its kinds."""
-    kinds, brands = place_words.load_thesaurus().kinds, dict[str, list[Kind]]()
+def load_brands() -> dict[str, Brand]:
+    """The words of a brand, without an article -> its kinds and countries."""
+    kinds, brands = place_words.load_thesaurus().kinds, dict[str, Brand]()
     for line in (files("callipper_db") / "brands.txt").read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
-            kind, _, names = line.partition(": ")
-            for name in names.split(" | "):
-                brands.setdefault(" ".join(place_words.plain_words(name)), []).append(kinds[kind])
+            kind, _, entries = line.partition(": ")
+            for entry in entries.split(" | "):
+                name, _, countries = entry.partition(" [")
+                key = " ".join(place_words.plain_words(name))
+                there = frozenset(countries.removesuffix("]").split())
+                brands.setdefault(key, Brand([], there)).kinds.append(kinds[kind])
     return brands

@@ -22,17 +22,25 @@ SERVES = (
 GENERAL = frozenset(["bar", "cafe", "diner", "fast food restaurant", "restaurant", "shop", "takeaway"])
 
 
-def kinds_told(name: str, category: str) -> list[Kind]:
-    """The kinds that words of a POI's name tell, each once; none where the category says already what the POI is.
+@cache
+def left_open(category: str) -> frozenset[str] | None:
+    """Names of the kinds that a POI of the category may be; None where the category says already what it is.
 
     A category such as "restaurant" leaves open only what kind of place to eat it is.
     """
     is_open, may_be = possible_kinds(category)
     if not is_open:
+        return None
+    if category and place_words.reading(category) in place_words.load_thesaurus().open_shops:
+        return frozenset(kind for kind in may_be if not kind.endswith(SERVES))  # "Hong Kong Supermarket"
+    return may_be
+
+
+def kinds_told(name: str, category: str) -> list[Kind]:
+    """The kinds that words of a POI's name tell, each once; none where the category says already what the POI is."""
+    may_be = left_open(category)
+    if may_be is None:
         return []
-    thesaurus = place_words.load_thesaurus()
-    if category and place_words.reading(category) in thesaurus.open_shops:
-        may_be = frozenset(kind for kind in may_be if not kind.endswith(SERVES))  # "Hong Kong Supermarket"
     said = {kind.name for kind in place_words.kinds_in_name(name)} - GENERAL
     if said:
         may_be &= said  # "Turkish Delight Bakery"

@@ -49,6 +49,7 @@ class Thesaurus(NamedTuple):
     in_pubs: frozenset[str]  # names of kinds that these may be as well
     never_shops: frozenset[str]  # names of kinds that no shop and no place to eat or drink is
     with_food: frozenset[str]  # names of kinds of large places that have a cafe of their own
+    unsaid: frozenset[str]  # readings of categories that `describe` does not say, beside the kinds that are not said
     found: dict[str, tuple[Kind, str]]  # look_up_key of every name and code -> its kind, its reading
     spelt: dict[str, Kind]  # look_up_key of every name that a person says -> its kind
 
@@ -183,8 +184,8 @@ def load_thesaurus() -> Thesaurus:
     spelt = {look_up_key(name): kind for kind in kinds.values() for name in (kind.name, *kind.also, *kind.narrower)}
     landmarks, prominent = frozenset(data["landmarks"]), frozenset(data["prominent"])
     open_shops, open_eating, eating = (frozenset(data[words]) for words in ("open_shops", "open_eating", "eating"))
-    pubs, in_pubs, never_shops, with_food = (
-        frozenset(data[words]) for words in ("pubs", "in_pubs", "never_shops", "with_food")
+    pubs, in_pubs, never_shops, with_food, unsaid = (
+        frozenset(data[words]) for words in ("pubs", "in_pubs", "never_shops", "with_food", "unsaid")
     )
     return Thesaurus(
         kinds,
@@ -200,6 +201,7 @@ def load_thesaurus() -> Thesaurus:
         in_pubs,
         never_shops,
         with_food,
+        unsaid,
         found,
         spelt,
     )

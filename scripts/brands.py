@@ -27,8 +27,12 @@ NO_PLACES = {
     "tourism": "information",
 }
 MOST_KINDS = 3  # of one name; a name that stands for more says too little
+MOST_COUNTRIES = 10  # of a brand that is not the world's
+EVERYWHERE = ""  # in place of a country
+METROPOLITAN = {"fx": "fr"}  # the index has France without its overseas departments under a code of its own
 HEADER = """\
 # Brands, by the kind of place that they are (a name of place_words.toml); brands.py reads it, scripts/brands.py writes it.
+# After a brand stand the countries that have it, of those that few countries have.
 # They are those of the Name Suggestion Index {version} (https://nsi.guide); brands_licence.txt is its licence.
 """
 
@@ -49,10 +53,23 @@ def is_no_place(tag: str) -> bool:
     return value in NO_PLACES.get(key, "").split()
 
 
-def read_brands(index: dict[str, Any]) -> dict[str, tuple[str, set[str]]]:
-    """The words of a brand's name -> the name, its kinds."""
+def countries_of(entry: dict[str, Any]) -> set[str]:
+    """The countries that have the brand of one entry, as ISO 3166 codes in lower case; EVERYWHERE for a continent or a circle.
+
+    "us-tx.geojson", a state, stands for its country. What is excluded is not read.
+    """
+    found = set()
+    for place in entry["locationSet"]["include"]:
+        code = re.match(r"([a-z]{2})(?:-.*)?$", place.lower()) if isinstance(place, str) and place != "eu" else None
+        found.add(METROPOLITAN.get(code[1], code[1]) if code else EVERYWHERE)
+    return found
+
+
+def read_brands(index: dict[str, Any]) -> dict[str, tuple[str, set[str], set[str]]]:
+    """The words of a brand's name -> the name, its kinds, its countries; no countries for a brand that many have."""
     thesaurus = load_thesaurus()
     spelling: dict[str, str] = {}
+    countries: dict[str, set[str]] = defaultdict(set)
     found: dict[str, set[str]] = defaultdict(set)
     for path, group in sorted(index.items()):
         tree, tag = path.split("/", 1)
@@ -63,23 +80,27 @@ def read_brands(index: dict[str, Any]) -> dict[str, tuple[str, set[str]]]:
             for spelt in (entry["displayName"], tags.get("name", ""), tags.get("name:en", "")):
                 name = re.sub(r"\s*\(.*\)$", "", spelt)  # "Target (Australia)"
                 key = " ".join(plain_words(name))
-                if len(key) < 2 or key in thesaurus.spelt or "|" in name or ":" in name:
+                if len(key) < 2 or key in thesaurus.spelt or re.search(r"[|:\[]", name):
                     continue
                 spelling.setdefault(key, " ".join(name.split()))
+                countries[key] |= countries_of(entry)
                 found[key] |= {kind.name for kind in kinds_of_tags(tag, tags)}
     for kinds in found.values():
         if len(kinds) > 1:  # a supermarket's petrol station is called like the supermarket
             kinds.discard("petrol station")
-    return {key: (spelling[key], kinds) for key, kinds in found.items() if 0 < len(kinds) <= MOST_KINDS}
+    few = {
+        key: set() if EVERYWHERE in there or len(there) > MOST_COUNTRIES else there for key, there in countries.items()
+    }
+    return {key: (spelling[key], kinds, few[key]) for key, kinds in found.items() if 0 < len(kinds) <= MOST_KINDS}
 
 
 def main() -> None:
     data = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     by_kind: dict[str, list[str]] = defaultdict(list)
     brands = read_brands(data["nsi"])
-    for name, kinds in brands.values():
+    for name, kinds, countries in brands.values():
         for kind in kinds:
-            by_kind[kind].append(name)
+            by_kind[kind].append(f"{name} [{' '.join(sorted(countries))}]" if countries else name)
     lines = [f"{kind}: {' | '.join(sorted(names))}\n" for kind, names in sorted(by_kind.items())]
     text = HEADER.format(version=data["_meta"]["version"]) + "".join(lines)
     Path("callipper_db/brands.txt").write_text(text, encoding="utf-8")

@@ -71,7 +71,8 @@ COMMENT ON FUNCTION callipper._alike_points(integer, @extschema:vector@.vector) 
 -- if only the name of the POI suggests it. A name counts for less if it is that of something near: a bus stop. A question without
 -- a word, such as '?', matches no name; client_min_messages hides the NOTICE about it.
 -- A word that few names have, and that is no name of the kind asked for, says which of that kind are meant: of butchers the kosher
--- ones. Where at least two have it, the others count a third.
+-- ones. Where at least two have it, the others count a third. Where the question is nearly a phrase, so that its kinds are sure, a name
+-- that holds its words makes no other kind: of "cash" a cash and carry counts a third.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (
     point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, because text,
@@ -83,6 +84,7 @@ DECLARE
     by_name_alone constant float8 := exp(-1);
     sharpness constant float8 := 20;
     others constant float8 := 0.35;
+    is_phrase constant float8 := 0.9;  -- least cosine of the nearest phrase
     shortest_word constant integer := 4;  -- letters; a name with a longer word that begins so has the word
     few constant bigint := (SELECT greatest(10, 0.0025 * sum(k.own_pois)) FROM callipper.kind k WHERE k.version = _relevant_points.version);
     spoken constant text[] := callipper._spoken(version);
@@ -123,7 +125,9 @@ BEGIN
             SELECT greatest((SELECT max(a.likeness) FROM asked a), (SELECT max(a.likeness) FROM alike a)) AS likeness
         )
         SELECT r.point_id, r.easting, r.northing, r.i, r.j,
-            greatest(max(r.by_name), least(1, max(r.by_kind) + max(r.by_words))),
+            greatest(
+                max(r.by_name) * CASE WHEN max(r.by_kind) = 0 AND (SELECT max(a.nearest_phrase) FROM asked a) >= $11 THEN $7 ELSE 1 END,
+                least(1, max(r.by_kind) + max(r.by_words))),
             CASE WHEN max(r.by_name) > 0 THEN 'name' WHEN max(r.by_kind) >= max(r.by_words) THEN 'kind'
                 WHEN max(r.by_words) >= 0.05 THEN 'words' END,
             (max(ARRAY[r.by_kind, r.kind_id]))[2]::integer, (SELECT max(a.nearest_phrase) FROM asked a)
@@ -144,7 +148,7 @@ BEGIN
     $query$, 'point_kind_v' || version, 'point_embedding_v' || version, is_own_name,
         CASE WHEN callipper._points_are_pois(version) THEN replace(in_another_language, 'OWN', is_own_name) END
     ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), sharpness, words,
-        others, spoken, shortest_word, few;
+        others, spoken, shortest_word, few, is_phrase;
 END
 $$;
 COMMENT ON FUNCTION callipper._relevant_points(integer, @extschema:vector@.vector, text) IS

@@ -16,9 +16,9 @@ import numpy as np
 from callipper_db import languages, partitions, place_words
 from callipper_db.arrays import Array
 from callipper_db.binary_copy import write_rows
-from callipper_db.brands import kinds_of_brand
+from callipper_db.brands import countries_of, kinds_of_brand
 from callipper_db.db import Connection
-from callipper_db.name_words import GENERAL, kinds_told
+from callipper_db.name_words import GENERAL, kinds_told, left_open
 from callipper_trainer.data.sample_file import StoredSamples
 from callipper_trainer.data.samples import Samples
 from callipper_trainer.weight_rows import WeightRows
@@ -28,6 +28,7 @@ CLOSE = 0.65
 CLOSE_TO_WORD = 0.6  # the same to the kind's first name, which describe says
 # By how much the name must add to the cosine of the category alone: every "cafe" is like an internet cafe, whatever its name.
 ADDED_BY_NAME = 0.05
+LEAST_WORDS = 2  # of a name that is like a kind's; a name of one word is a fancy
 MOST_BY_NAME = 3  # kinds that one name suggests at most: some of the three that it is most like
 LONGEST_KIND = 500  # characters of a kind's name; it is in an index, which takes no long text
 LONGEST_NAME = 1000  # characters of a POI's name that are stored; an index of words takes a megabyte at most
@@ -41,7 +42,7 @@ class Basis(IntEnum):
     CATEGORY = 0
     SAID = 1  # its name says so: 'Holt Bakery'
     ALIKE = 2  # its name is like the kind's: 'Evers Cycles' is like 'bicycle shop'
-    HINT = 3  # its name is a brand, or like another name of the kind; enough for search, not for describe
+    HINT = 3  # its name is a brand, or less sure; enough for search, not for describe
     NEAR = 4  # it is a bus stop or such, whose name says what is near
 
 
@@ -54,6 +55,7 @@ class Kinds:
 
     names: list[str] = field(default_factory=list)
     languages: tuple[str, ...] = (languages.ENGLISH,)  # of names and phrases
+    countries: frozenset[str] = frozenset()  # whose brands count; empty for those of all
     category: dict[int, str] = field(default_factory=dict)  # kind -> the first category text of that kind, if any
     of_text: dict[str, int] = field(default_factory=dict)  # category text -> its kind
     # "name, category" -> kinds by the name
@@ -93,10 +95,7 @@ class Kinds:
         if not named_texts:
             return
         kinds = list(place_words.load_thesaurus().kinds.values())
-        column = {kind.name: number for number, kind in enumerate(kinds)}
         suggestible = np.array([not kind.named_after for kind in kinds])
-        landmark = [place_words.is_landmark(kind.name) for kind in kinds]  # a bar may be called Zoo Bar
-        eating = place_words.load_thesaurus().eating
         others = [languages.load_words(language) for language in self.languages if language != languages.ENGLISH]
         spelt = list[tuple[str, int]]()
         firsts = []  # for each kind, the first of its names in each language
@@ -123,37 +122,59 @@ class Kinds:
             enough[used[of] == 0] = CLOSE  # it has no category
             best = np.argsort(-np.where(suggestible, close, -1), axis=1, kind="stable")[:, :MOST_BY_NAME]
             for row, (name, category) in enumerate(parts):
-                stop = place_words.kind_of(category)
-                said = languages.kinds_in_name(name, self.languages, of_stop=stop is not None and stop.named_after)
-                if stop is not None and stop.named_after:
-                    found = {column[kind.name]: Basis.NEAR for kind in said}
-                else:
-                    brand = {column[kind.name] for kind in kinds_of_brand(name, category)}
-                    near = [n for n in best[row].tolist() if suggestible[n] and close[row, n] >= CLOSE]
-                    named = {n for n in near if languages.is_named(kinds[n], name, self.languages)}
-                    like = [n for n in near if n in named or close[row, n] >= enough[row, n]]
-                    never = place_words.never_by_name(category)
-                    if never is None and any(
-                        languages.is_named(kind, name, self.languages) for kind in place_words.kinds_of(category)
-                    ):
-                        like = []  # Holt Community Centre is no health centre
-                    like = [n for n in like if kinds[n].name not in (never or ())]
-                    # A name that says a kind suggests no other: Lakeside Nursery is no garden centre. But a
-                    # place to eat may be of several kinds.
-                    told = {column[kind.name] for kind in said if kind.name not in GENERAL}
-                    if told:
-                        like = [n for n in like if n in told or kinds[n].name in eating]
-                    like = [n for n in like if n in brand] if brand else like
-                    in_words = {column[kind.name] for kind in said}
-                    in_words |= {n for n in like if n in named and not landmark[n]}
-                    fancy = len(place_words.look_up_key(name).split()) < 2  # a club that is called Fabric
-                    found = dict.fromkeys(sorted(brand), Basis.HINT)
-                    found |= {n: Basis.HINT if fancy or own[row, n] < CLOSE_TO_WORD else Basis.ALIKE for n in like}
-                    found |= {column[kind.name]: Basis.ALIKE for kind in kinds_told(name, category)}
-                    found |= {n: Basis.SAID for n in sorted(in_words) if own[row, n] >= CLOSE_TO_WORD}
+                near = [n for n in best[row].tolist() if suggestible[n] and close[row, n] >= CLOSE]
+                found = self._kinds_by_name(
+                    name,
+                    category,
+                    [kinds[n].name for n in near],
+                    {kinds[n].name for n in near if close[row, n] >= enough[row, n]},
+                    {kinds[n].name for n in np.flatnonzero(own[row] >= CLOSE_TO_WORD).tolist()},
+                )
                 self.of_named_text[named_texts[start + row]] = [
-                    (self.add_same(kinds[number].name), basis) for number, basis in found.items()
+                    (self.add_same(suggested), basis) for suggested, basis in found.items()
                 ]
+
+    def _kinds_by_name(
+        self, name: str, category: str, near: list[str], nearer: set[str], sure: set[str]
+    ) -> dict[str, Basis]:
+        """The kinds that a POI's name suggests, and why.
+
+        near: the kinds to which "name, category" is close; nearer: those of them to which it is closer than the category alone;
+        sure: the kinds to whose first name, which describe() says, it is close.
+        """
+        thesaurus, stop = place_words.load_thesaurus(), place_words.kind_of(category)
+        of_stop = stop is not None and stop.named_after
+        said = {kind.name for kind in languages.kinds_in_name(name, self.languages, of_stop=of_stop)}
+        if of_stop:
+            return dict.fromkeys(sorted(said), Basis.NEAR)
+        brand = {kind.name for kind in kinds_of_brand(name, category, self.countries)}
+        named = {kind for kind in near if languages.is_named(thesaurus.kinds[kind], name, self.languages)}
+        like = {kind for kind in near if kind in named or kind in nearer}
+        never, listed = place_words.never_by_name(category), place_words.kinds_of(category)
+        if never is None and any(languages.is_named(kind, name, self.languages) for kind in listed):
+            like = set()  # Holt Community Centre is no health centre
+        like -= never or frozenset()
+        # A name that says a kind suggests no other: Lakeside Nursery is no garden centre. But a place to eat may be of several.
+        if told := said - GENERAL:
+            like &= told | thesaurus.eating
+        if brand:
+            like &= brand
+        # A bar may be called Zoo Bar.
+        in_words = said | {kind for kind in like & named if not place_words.is_landmark(kind)}
+        found = dict.fromkeys([*sorted(brand), *filter(like.__contains__, near), *sorted(in_words)], Basis.HINT)
+        # What describe() says must be surer. A club may be called Fabric. A Fish Stall is like a fishing shop, but its words
+        # tell a fishmonger.
+        by_words, left = {kind.name for kind in kinds_told(name, category)}, left_open(category)
+        if len(place_words.look_up_key(name).split()) >= LEAST_WORDS:
+            alike = like & sure & (by_words or like) & (like if left is None else left | thesaurus.with_food)
+            found |= dict.fromkeys(sorted(alike), Basis.ALIKE)
+        found |= dict.fromkeys(sorted(by_words), Basis.ALIKE)
+        certain = in_words & (sure | {kind.name for kind in listed})
+        return found | dict.fromkeys(sorted(certain), Basis.SAID)
+
+    def name_of(self, named_text: str) -> str:
+        """The name of a text "name, category", by the categories that were read."""
+        return self._parts(named_text)[0]
 
     def _parts(self, named_text: str) -> tuple[str, str]:
         """Name and category of a text "name, category", by the categories that were read."""
@@ -199,8 +220,11 @@ class Kinds:
 
     def is_said(self, number: int) -> bool:
         """Whether describe() may say the kind's name."""
-        found = place_words.kind_of(self.names[number])
-        return found.said if found else len(self.names[number].split()) <= LONGEST_WORDS
+        name = self.names[number]
+        found = place_words.kind_of(name)
+        if name in place_words.load_thesaurus().unsaid:
+            return False
+        return found.said if found else len(name.split()) <= LONGEST_WORDS
 
 
 def find_kinds(
@@ -214,6 +238,7 @@ def find_kinds(
     named = named[named >= 0]
     kinds = Kinds(languages=spoken)
     kinds.read_texts([samples.texts[number] for number in texts])
+    kinds.countries = countries_of(kinds.name_of(samples.texts[number]) for number in named)
     kinds.read_named_texts([samples.texts[number] for number in named], text_vectors[named], encode)
     return kinds, KindRows.of(kinds, 0, encode)
 
@@ -347,15 +372,17 @@ def write_point_names(connection: Connection, version: int, samples: Samples, te
     )
 
 
-def read_kinds(connection: Connection, version: int, spoken: tuple[str, ...]) -> Kinds | None:
+def read_kinds(
+    connection: Connection, version: int, spoken: tuple[str, ...], countries: frozenset[str]
+) -> Kinds | None:
     """The kinds of a published version, by number; None for a version of an earlier program that has none.
 
-    spoken: the languages of its words.
+    spoken: the languages of its words. countries: those whose brands count.
     """
     rows = connection.execute(
         "SELECT name FROM callipper.kind WHERE version = %s ORDER BY kind_id", [version]
     ).fetchall()
-    return Kinds([str(name) for (name,) in rows], spoken) if rows else None
+    return Kinds([str(name) for (name,) in rows], spoken, countries) if rows else None
 
 
 def _unit(vectors: Array) -> Array:

@@ -26,7 +26,7 @@ from callipper_trainer.distributed import ALONE, Ranks
 from callipper_trainer.fit import Run, check_batch, fit, fit_stored
 from callipper_trainer.fit_peaks import fit_peaks, point_kinds
 from callipper_trainer.install_text_encoder import install
-from callipper_trainer.kinds import find_kinds, plain_names
+from callipper_trainer.kinds import Kinds, find_kinds, plain_names
 from callipper_trainer.lock import only_trainer
 from callipper_trainer.model import TrainedModel
 from callipper_trainer.publish import Encoded, Publication, check_grid, check_space, publish
@@ -130,7 +130,7 @@ def train(
         job = FitJob(samples, encoded.text_vectors, config, fingerprint, options.resume)
         trained = _fit_both_halves(job, encoded, options.checkpoint, reporter, ranks, watch)
         metrics = _metrics(trained)
-        provenance = _provenance(source, reading, encoded.kinds.languages, config, ranks) | {"seconds": watch.rounded()}
+        provenance = _provenance(source, reading, encoded.kinds, config, ranks) | {"seconds": watch.rounded()}
         with db.session(dsn) as connection:
             encoder_id = register_encoder(connection, encoder)
             grid = (options.grid_size_m, options.grid_kind, options.index)
@@ -172,9 +172,7 @@ def _metrics(trained: TrainedModel) -> dict[str, Any]:
     return {"validation_loss": validation_loss, "best_epoch": trained.best_epoch, "history": trained.history}
 
 
-def _provenance(
-    source: Source, reading: Reading, spoken: tuple[str, ...], config: TrainConfig, ranks: Ranks
-) -> dict[str, Any]:
+def _provenance(source: Source, reading: Reading, kinds: Kinds, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     """What a refresh needs to know about the source, and how the model was made."""
     opened, samples = reading.opened, reading.samples
     return {
@@ -183,7 +181,8 @@ def _provenance(
         "keep_outliers": source.keep_outliers,
         "name": opened.name_sql,
         "names": source.names,
-        "languages": list(spoken),
+        "languages": list(kinds.languages),
+        "brands_of": sorted(kinds.countries),
         "identifier": source.identifier,
         "geometry": source.geometry,
         "rows": len(samples),

@@ -216,7 +216,8 @@ class _Planner:
         """The plan; and kind and size of the grid, if it lacks cells around POIs."""
         version, metres, reporter = self.loaded.version, self.samples.metres, self.reporter
         spoken = tuple(self.loaded.provenance.get("languages", [ENGLISH]))  # earlier programs knew English alone
-        kinds = read_kinds(self.connection, version, spoken)
+        countries = frozenset[str](self.loaded.provenance.get("brands_of", []))
+        kinds = read_kinds(self.connection, version, spoken, countries)
         found = compare_points(self.connection, version, self.samples, names=kinds is not None)
         lattices = self._compare_lattices()
         evidence = None if kinds is None else self._find_kinds(kinds, found)
