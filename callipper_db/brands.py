@@ -21,7 +21,7 @@ COMPANY = frozenset(["ag", "gmbh", "sa", "stores"])
 # The countries of some POIs are those that have at least this share of the brands that the first has. London has 2,984 British
 # ones by this count, 270 Irish and 265 American ones; one country more lets in a few false brands.
 LEAST_SHARE = 0.2
-FEWEST_BRANDS = 3  # of the first country; with fewer, nobody knows
+FEWEST_BRANDS = 3  # of a country; fewer may be chance
 MOST_COUNTRIES = 3  # of a brand that tells one
 
 
@@ -41,12 +41,8 @@ def countries_of(names: Iterable[str]) -> frozenset[str]:
         if brand and 0 < len(brand.countries) <= MOST_COUNTRIES:
             for country in brand.countries:
                 counts[country] += 60 // len(brand.countries)  # sixtieths, which are whole
-    most = max(counts.values(), default=0)
-    return (
-        frozenset(c for c, n in counts.items() if n >= LEAST_SHARE * most)
-        if most >= 60 * FEWEST_BRANDS
-        else frozenset()
-    )
+    enough = max(60 * FEWEST_BRANDS, LEAST_SHARE * max(counts.values(), default=0))
+    return frozenset(country for country, count in counts.items() if count >= enough)
 
 
 def kinds_of_brand(name: str, category: str, countries: frozenset[str] = frozenset()) -> list[Kind]:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 APOSTROPHES = "'\u2019"
 # What divides a name such as "Lloyd Park / William Morris Gallery", "Cafe at Erith Leisure Centre", "Gun & Smoke - Deli".
 PARTS = re.compile(r"[/,;|()\[\]@&]|\s-\s|\s(?:and|at|by|in|of)\s", re.IGNORECASE)
+# In the name of a school it says whose that is, and not that it is a church.
+DENOMINATION = re.compile(r"\bchurch (?:of (?:england|ireland|scotland)|in wales)(?=\s+\w)", re.IGNORECASE)
 ENDINGS = frozenset(["co", "company", "inc", "limited", "llp", "london", "ltd", "plc", "the", "uk"])  # of firms' names
 LONGEST_NAME = 5  # words of a kind's name that are looked for in a POI's
 ARTICLES = frozenset(["a", "the"])
@@ -114,6 +116,7 @@ def kinds_in_name(name: str, *, of_stop: bool = False) -> list[Kind]:
     is nothing but one word for a kind ("The Castle") is a fancy. of_stop: the name is a bus stop's, or that of another kind
     which is named after what is near.
     """
+    name = DENOMINATION.sub("", name)
     parts = [words for words in map(plain_words, PARTS.split(name)) if words]
     if len(parts) == 1 and len(parts[0]) == 1:
         return []

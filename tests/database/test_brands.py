@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from callipper_db.brands import kinds_of_brand, load_brands
+from callipper_db.brands import countries_of, kinds_of_brand, load_brands
 from callipper_db.place_words import load_thesaurus, reading
 
 RETAIL = "Retailers - other"  # reads as "shop"
@@ -59,6 +59,28 @@ def test_no_brand(name: str, category: str) -> None:
     assert kinds_of_brand(name, category) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "countries"),
+    [
+        (["Greggs", "Poundland", "Halfords Autocentre", "Wickes - Ealing", "Bäckerei Müller"], {"gb"}),
+        (["Greggs", "Poundland"], set()),  # too few to tell
+        (["Starbucks", "Zara", "H&M", "IKEA"], set()),  # the world's
+        ([], set()),
+    ],
+)
+def test_the_countries_of_names(names: list[str], countries: set[str]) -> None:
+    assert countries_of(names) == countries
+
+
+def test_a_brand_of_one_word_counts_where_its_country_is() -> None:
+    assert load_brands()["spark"].countries == {"nz"}
+    assert kinds_of_brand("Spark", RETAIL, frozenset(["gb"])) == []
+    for countries in (frozenset(["nz", "au"]), frozenset[str]()):
+        assert [kind.name for kind in kinds_of_brand("Spark", RETAIL, countries)] == ["mobile phone shop"]
+    assert kinds_of_brand("Chicken Express", EATING, frozenset(["gb"])) != [], "two words say enough"
+    assert kinds_of_brand("Star Stores", RETAIL, frozenset(["gb"])) == []
+
+
 def test_the_form_of_the_file() -> None:
     lines = (files("callipper_db") / "brands.txt").read_text(encoding="utf-8").splitlines()
     entries = [line.split(": ", 1) for line in lines if not line.startswith("#")]
@@ -71,7 +93,7 @@ def test_the_form_of_the_file() -> None:
 
 def test_no_brand_is_a_word_for_a_kind() -> None:
     assert load_brands().keys().isdisjoint(load_thesaurus().spelt)
-    assert all(len(kinds) <= 3 for kinds in load_brands().values())
+    assert all(len(brand.kinds) <= 3 for brand in load_brands().values())
 
 
 def test_the_lists_of_categories_name_kinds_or_readings() -> None:

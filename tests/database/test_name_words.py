@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 
 from callipper_db import place_words
-from callipper_db.name_words import kinds_told, load_name_words
+from callipper_db.name_words import kinds_told, left_open, load_name_words
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,13 @@ from callipper_db.name_words import kinds_told, load_name_words
 )
 def test_words_tell_the_kind(name: str, category: str, kinds: list[str]) -> None:
     assert sorted(kind.name for kind in kinds_told(name, category)) == kinds
+
+
+def test_what_a_category_leaves_open() -> None:
+    assert left_open("Pub") is None
+    shop, eating = left_open("Retailers - other"), left_open("Restaurant/Cafe/Canteen")
+    assert shop is not None and "bakery" in shop and "seafood restaurant" not in shop
+    assert eating is not None and "seafood restaurant" in eating and "bicycle shop" not in eating
 
 
 def test_the_words_are_in_order() -> None:

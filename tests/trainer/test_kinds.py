@@ -19,6 +19,7 @@ from callipper_trainer.kinds import (
     Encode,
     KindRows,
     Kinds,
+    find_kinds,
     plain_names,
 )
 from callipper_trainer.text_encoder import NGRAMS, find_encoder
@@ -139,16 +140,68 @@ def test_what_a_name_says_is_surer_than_what_it_is_like() -> None:
     named = [f"{name}, {OTHER}" for name in ("Holt Bakery", "Holt Loaves", "Bakery Lane", "Baker Street Florist")]
     near, far = vector(bakery=CLOSE_TO_WORD + 0.01), vector(bakery=CLOSE_TO_WORD - 0.01)
     kinds.read_named_texts(named, np.array([near, vector(bakery=CLOSE + 0.01), near, vector(florist=0.3)]), encode)
-    assert kinds_of(pois, kinds)[4:] == [(0, "bakery", Basis.SAID), (1, "bakery", Basis.ALIKE)]
+    assert kinds_of(pois, kinds)[4:] == [
+        (0, "bakery", Basis.SAID),
+        (1, "bakery", Basis.ALIKE),
+        (3, "florist", Basis.HINT),
+    ]
     kinds.read_named_texts(named[:1], far[None], encode)
-    assert kinds_of(pois.take(slice(0, 1)), kinds)[1:] == [], "the words have another sense"
+    assert kinds_of(pois.take(slice(0, 1)), kinds)[1:] == [(0, "bakery", Basis.HINT)], (
+        "the words may have another sense"
+    )
+
+
+@pytest.mark.parametrize(
+    ("category", "name", "basis"),
+    [
+        ("Museum / gallery", "Horniman Museum and Gardens", Basis.SAID),  # the category leaves two kinds
+        (OTHER, "Horniman Museum and Gardens", Basis.HINT),
+    ],
+)
+def test_a_name_that_says_a_kind_of_its_category_needs_no_likeness(category: str, name: str, basis: Basis) -> None:
+    pois = samples((category, name))
+    assert kinds_of(pois, read(pois))[1:] == [(0, "museum", basis)]
+
+
+@pytest.mark.parametrize(
+    ("category", "name", "close_to", "basis"),
+    [
+        (OTHER, "Evers Wheels", "bicycle_shop", Basis.ALIKE),
+        (OTHER, "Fish Stall", "bicycle_shop", Basis.HINT),  # its words tell a fishmonger
+        ("Restaurant/Cafe/Canteen", "Evers Wheels", "bicycle_shop", Basis.HINT),  # nor is a restaurant a shop
+        ("Restaurant/Cafe/Canteen", "Evers Wheels", "bakery", Basis.ALIKE),
+    ],
+)
+def test_what_describe_says_by_likeness_fits_words_and_category(
+    category: str, name: str, close_to: str, basis: Basis
+) -> None:
+    pois = samples((category, name))
+    kinds = read(pois, **{name.split()[0]: vector(**{close_to: 0.9})})
+    assert (0, close_to.replace("_", " "), basis) in kinds_of(pois, kinds)
+
+
+def test_brands_of_the_countries_of_the_data_count() -> None:
+    pois = samples(*((OTHER, name) for name in ("Spark", "Greggs", "Wickes", "Halfords Autocentre")))
+    kinds, _ = find_kinds(pois, np.tile(vector(), (len(pois.texts), 1)), encode)
+    assert kinds.countries == {"gb"}
+    assert kinds.of_named_text[f"Spark, {OTHER}"] == []
+    alone = pois.take(slice(0, 1))  # too few to tell the country
+    kinds, _ = find_kinds(alone, np.tile(vector(), (len(pois.texts), 1)), encode)
+    assert kinds.of_named_text[f"Spark, {OTHER}"] == [(kinds.number["mobile phone shop"], Basis.HINT)]
 
 
 def test_a_name_that_says_a_kind_is_like_no_other_but_of_places_to_eat() -> None:
     pois = samples(("Caring Premises", "Lakeside Day Nursery"), (OTHER, "Lakeside Florist"), (OTHER, "Lakeside"))
     kinds = read(pois, Lakeside=vector(bicycle_shop=0.68, bakery=0.67))
-    by_name = [(row, kind) for row, kind, why in kinds_of(pois, kinds) if why is not Basis.CATEGORY]
-    assert by_name == [(0, "bakery"), (1, "bakery"), (2, "bicycle shop"), (2, "bakery")]
+    by_name = {(row, kind) for row, kind, why in kinds_of(pois, kinds) if why is not Basis.CATEGORY}
+    assert by_name == {
+        (0, "nursery or childcare"),
+        (0, "bakery"),
+        (1, "florist"),
+        (1, "bakery"),
+        (2, "bicycle shop"),
+        (2, "bakery"),
+    }
 
 
 def test_a_name_that_is_like_another_name_of_the_kind_is_a_hint() -> None:
@@ -172,7 +225,7 @@ def test_a_name_of_one_word_is_a_hint_and_a_bar_called_zoo_is_none() -> None:
         return np.array([np.eye(4)[{"bakery": 0, "zoo": 1, OTHER: 2}.get(text, 3)] for text in texts])
 
     kinds.read_named_texts([f"Bakery, {OTHER}", f"Zoo Bar, {OTHER}"], np.eye(4)[:2], tilt)
-    assert kinds_of(pois, kinds)[2:] == [(0, "bakery", Basis.HINT), (1, "zoo", Basis.ALIKE)]
+    assert kinds_of(pois, kinds)[2:] == [(0, "bakery", Basis.HINT), (1, "zoo", Basis.ALIKE), (1, "bar", Basis.HINT)]
 
 
 def test_the_kind_of_the_category_is_not_said_twice() -> None:
