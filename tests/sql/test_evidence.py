@@ -256,10 +256,10 @@ def check_points(asking: db.Connection, town: Town, text: str, k: int, area: str
     similarity = town.model.points.astype(np.float64) @ town.model.texts[text].astype(np.float64)
     order = {point_id: number for number, point_id in enumerate(evidence.point_id.tolist())}
     weights = evidence.weights(town.questions[text], text) if text != UNHEARD else {}
-    named = evidence.named(text) if text != UNHEARD else set()
+    reasons = {number: evidence.because(number, town.questions[text], text) for number in weights}
 
     def key(number: int) -> tuple[Any, ...]:
-        if number in named:
+        if reasons.get(number) == "name":
             return (0, -weights[number], len(evidence.labels[number][0]), -similarity[number])
         if number in weights:
             return (1, -weights[number], 0, -similarity[number])
@@ -276,8 +276,7 @@ def check_points(asking: db.Connection, town: Town, text: str, k: int, area: str
     assert all(counts[number] for number in chosen)
     assert [row[1] for row in rows] == [evidence.labels[number][1] for number in chosen]
     np.testing.assert_allclose([row[2] for row in rows], similarity[chosen], atol=1e-6)
-    because = [evidence.because(number, town.questions[text], text) if number in weights else None for number in chosen]
-    assert [row[3] for row in rows] == because
+    assert [row[3] for row in rows] == [reasons.get(number) for number in chosen]
 
 
 def test_a_poi_keeps_its_name_wherever_it_is_found(asking: db.Connection, town: Town) -> None:

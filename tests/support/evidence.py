@@ -200,17 +200,27 @@ class Evidence:
 
     def weights(self, question: Array, words: str) -> dict[int, float]:
         """The POIs that a question asks for, with their weights."""
-        result = {number: min(1.0, sum(share)) for number, share in self.shares(question, words).items()}
+        shares = self.shares(question, words)
+        result = {number: min(1.0, sum(share)) for number, share in shares.items()}
         for number in self.named(words):
-            result[number] = max(result.get(number, 0.0), 1.0 if number in self.words else 0.5)
+            by_name = (1.0 if number in self.words else 0.5) * (
+                0.35 if self._only_words(number, question, words) else 1
+            )
+            result[number] = max(result.get(number, 0.0), by_name)
         return result
 
     def because(self, number: int, question: Array, words: str) -> str | None:
         """Why a POI that a question asks for is found."""
         by_kind, by_words = self.shares(question, words).get(number, (0.0, 0.0))
         if number in self.named(words):
-            return "name"
+            return "words" if self._only_words(number, question, words) else "name"
         return "kind" if by_kind >= by_words else "words" if by_words >= 0.05 else None
+
+    def _only_words(self, number: int, question: Array, words: str) -> bool:
+        """Whether a POI whose name holds the words of a phrase is of none of its kinds."""
+        if not self.asked(question, words) or max(map(max, self._cosines(question).values())) < 0.9:
+            return False
+        return self.shares(question, words).get(number, (0.0, 0.0))[0] == 0
 
     def candidates(
         self, question: Array, words: str, size_m: float, k: int, tried_first: int | None

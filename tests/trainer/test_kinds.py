@@ -152,18 +152,6 @@ def test_what_a_name_says_is_surer_than_what_it_is_like() -> None:
 
 
 @pytest.mark.parametrize(
-    ("category", "name", "basis"),
-    [
-        ("Museum / gallery", "Horniman Museum and Gardens", Basis.SAID),  # the category leaves two kinds
-        (OTHER, "Horniman Museum and Gardens", Basis.HINT),
-    ],
-)
-def test_a_name_that_says_a_kind_of_its_category_needs_no_likeness(category: str, name: str, basis: Basis) -> None:
-    pois = samples((category, name))
-    assert kinds_of(pois, read(pois))[1:] == [(0, "museum", basis)]
-
-
-@pytest.mark.parametrize(
     ("category", "name", "close_to", "basis"),
     [
         (OTHER, "Evers Wheels", "bicycle_shop", Basis.ALIKE),

@@ -169,8 +169,7 @@ class Kinds:
             alike = like & sure & (by_words or like) & (like if left is None else left | thesaurus.with_food)
             found |= dict.fromkeys(sorted(alike), Basis.ALIKE)
         found |= dict.fromkeys(sorted(by_words), Basis.ALIKE)
-        certain = in_words & (sure | {kind.name for kind in listed})
-        return found | dict.fromkeys(sorted(certain), Basis.SAID)
+        return found | dict.fromkeys(sorted(in_words & sure), Basis.SAID)
 
     def name_of(self, named_text: str) -> str:
         """The name of a text "name, category", by the categories that were read."""
