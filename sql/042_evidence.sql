@@ -123,17 +123,7 @@ BEGIN
             FROM meant m JOIN callipper.%1$I p ON p.point_id = m.point_id AND p.basis < 4 JOIN asked a ON a.kind_id = p.kind_id
         ), nearest AS (
             SELECT greatest((SELECT max(a.likeness) FROM asked a), (SELECT max(a.likeness) FROM alike a)) AS likeness
-        )
-        SELECT s.point_id, s.easting, s.northing, s.i, s.j,
-            greatest(s.by_name * CASE WHEN s.only_words THEN $7 ELSE 1 END, least(1, s.by_kind + s.by_words)),
-            CASE WHEN s.by_name > 0 AND NOT s.only_words THEN 'name' WHEN s.by_name > 0 THEN 'words' WHEN s.by_kind >= s.by_words THEN 'kind'
-                WHEN s.by_words >= 0.05 THEN 'words' END,
-            s.reading, s.nearest_phrase
-        FROM (
-        SELECT r.point_id, r.easting, r.northing, r.i, r.j, max(r.by_name) AS by_name, max(r.by_kind) AS by_kind, max(r.by_words) AS by_words,
-            (max(ARRAY[r.by_kind, r.kind_id]))[2]::integer AS reading, n.phrase AS nearest_phrase,
-            max(r.by_kind) = 0 AND n.phrase IS NOT NULL AND n.phrase >= $11 AS only_words
-        FROM (
+        ), suggested AS (
             SELECT p.point_id, p.easting, p.northing, p.i, p.j, p.kind_id,
                 exp($5 * (a.likeness - n.likeness)) * CASE WHEN p.basis > 0 THEN $3 ELSE 1 END
                     * CASE WHEN t.enough AND p.point_id NOT IN (SELECT m.point_id FROM meant m) THEN $7 ELSE 1 END AS by_kind,
@@ -146,9 +136,19 @@ BEGIN
             FROM callipper.%2$I e JOIN callipper.%1$I p ON p.point_id = e.point_id AND p.basis = 0
             WHERE to_tsvector('simple'::regconfig, e.name) @@ $4
             %4$s
-        ) r CROSS JOIN (SELECT max(a.nearest_phrase) AS phrase FROM asked a) n
-        GROUP BY r.point_id, r.easting, r.northing, r.i, r.j, n.phrase
-        ) s
+        ), weighed AS (
+            SELECT s.point_id, s.easting, s.northing, s.i, s.j, max(s.by_kind) AS by_kind, max(s.by_words) AS by_words,
+                max(s.by_name) AS by_name, (max(ARRAY[s.by_kind, s.kind_id]))[2]::integer AS reading, n.phrase AS nearest_phrase,
+                max(s.by_kind) = 0 AND n.phrase IS NOT NULL AND n.phrase >= $11 AS is_other_kind
+            FROM suggested s CROSS JOIN (SELECT max(a.nearest_phrase) AS phrase FROM asked a) n
+            GROUP BY s.point_id, s.easting, s.northing, s.i, s.j, n.phrase
+        )
+        SELECT w.point_id, w.easting, w.northing, w.i, w.j,
+            greatest(w.by_name * CASE WHEN w.is_other_kind THEN $7 ELSE 1 END, least(1, w.by_kind + w.by_words)),
+            CASE WHEN w.by_name > 0 THEN CASE WHEN w.is_other_kind THEN 'words' ELSE 'name' END
+                WHEN w.by_kind >= w.by_words THEN 'kind' WHEN w.by_words >= 0.05 THEN 'words' END,
+            w.reading, w.nearest_phrase
+        FROM weighed w
     $query$, 'point_kind_v' || version, 'point_embedding_v' || version, is_own_name,
         CASE WHEN callipper._points_are_pois(version) THEN replace(in_another_language, 'OWN', is_own_name) END
     ) USING version, question, by_name_alone, plainto_tsquery('simple'::regconfig, left(words, 1000)), sharpness, words,
