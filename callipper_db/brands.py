@@ -18,11 +18,11 @@ BRANCH = re.compile(r"[/,;|(@]|\s-\s|\sat\s", re.IGNORECASE)
 FEWEST_WORDS, FEWEST_LETTERS = 2, 6
 # Words that end the name of a company but of no brand, beside those that plain_words() leaves out: "Primark Stores".
 COMPANY = frozenset(["ag", "gmbh", "sa", "stores"])
-# The countries of some POIs are those that have at least this share of the brands that the first has. London has 2,984 British
-# ones by this count, 270 Irish and 265 American ones; one country more lets in a few false brands.
-LEAST_SHARE = 0.2
+# A country counts if it has at least this share of the brands of the country that has most. Words that are brands elsewhere
+# have votes too: London has 274 British brands by this count, and 77 American ones.
+LEAST_SHARE = 1 / 3
 FEWEST_BRANDS = 3  # of a country; fewer may be chance
-MOST_COUNTRIES = 3  # of a brand that tells one
+MOST_VOTES = 3  # a brand of more countries has no vote
 
 
 class Brand(NamedTuple):
@@ -34,14 +34,15 @@ class Brand(NamedTuple):
 
 def countries_of(names: Iterable[str]) -> frozenset[str]:
     """The countries in which POIs of these names are, by the brands among them; empty where these are too few."""
-    counts, brands = Counter[str](), load_brands()
+    counts, brands, found = Counter[str](), load_brands(), set[str]()
     for name in names:
         spelt = (" ".join(place_words.plain_words(part)) for part in (name, BRANCH.split(name, 1)[0]))
-        brand = next((brands[words] for words in spelt if words in brands), None)
-        if brand and 0 < len(brand.countries) <= MOST_COUNTRIES:
-            for country in brand.countries:
-                counts[country] += 60 // len(brand.countries)  # sixtieths, which are whole
-    enough = max(60 * FEWEST_BRANDS, LEAST_SHARE * max(counts.values(), default=0))
+        found |= {next((words for words in spelt if words in brands), "")}
+    for words in found - {""}:  # a brand has one vote, however many shops
+        countries = brands[words].countries
+        for country in countries if len(countries) <= MOST_VOTES else ():
+            counts[country] += 6 // len(countries)  # sixths, which are whole
+    enough = max(6 * FEWEST_BRANDS, LEAST_SHARE * max(counts.values(), default=0))
     return frozenset(country for country, count in counts.items() if count >= enough)
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 APOSTROPHES = "'\u2019"
 # What divides a name such as "Lloyd Park / William Morris Gallery", "Cafe at Erith Leisure Centre", "Gun & Smoke - Deli".
 PARTS = re.compile(r"[/,;|()\[\]@&]|\s-\s|\s(?:and|at|by|in|of)\s", re.IGNORECASE)
-# In the name of a school it says whose that is, and not that it is a church.
-DENOMINATION = re.compile(r"\bchurch (?:of (?:england|ireland|scotland)|in wales)(?=\s+\w)", re.IGNORECASE)
+# St Mark's Church of England School is no church: the words say who runs it.
+DENOMINATION = re.compile(r"\bchurch (?:of (?:england|ireland|scotland)|in wales)(?=\s+[\w(])", re.IGNORECASE)
 ENDINGS = frozenset(["co", "company", "inc", "limited", "llp", "london", "ltd", "plc", "the", "uk"])  # of firms' names
 LONGEST_NAME = 5  # words of a kind's name that are looked for in a POI's
 ARTICLES = frozenset(["a", "the"])

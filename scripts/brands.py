@@ -29,10 +29,10 @@ NO_PLACES = {
 MOST_KINDS = 3  # of one name; a name that stands for more says too little
 MOST_COUNTRIES = 10  # of a brand that is not the world's
 EVERYWHERE = ""  # in place of a country
-METROPOLITAN = {"fx": "fr"}  # the index has France without its overseas departments under a code of its own
+PARTS = {"fx": "fr", "ic": "es"}  # codes of the index for Metropolitan France and the Canary Islands -> their country
 HEADER = """\
 # Brands, by the kind of place that they are (a name of place_words.toml); brands.py reads it, scripts/brands.py writes it.
-# After a brand stand the countries that have it, of those that few countries have.
+# A brand of at most ten countries has them in brackets.
 # They are those of the Name Suggestion Index {version} (https://nsi.guide); brands_licence.txt is its licence.
 """
 
@@ -54,14 +54,15 @@ def is_no_place(tag: str) -> bool:
 
 
 def countries_of(entry: dict[str, Any]) -> set[str]:
-    """The countries that have the brand of one entry, as ISO 3166 codes in lower case; EVERYWHERE for a continent or a circle.
+    """The countries that have the brand of one entry, as ISO 3166 codes in lower case.
 
-    "us-tx.geojson", a state, stands for its country. What is excluded is not read.
+    EVERYWHERE stands for what is no country's code: a continent, a circle, a region with a name of its own. "us-tx.geojson", a
+    state, stands for its country. What is excluded is not read.
     """
     found = set()
     for place in entry["locationSet"]["include"]:
         code = re.match(r"([a-z]{2})(?:-.*)?$", place.lower()) if isinstance(place, str) and place != "eu" else None
-        found.add(METROPOLITAN.get(code[1], code[1]) if code else EVERYWHERE)
+        found.add(PARTS.get(code[1], code[1]) if code else EVERYWHERE)
     return found
 
 

@@ -71,8 +71,9 @@ COMMENT ON FUNCTION callipper._alike_points(integer, @extschema:vector@.vector) 
 -- if only the name of the POI suggests it. A name counts for less if it is that of something near: a bus stop. A question without
 -- a word, such as '?', matches no name; client_min_messages hides the NOTICE about it.
 -- A word that few names have, and that is no name of the kind asked for, says which of that kind are meant: of butchers the kosher
--- ones. Where at least two have it, the others count a third. Where the question is nearly a phrase, so that its kinds are sure, a name
--- that holds its words makes no other kind: of "cash" a cash and carry counts a third.
+-- ones. Where at least two have it, the others count a third. Where the question is nearly a phrase, its kinds are sure. Then a POI of
+-- another kind counts a third, even if its name holds the words: asked for "cash", a cash and carry. But one of those words must be in no
+-- name of the kinds: a place that is called a care home is one, whatever its category.
 CREATE OR REPLACE FUNCTION callipper._relevant_points(version integer, question @extschema:vector@.vector, words text)
 RETURNS TABLE (
     point_id bigint, easting float8, northing float8, i integer, j integer, weight float8, because text,
@@ -139,7 +140,7 @@ BEGIN
         ), weighed AS (
             SELECT s.point_id, s.easting, s.northing, s.i, s.j, max(s.by_kind) AS by_kind, max(s.by_words) AS by_words,
                 max(s.by_name) AS by_name, (max(ARRAY[s.by_kind, s.kind_id]))[2]::integer AS reading, n.phrase AS nearest_phrase,
-                max(s.by_kind) = 0 AND n.phrase IS NOT NULL AND n.phrase >= $11 AS is_other_kind
+                max(s.by_kind) = 0 AND n.phrase >= $11 AND EXISTS (SELECT FROM which) AS is_other_kind
             FROM suggested s CROSS JOIN (SELECT max(a.nearest_phrase) AS phrase FROM asked a) n
             GROUP BY s.point_id, s.easting, s.northing, s.i, s.j, n.phrase
         )

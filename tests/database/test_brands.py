@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 import pytest
@@ -64,6 +65,7 @@ def test_no_brand(name: str, category: str) -> None:
     [
         (["Greggs", "Poundland", "Halfords Autocentre", "Wickes - Ealing", "Bäckerei Müller"], {"gb"}),
         (["Greggs", "Poundland"], set()),  # too few to tell
+        (["Spark", "SPARK", "Spark - Acton", "Spark (Ealing)"], set()),  # one brand
         (["Starbucks", "Zara", "H&M", "IKEA"], set()),  # the world's
         ([], set()),
     ],
@@ -89,6 +91,10 @@ def test_the_form_of_the_file() -> None:
     assert set(kinds) <= load_thesaurus().kinds.keys()
     for _, names in entries:
         assert names.split(" | ") == sorted(set(names.split(" | ")))
+        for countries in re.findall(r"\[(.*?)\]", names):
+            found = countries.split(" ")
+            assert found == sorted(set(found)) and len(found) <= 10
+            assert all(re.fullmatch("[a-z]{2}", country) for country in found)
 
 
 def test_no_brand_is_a_word_for_a_kind() -> None:

@@ -276,6 +276,7 @@ def test_amenities_of_the_world_are_covered() -> None:
         ("Holt Bakery & Deli Ltd", ["bakery", "delicatessen"]),
         ("Kelvin Road Playgroup at Baptist Church", ["nursery or childcare", "church"]),
         ("St Martin's Church of England Primary School", ["primary school"]),
+        ("St Martin's Church of England (VA) Primary School", ["primary school"]),
         ("St Martin's Church of England", ["church"]),
         ("Colfe's Prep School", ["primary school"]),
         ("Lloyd Park / William Morris Gallery", ["art gallery"]),

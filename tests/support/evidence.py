@@ -71,6 +71,7 @@ class Evidence:
     words: dict[int, Array]  # number of a POI -> (T,) vector of its own words
     lexemes: dict[int, list[set[str]]]  # kind -> the words of each phrase
     lexemes_of: dict[str, set[str]]  # question -> its words
+    lexemes_of_names: list[set[str]]  # (K,) the words of each kind's name
 
     @classmethod
     def read(cls, connection: Connection, version: int, dim: int) -> Evidence:
@@ -111,6 +112,7 @@ class Evidence:
             {row[point_id]: np.array(vec, np.float64) for point_id, vec in words},
             lexemes_of_kinds(connection, version),
             {text: lexemes(connection, version, text) for text in QUESTIONS},
+            [lexemes(connection, version, name) for name, *_ in kinds],
         )
 
     def of(self, number: int) -> set[int]:
@@ -217,10 +219,13 @@ class Evidence:
         return "kind" if by_kind >= by_words else "words" if by_words >= 0.05 else None
 
     def _only_words(self, number: int, question: Array, words: str) -> bool:
-        """Whether a POI whose name holds the words of a phrase is of none of its kinds."""
-        if not self.asked(question, words) or max(map(max, self._cosines(question).values())) < 0.9:
+        """Whether a POI whose name holds the words of a phrase is of another kind, and one of the words in no name of its kinds."""
+        asked = self.asked(question, words)
+        if not asked or max(map(max, self._cosines(question).values())) < 0.9:
             return False
-        return self.shares(question, words).get(number, (0.0, 0.0))[0] == 0
+        in_names = set[str]().union(*(self.lexemes_of_names[kind] for kind in asked))
+        other = [word for word in self.lexemes_of[words] - in_names if len(word) >= 4]
+        return bool(other) and self.shares(question, words).get(number, (0.0, 0.0))[0] == 0
 
     def candidates(
         self, question: Array, words: str, size_m: float, k: int, tried_first: int | None

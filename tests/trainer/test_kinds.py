@@ -168,6 +168,31 @@ def test_what_describe_says_by_likeness_fits_words_and_category(
     assert (0, close_to.replace("_", " "), basis) in kinds_of(pois, kinds)
 
 
+@pytest.mark.parametrize(
+    ("category", "name", "kinds"),
+    [
+        ("Pub", "The Old Fire Station", []),  # a fancy
+        (OTHER, "Village Green", []),
+        ("Restaurant/Cafe/Canteen", "The Bus Stop", []),  # no POI is that by its name
+        (OTHER, "Ted Baker", ["clothes shop"]),  # a brand
+        ("Caring Premises", "Acorn Care Home", ["care home"]),
+        ("Other catering premises", "Albany Park Baptist Church", ["church"]),
+        (OTHER, "Fords Service Station", ["petrol station"]),
+    ],
+)
+def test_kinds_that_a_name_says_without_being_like_them(category: str, name: str, kinds: list[str]) -> None:
+    pois = samples((category, name))
+    assert [kind for _, kind, basis in kinds_of(pois, read(pois)) if basis is Basis.HINT] == kinds
+
+
+def test_describe_does_not_say_where_a_firm_is_listed() -> None:
+    pois = samples(("Mobile caterer", None), ("food stall", None), ("Importers/Exporters", None))
+    kinds = read(pois)
+    said = {kinds.names[number]: kinds.is_said(number) for number in range(len(kinds.names))}
+    assert said == {"mobile caterer": False, "food stall": True, "importer": False}
+    assert all(place_words.reading(name) == name for name in load_thesaurus().unsaid)
+
+
 def test_brands_of_the_countries_of_the_data_count() -> None:
     pois = samples(*((OTHER, name) for name in ("Spark", "Greggs", "Wickes", "Halfords Autocentre")))
     kinds, _ = find_kinds(pois, np.tile(vector(), (len(pois.texts), 1)), encode)

@@ -40,9 +40,9 @@ class Basis(IntEnum):
     """Why a POI counts for a kind; point_kind.basis."""
 
     CATEGORY = 0
-    SAID = 1  # its name says so: 'Holt Bakery'
+    SAID = 1  # its name says so, and is like it: 'Holt Bakery'
     ALIKE = 2  # its name is like the kind's: 'Evers Cycles' is like 'bicycle shop'
-    HINT = 3  # its name is a brand, or less sure; enough for search, not for describe
+    HINT = 3  # a brand, words whose vector is not like the kind, or a faint likeness; for search, not for describe
     NEAR = 4  # it is a bus stop or such, whose name says what is near
 
 
@@ -139,25 +139,30 @@ class Kinds:
     ) -> dict[str, Basis]:
         """The kinds that a POI's name suggests, and why.
 
-        near: the kinds to which "name, category" is close; nearer: those of them to which it is closer than the category alone;
-        sure: the kinds to whose first name, which describe() says, it is close.
+        near: at most MOST_BY_NAME kinds whose names are close to "name, category", the closest first. nearer: those of them
+        where the name adds ADDED_BY_NAME to the cosine of the category. sure: the kinds whose first name, which describe()
+        says, is close.
         """
         thesaurus, stop = place_words.load_thesaurus(), place_words.kind_of(category)
         of_stop = stop is not None and stop.named_after
-        said = {kind.name for kind in languages.kinds_in_name(name, self.languages, of_stop=of_stop)}
+        found_kinds = languages.kinds_in_name(name, self.languages, of_stop=of_stop)
         if of_stop:
-            return dict.fromkeys(sorted(said), Basis.NEAR)
-        brand = {kind.name for kind in kinds_of_brand(name, category, self.countries)}
+            return dict.fromkeys(sorted(kind.name for kind in found_kinds), Basis.NEAR)
+        never = place_words.never_by_name(category)
+        said = {kind.name for kind in found_kinds if not kind.named_after}
+        said -= (never or frozenset()) - sure
         named = {kind for kind in near if languages.is_named(thesaurus.kinds[kind], name, self.languages)}
-        like = {kind for kind in near if kind in named or kind in nearer}
-        never, listed = place_words.never_by_name(category), place_words.kinds_of(category)
-        if never is None and any(languages.is_named(kind, name, self.languages) for kind in listed):
+        like = {kind for kind in near if kind in named or kind in nearer} - (never or frozenset())
+        if never is None and any(
+            languages.is_named(kind, name, self.languages) for kind in place_words.kinds_of(category)
+        ):
             like = set()  # Holt Community Centre is no health centre
-        like -= never or frozenset()
         # A name that says a kind suggests no other: Lakeside Nursery is no garden centre. But a place to eat may be of several.
         if told := said - GENERAL:
             like &= told | thesaurus.eating
-        if brand:
+        brand = {kind.name for kind in kinds_of_brand(name, category, self.countries)}
+        if brand:  # Ted Baker is no bakery
+            said &= brand | GENERAL
             like &= brand
         # A bar may be called Zoo Bar.
         in_words = said | {kind for kind in like & named if not place_words.is_landmark(kind)}
@@ -165,9 +170,9 @@ class Kinds:
         # What describe() says must be surer. A club may be called Fabric. A Fish Stall is like a fishing shop, but its words
         # tell a fishmonger.
         by_words, left = {kind.name for kind in kinds_told(name, category)}, left_open(category)
-        if len(place_words.look_up_key(name).split()) >= LEAST_WORDS:
-            alike = like & sure & (by_words or like) & (like if left is None else left | thesaurus.with_food)
-            found |= dict.fromkeys(sorted(alike), Basis.ALIKE)
+        if not by_words and len(place_words.look_up_key(name).split()) >= LEAST_WORDS:
+            fits = like if left is None else like & (left | thesaurus.with_food)
+            found |= dict.fromkeys(sorted(fits & sure), Basis.ALIKE)
         found |= dict.fromkeys(sorted(by_words), Basis.ALIKE)
         return found | dict.fromkeys(sorted(in_words & sure), Basis.SAID)
 
@@ -220,9 +225,9 @@ class Kinds:
     def is_said(self, number: int) -> bool:
         """Whether describe() may say the kind's name."""
         name = self.names[number]
-        found = place_words.kind_of(name)
         if name in place_words.load_thesaurus().unsaid:
             return False
+        found = place_words.kind_of(name)
         return found.said if found else len(name.split()) <= LONGEST_WORDS
 
 
