@@ -219,7 +219,7 @@ class Evidence:
         return "kind" if by_kind >= by_words else "words" if by_words >= 0.05 else None
 
     def _only_words(self, number: int, question: Array, words: str) -> bool:
-        """Whether a POI whose name holds the words of a phrase is of another kind, and one of the words in no name of its kinds."""
+        """Whether a POI whose name holds the words of a phrase is of another kind, and one word in no name of its kinds."""
         asked = self.asked(question, words)
         if not asked or max(map(max, self._cosines(question).values())) < 0.9:
             return False
