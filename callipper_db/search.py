@@ -100,8 +100,8 @@ def nearest_points(
     """The k training POIs that fit a text best: point_id, name, category, text, similarity, percentile, lon, lat, because.
 
     `because`: 'name' where the POI's name holds the words of the text, 'kind' where the text asks for its kind, 'words' where
-    the POI's own words are near to the text, None where the embedding of its place fits. `within` and the errors are those of
-    nearest_cells.
+    the POI's own words are near to the text, or its name holds the words but it is of another kind, None where the embedding
+    of its place fits. `within` and the errors are those of nearest_cells.
     """
     with _asking(dsn) as connection:
         return _for_text(connection, POINTS, text, k, within, warn)

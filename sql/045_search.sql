@@ -153,7 +153,7 @@ $$;
 COMMENT ON FUNCTION callipper.search_points(text, bigint, @extschema:postgis@.geometry, integer) IS
     'The k training POIs that fit a text best, best first: SELECT * FROM search_points(''quiet park'', 10). First come POIs'
     ' whose name holds all of its words (because is name), then POIs of the kinds that it asks for (because is kind) and POIs'
-    ' whose name and category are near to it (because is words), then those whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
+    ' whose name and category are near to it, or hold its words but are of another kind (because is words), then those whose surroundings fit. similarity is that of the POI''s place; percentile (among the city''s cells) and within are those'
     ' of search(); category is what the model read where it was not trained on callipper.poi.';
 
 -- Examples as a single vector, so that an index can serve it. To subtract the dislikes as a whole would find places that are

@@ -355,6 +355,32 @@ def test_a_renamed_poi_is_found_by_its_new_name(town: str, renew: Callable[..., 
     assert not renew(town, compare=True).anything
 
 
+@pytest.mark.parametrize(
+    ("countries", "kinds"), [(["gb"], set()), (["nz"], {"mobile phone shop"}), (None, {"mobile phone shop"})]
+)
+def test_brands_of_the_countries_of_the_version_count(
+    town: str, renew: Callable[..., RefreshSummary], countries: list[str] | None, kinds: set[str]
+) -> None:
+    """None: a version of an earlier program, which does not know its countries."""
+    ((stored,),) = fetch(town, "SELECT provenance -> 'brands_of' FROM callipper.model")
+    assert stored == []  # the town has no brands
+    change = (
+        "provenance - 'brands_of'"
+        if countries is None
+        else "jsonb_set(provenance, '{brands_of}', to_jsonb(%s::text[]))"
+    )
+    execute(town, f"UPDATE callipper.model SET provenance = {change}", *([] if countries is None else [countries]))
+    spark = insert(town, "Spark", "shop")
+    renew(town)
+    found = fetch(
+        town,
+        "SELECT k.name FROM callipper.point_kind p JOIN callipper.kind k USING (version, kind_id)"
+        " WHERE p.point_id = %s AND p.basis > 0",
+        spark,
+    )
+    assert {name for (name,) in found} & {"mobile phone shop"} == kinds
+
+
 def test_names_and_descriptions_may_be_long(town: str, renew: Callable[..., RefreshSummary], tmp_path: Path) -> None:
     """As in a table of the user's own. An index holds no long text, and compression does not help with random words."""
     words = "(SELECT string_agg(md5(n::text), ' ') FROM generate_series(1, %s) n)"
