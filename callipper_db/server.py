@@ -55,6 +55,7 @@ CLUSTER_BYTES = 100 * 2**20  # that initdb and the first start write
 LOG_LIMIT = 10 * 2**20  # bytes; a longer log is put aside at the next start
 SILENCE_S = 60.0  # a server that runs but has not answered for this long hangs
 NO_SOCKET_S = 2.0  # a server without a socket for this long has lost it
+DYING_S = 5.0  # how long a killed initdb may still write into its folder
 ORPHANS_S = 30.0  # how long to wait for the children of a killed server
 # Without the caller's PG*, which are for another server.
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}
@@ -356,10 +357,13 @@ class EmbeddedServer:
     def _remove_half_made(self) -> None:
         """Remove what a killed initdb left, and end an initdb that outlived its caller."""
         for folder in [*self.home.glob("postgres.init-*"), *self.root_area.glob(f"init-{self._digest}-*")]:
-            for pid in _all_processes():
-                if _has_folder(_command(pid), folder):
-                    _signal(pid, signal.SIGKILL)
-            shutil.rmtree(folder, ignore_errors=True)
+            deadline = time.monotonic() + DYING_S
+            while folder.exists() and time.monotonic() < deadline:
+                for pid in _all_processes():
+                    if _has_folder(_command(pid), folder):
+                        _signal(pid, signal.SIGKILL)
+                shutil.rmtree(folder, ignore_errors=True)
+                time.sleep(0.02)
 
     def _create_database(self) -> None:
         """Create the database and the role that owns it, which is no superuser. The functions run with its rights."""
